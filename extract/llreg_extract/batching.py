@@ -1,0 +1,72 @@
+"""Which texts go through the model together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class BatchPlan:
+    """Texts still to be scored, given out in batches: longest first, under a budget of padded tokens.
+
+    Longest first, so that a batch which does not fit in memory shows at once, and so that texts of a
+    batch are of similar length and little is padded.
+
+    Parameters
+    ----------
+    lengths : int64 array of shape (n_texts,), tokens
+    texts : iterable of int
+        Indices of the texts to score.
+    budget : int
+        Padded tokens of a batch at most; a single longer text is a batch of its own.
+    single : bool
+        One text a batch.
+    boundary : int, optional
+        Length, in tokens, above which the model computes differently: no batch spans it.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        texts: Iterable[int],
+        budget: int,
+        *,
+        single: bool = False,
+        boundary: int | None = None,
+    ) -> None:
+        self.lengths, self.budget = lengths, max(1, budget)
+        self.single, self.boundary = single, boundary
+        self._waiting = deque(sorted(texts, key=lambda i: (-lengths[i], i)))
+
+    def next(self) -> list[int]:
+        """Indices of the next batch; empty when nothing is left."""
+        batch: list[int] = []
+        while self._waiting and self._fits(batch, self._waiting[0]):
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _fits(self, batch: Sequence[int], text: int) -> bool:
+        if not batch:
+            return True
+        if self.single or self._beyond(batch[0]) != self._beyond(text):
+            return False
+        longest = max(self.lengths[batch[0]], self.lengths[text])
+        return int(longest) * (len(batch) + 1) <= self.budget
+
+    def _beyond(self, text: int) -> bool:
+        return self.boundary is not None and bool(self.lengths[text] > self.boundary)
+
+    def padded(self, batch: Sequence[int]) -> int:
+        """Tokens of a batch with its padding."""
+        return int(self.lengths[batch].max()) * len(batch)
+
+    def put_back(self, batch: Sequence[int]) -> None:
+        """Return a batch that could not be scored; it comes next."""
+        self._waiting.extendleft(reversed(batch))
+
+    def shrink(self, budget: int) -> None:
+        """Lower the budget to `budget` tokens, unless it is lower already."""
+        self.budget = max(1, min(self.budget, budget))

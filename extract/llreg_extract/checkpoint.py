@@ -1,0 +1,169 @@
+"""Which files of a checkpoint decide its values, and what its weights say of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+
+TOKENIZER_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "*.tiktoken",
+)
+TOKENIZER_FILES = (
+    *TOKENIZER_VOCABULARIES,
+    "tokenizer_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+_SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The files that match any of the patterns, sorted."""
+    wanted = tuple(patterns)
+    return sorted(file for file in files if any(fnmatchcase(file, pattern) for pattern in wanted))
+
+
+def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
+    """The GGUF file to score, or None where the checkpoint's safetensors are.
+
+    Parameters
+    ----------
+    name : str
+        The model, for messages.
+    files : collection of str
+        File names of the directory or repository.
+    where : str
+        Path or Hub id, for messages.
+
+    Raises
+    ------
+    ModelNotFoundError
+        There are no weights.
+    UnsupportedModelError
+        The weights are pickled, or this is an adapter without its base model.
+    InputError
+        There are several GGUF files to choose from.
+    """
+    if "adapter_config.json" in files:
+        raise UnsupportedModelError(
+            f"{name} is an adapter (adapter_config.json): merge it into its base model and give the merged directory"
+        )
+    if WEIGHTS in files or WEIGHTS_INDEX in files:
+        return None
+    ggufs = matching(files, ["*.gguf"])
+    if len(ggufs) > 1:
+        raise InputError(
+            f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {where}/{ggufs[0]}"
+        )
+    if ggufs:
+        return ggufs[0]
+    if matching(files, ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"]):
+        raise UnsupportedModelError(
+            f"{name} has no {WEIGHTS}: llreg reads safetensors or GGUF weights only; convert it with "
+            "save_pretrained(DIR) and give that directory"
+        )
+    raise ModelNotFoundError(f"{name} has no weights: expected {WEIGHTS}, {WEIGHTS_INDEX} or a .gguf file")
+
+
+def check_whole_gguf(name: str, file: str) -> None:
+    """Refuse one part of a split GGUF: its weights alone are not the model.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
+    if _SPLIT_GGUF.search(file):
+        raise UnsupportedModelError(
+            f"{file} of {name} is one part of a split GGUF: merge the parts with llama-gguf-split --merge"
+        )
+
+
+def weight_files(directory: Path, name: str) -> list[str]:
+    """The safetensors files that transformers loads from a directory, sorted.
+
+    Raises
+    ------
+    ModelNotFoundError
+        A file that the index names is not there.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [WEIGHTS]
+    try:
+        index = json.loads((directory / WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UnsupportedModelError(f"{name}: {WEIGHTS_INDEX} is not a safetensors index: {error}") from error
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        raise ModelNotFoundError(
+            f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there"
+        )
+    return files
+
+
+def deciding_files(directory: Path, name: str, *, trust_remote_code: bool) -> list[str]:
+    """Top-level files of a directory that decide the model's log-likelihoods, sorted."""
+    present = [path.name for path in directory.iterdir() if path.is_file()]
+    patterns = ["config.json", *TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])]
+    return sorted({*weight_files(directory, name), *matching(present, patterns)})
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_files(directory: Path, files: Iterable[str]) -> str:
+    """sha256 over the lines ``<file> <sha256 of the file>\\n``, sorted, 64 hex digits."""
+    lines = sorted(f"{file} {hash_file(directory / file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
+    """Number of parameters and prevailing dtype, from the safetensors headers alone.
+
+    Returns
+    -------
+    num_parameters : int
+    dtype : str
+        "float32", "bfloat16" or "float16"; "float32" where another dtype prevails.
+
+    Raises
+    ------
+    UnsupportedModelError
+        A file is not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    elements: Counter[str] = Counter()
+    for file in files:
+        try:
+            with safe_open(directory / file, framework="np") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - the handle itself is not iterable
+                    part = tensors.get_slice(key)
+                    elements[part.get_dtype()] += math.prod(part.get_shape())
+        except SafetensorError as error:
+            raise UnsupportedModelError(
+                f"{file} is not a safetensors file or is cut short: {error}"
+            ) from error
+    prevailing = elements.most_common(1)[0][0] if elements else "F32"
+    return elements.total(), _DTYPES.get(prevailing, "float32")

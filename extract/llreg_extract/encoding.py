@@ -1,0 +1,114 @@
+"""Texts -> token ids, by protocol ``modelmap-1``: the tokenizer's defaults, nothing cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llreg_schemas.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from llreg_extract.model import Model
+
+PROBE_TEXT = "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest."
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised texts.
+
+    Attributes
+    ----------
+    ids : tuple of int32 arrays of shape (n,)
+        Token ids of each text, special tokens included.
+    special_token_texts : int
+        Texts in which a special token's spelling became that token.
+    """
+
+    ids: tuple[NDArray[np.int32], ...]
+    special_token_texts: int
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 of shape (n_texts,), tokens."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+
+def encode(model: Model, texts: Sequence[str]) -> Encoded:
+    """Tokenise texts in one call, with the tokenizer's default special tokens.
+
+    Parameters
+    ----------
+    model : Model
+    texts : sequence of str
+
+    Returns
+    -------
+    Encoded
+
+    Raises
+    ------
+    UnsupportedModelError
+        The tokenizer makes an id for which the model has no embedding.
+    """
+    if not texts:
+        return Encoded((), 0)
+    # verbose=False: texts past the context are expected here, and left unscored later.
+    made = model.tokenizer(
+        list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )["input_ids"]
+    ids = tuple(np.asarray(row, dtype=np.int32) for row in made)
+    _check_range(model, ids)
+    return Encoded(ids, _count_special(model.tokenizer, texts, ids))
+
+
+def _check_range(model: Model, ids: Sequence[NDArray[np.int32]]) -> None:
+    rows = model.module.get_input_embeddings().weight.shape[0]
+    highest = max((int(row.max()) for row in ids if len(row)), default=-1)
+    if highest >= rows:
+        raise UnsupportedModelError(
+            f"the tokenizer of {model.source.name} makes token id {highest} and the model has {rows} embeddings: "
+            "they do not belong together"
+        )
+
+
+def special_prefix(tokenizer: Any) -> int:
+    """Number of special tokens the tokenizer puts before a text."""
+    return _special_margins(tokenizer)[0]
+
+
+def _special_margins(tokenizer: Any) -> tuple[int, int]:
+    """Numbers of special tokens the tokenizer puts before and behind a text."""
+    plain = list(tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(PROBE_TEXT)["input_ids"])
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return start, len(full) - len(plain) - start
+    return 0, 0
+
+
+def _count_special(tokenizer: Any, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> int:
+    spellings = _special_spellings(tokenizer)
+    before, behind = _special_margins(tokenizer)
+    wanted = np.array(sorted(spellings), dtype=np.int32)
+    count = 0
+    for text, row in zip(texts, ids, strict=True):
+        inside = row[before : len(row) - behind]
+        found = inside[np.isin(inside, wanted)]
+        # An unknown token may share its id with a special one; the spelling tells them apart.
+        count += any(spellings[int(token)] in text for token in found)
+    return count
+
+
+def _special_spellings(tokenizer: Any) -> dict[int, str]:
+    special = {
+        number: str(token.content)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special
+    }
+    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return {**special, **{int(number): str(token) for number, token in named}}

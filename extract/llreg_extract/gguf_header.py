@@ -1,0 +1,158 @@
+"""Metadata and tensor list of a GGUF file, read without its weights.
+
+The gguf package reads whole files from disk only; this reads the first megabytes of any stream, so
+that a file on the Hub is described before it is downloaded. Layout: the GGUF specification,
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from llreg_schemas.errors import UnsupportedModelError
+
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+_MAX_COUNT = 1 << 24  # entries of a list; real vocabularies stay below 2^19
+_MAX_STRING = 1 << 24  # bytes; chat templates take some 10^4
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """What a GGUF file says of itself.
+
+    Attributes
+    ----------
+    metadata : dict
+        Scalars and strings by key; arrays are left out.
+    num_parameters : int
+        Elements of all tensors.
+    tensor_type : int
+        GGML type of most of the elements.
+    """
+
+    metadata: dict[str, Any]
+    num_parameters: int
+    tensor_type: int
+
+    @property
+    def architecture(self) -> str | None:
+        """Name of the architecture as llama.cpp has it, such as "llama"."""
+        value = self.metadata.get("general.architecture")
+        return value if isinstance(value, str) else None
+
+    @property
+    def context_length(self) -> int | None:
+        """Context in tokens; None where the file names none."""
+        value = self.metadata.get(f"{self.architecture}.context_length")
+        return value if isinstance(value, int) and value > 0 else None
+
+    @property
+    def quantization(self) -> str | None:
+        """Type of the weights, as "gguf:Q4_K_M"; None for float32."""
+        from gguf import GGMLQuantizationType, LlamaFileType
+
+        try:
+            label = LlamaFileType(self.metadata["general.file_type"]).name.removeprefix("MOSTLY_")
+        except (KeyError, ValueError):
+            try:
+                label = GGMLQuantizationType(self.tensor_type).name
+            except ValueError:
+                label = f"type-{self.tensor_type}"
+        return None if label in ("ALL_F32", "F32") else f"gguf:{label}"
+
+
+def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
+    """Read the header at the start of `stream`.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It is not a GGUF header, or of a version or byte order not known here.
+    """
+    try:
+        if stream.read(4) != b"GGUF":
+            raise _bad(name, "it does not start with GGUF")
+        version = _number(stream, "<I")
+        if version not in (2, 3):
+            raise _bad(name, f"version {version}, expected 2 or 3 in little-endian order")
+        num_tensors, num_entries = _count(stream), _count(stream)
+        metadata = {}
+        for _ in range(num_entries):
+            key = _string(stream)
+            value = _value(stream, _number(stream, "<I"))
+            if value is not None:
+                metadata[key] = value
+        elements: Counter[int] = Counter()
+        for _ in range(num_tensors):
+            _string(stream)
+            shape = [_number(stream, "<Q") for _ in range(_number(stream, "<I"))]
+            elements[_number(stream, "<I")] += math.prod(shape)
+            _number(stream, "<Q")  # offset
+    except (struct.error, UnicodeDecodeError, _MalformedError) as error:
+        raise _bad(name, str(error)) from error
+    return GGUFHeader(metadata, elements.total(), elements.most_common(1)[0][0] if elements else 0)
+
+
+class _MalformedError(Exception):
+    pass
+
+
+def _bad(name: str, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{name} is not a GGUF file llreg can read: {why}")
+
+
+def _number(stream: BinaryIO, layout: str) -> Any:
+    return struct.unpack(layout, stream.read(struct.calcsize(layout)))[0]
+
+
+def _count(stream: BinaryIO) -> int:
+    count: int = _number(stream, "<Q")
+    if count > _MAX_COUNT:
+        raise _MalformedError(f"{count} entries")
+    return count
+
+
+def _string(stream: BinaryIO) -> str:
+    size: int = _number(stream, "<Q")
+    if size > _MAX_STRING:
+        raise _MalformedError(f"a string of {size} bytes")
+    data = stream.read(size)
+    if len(data) < size:
+        raise _MalformedError("the file is cut short")
+    return data.decode("utf-8", errors="replace")
+
+
+def _value(stream: BinaryIO, kind: int) -> Any:
+    """One value; None for an array, which is skipped."""
+    if kind == _STRING:
+        return _string(stream)
+    if kind in _SCALARS:
+        return _number(stream, _SCALARS[kind])
+    if kind != _ARRAY:
+        raise _MalformedError(f"value type {kind}")
+    item, count = _number(stream, "<I"), _count(stream)
+    if item in _SCALARS:
+        stream.read(count * struct.calcsize(_SCALARS[item]))
+    elif item == _ARRAY:
+        raise _MalformedError("an array of arrays")
+    else:
+        for _ in range(count):
+            _string(stream)
+    return None

@@ -1,0 +1,96 @@
+"""What the optional libraries need around a call: being there, and being quiet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from llreg_schemas.errors import MissingExtraError
+
+
+def require(*packages: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Raises
+    ------
+    MissingExtraError
+        Names the first one that is not.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "extract")
+
+
+class _Quiet:
+    """The libraries' settings are global: the first caller in saves them, the last one out restores them."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._saved = threading.Lock(), 0, ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = _silence()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.close()
+
+
+_quiet = _Quiet()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars, log lines and warnings off the terminal, then put all back."""
+    _quiet.enter()
+    try:
+        yield
+    finally:
+        _quiet.leave()
+
+
+def _silence() -> ExitStack:
+    """Silence the libraries; closing the result puts back what was set before."""
+    import huggingface_hub.utils
+    from transformers.utils import logging as transformers_logging
+
+    hub: Any = huggingface_hub.utils
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    for library in (hub.logging, transformers_logging):
+        stack.callback(library.set_verbosity, library.get_verbosity())
+        library.set_verbosity(logging.CRITICAL)
+    # transformers switches the Hub's bars along with its own, so the Hub's are put back last.
+    stack.callback(
+        hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+    )
+    if transformers_logging.is_progress_bar_enabled():
+        stack.callback(transformers_logging.enable_progress_bar)
+    transformers_logging.disable_progress_bar()
+    return stack
+
+
+def first_line(error: BaseException) -> str:
+    """First non-empty line of an error's message, at most 300 characters; its type where it has none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:300]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, on the GPU or the host, did not suffice."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator of torch raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

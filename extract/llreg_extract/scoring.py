@@ -1,0 +1,274 @@
+"""Log-likelihoods of texts under a loaded model, by protocol ``modelmap-1``."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llreg_extract.batching import BatchPlan
+from llreg_extract.encoding import Encoded, encode
+from llreg_extract.forward import token_log_probs
+from llreg_extract.libraries import first_line, is_out_of_memory
+from llreg_extract.model import Model
+from llreg_schemas.errors import InputError, ModelError
+
+_BUDGET = {"cpu": 1_024, "cuda": 16_384}  # padded tokens of a batch
+_SLOW_BATCH = 20.0  # seconds; on a slower machine batches shrink, so that an interruption loses little
+
+
+class Status(enum.IntEnum):
+    """What became of a text."""
+
+    SCORED = 0
+    OVER_CONTEXT = 1  # longer than the model's context
+    UNSCORED = 2  # fewer than two tokens: nothing to predict
+    NON_FINITE = 3  # the model returned NaN or inf
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scores of some texts, in the order they were computed.
+
+    Attributes
+    ----------
+    index : int64 array of shape (b,)
+        Which texts.
+    log_likelihood : float64 array of shape (b,), nats
+        NaN where `status` is not SCORED.
+    num_tokens : int32 array of shape (b,)
+        Tokens scored.
+    status : int8 array of shape (b,)
+        Values of `Status`.
+    seconds : float
+        Time the forward pass and the sums took.
+    """
+
+    index: NDArray[np.int64]
+    log_likelihood: NDArray[np.float64]
+    num_tokens: NDArray[np.int32]
+    status: NDArray[np.int8]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a list of texts, in its order.
+
+    Attributes
+    ----------
+    log_likelihood : float32 array of shape (n_texts,), nats
+        NaN where `status` is not SCORED.
+    num_tokens : int32 array of shape (n_texts,)
+        Tokens scored.
+    status : int8 array of shape (n_texts,)
+        Values of `Status`.
+    """
+
+    log_likelihood: NDArray[np.float32]
+    num_tokens: NDArray[np.int32]
+    status: NDArray[np.int8]
+
+
+def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None) -> Scores:
+    """Log-likelihood of each text.
+
+    ll(x) = sum of ln p(y_t | y_<t) over t = 2..n of the text's tokens y, special tokens as the
+    tokenizer adds them (Oyama et al., ACL 2025, arXiv 2502.16173, section 3).
+
+    Parameters
+    ----------
+    model : Model
+    texts : sequence of str
+    batch_tokens : int, optional
+        Padded tokens of a batch at most.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    ModelError
+        A text does not fit in memory, or the model fails on it.
+    """
+    values = np.full(len(texts), np.nan, dtype=np.float32)
+    tokens = np.zeros(len(texts), dtype=np.int32)
+    status = np.full(len(texts), Status.UNSCORED, dtype=np.int8)
+    for batch in iter_scores(model, encode(model, texts), batch_tokens=batch_tokens):
+        values[batch.index] = batch.log_likelihood
+        tokens[batch.index] = batch.num_tokens
+        status[batch.index] = batch.status
+    return Scores(values, tokens, status)
+
+
+def iter_scores(
+    model: Model,
+    encoded: Encoded,
+    *,
+    skip: Collection[int] = (),
+    batch_tokens: int | None = None,
+) -> Iterator[Batch]:
+    """Score texts batch by batch, longest first; each text comes once, in no promised order.
+
+    Texts that are too long or too short come first, as one batch, without a forward pass. On a CPU
+    batches run in `model.threads` threads of one core each, which is faster than one batch on all
+    cores. Closing the iterator drops what has not begun and waits for what has.
+
+    Parameters
+    ----------
+    model : Model
+    encoded : Encoded
+    skip : collection of int
+        Texts to leave out, because their scores are known.
+    batch_tokens : int, optional
+        Padded tokens of a batch at most; 1,024 on a CPU and 16,384 on a GPU if not given.
+
+    Yields
+    ------
+    Batch
+
+    Raises
+    ------
+    InputError
+        `batch_tokens` is not positive.
+    ModelError
+        A single text does not fit in memory, or the model fails on it.
+    """
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    lengths, left_out = encoded.lengths, frozenset(skip)
+    wanted = np.array([i for i in range(len(lengths)) if i not in left_out], dtype=np.int64)
+    longest = model.context_length if model.context_length is not None else np.inf
+    over, under = lengths[wanted] > longest, lengths[wanted] < 2
+    return _iterate(model, encoded, wanted, over, under, batch_tokens)
+
+
+def _iterate(
+    model: Model,
+    encoded: Encoded,
+    wanted: NDArray[np.int64],
+    over: NDArray[np.bool_],
+    under: NDArray[np.bool_],
+    batch_tokens: int | None,
+) -> Iterator[Batch]:
+    refused = wanted[over | under]
+    if len(refused):
+        status = np.where(over, Status.OVER_CONTEXT, Status.UNSCORED)[over | under].astype(np.int8)
+        zeros = np.zeros(len(refused), dtype=np.int32)
+        yield Batch(refused, np.full(len(refused), np.nan), zeros, status, 0.0)
+    plan = BatchPlan(
+        encoded.lengths,
+        wanted[~(over | under)].tolist(),
+        batch_tokens or _BUDGET.get(model.device.type, 1_024),
+        single=not model.batching,
+        boundary=_rope_boundary(model.module.config.to_dict()),
+    )
+    yield from _run(model, encoded, plan)
+
+
+def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Iterator[Batch]:
+    import torch
+
+    workers = 1 if model.device.type != "cpu" or _keeps_state(model) else model.threads
+    # Thread counts are per thread in torch; new threads inherit the last one set, so it is put back.
+    before = torch.get_num_threads()
+    executor = ThreadPoolExecutor(
+        workers, "llreg-score", torch.set_num_threads, (max(1, model.threads // workers),)
+    )
+    running: dict[Future[Batch], list[int]] = {}
+    try:
+        while True:
+            # One batch more than there are workers keeps them busy; more would only delay an interruption.
+            while len(running) <= workers and (texts := plan.next()):
+                running[executor.submit(_score_batch, model, encoded, texts)] = texts
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                batch = _collect(model, plan, future, running.pop(future))
+                if batch is not None:
+                    yield batch
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
+    started = time.perf_counter()
+    found = token_log_probs(model.module, [encoded.ids[i] for i in texts], model.device)
+    values = np.array([log_probs.sum(dtype=np.float64) for log_probs in found])
+    finite = np.isfinite(values)
+    return Batch(
+        index=np.array(texts, dtype=np.int64),
+        log_likelihood=np.where(finite, values, np.nan),
+        num_tokens=np.where(finite, [len(log_probs) for log_probs in found], 0).astype(np.int32),
+        status=np.where(finite, Status.SCORED, Status.NON_FINITE).astype(np.int8),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequence[int]) -> Batch | None:
+    """A finished batch; None if it ran out of memory and goes back to be tried in smaller ones."""
+    error = future.exception()
+    if error is None:
+        batch = future.result()
+        if batch.seconds > _SLOW_BATCH:
+            plan.shrink(plan.padded(texts) // 2)
+        return batch
+    tokens = int(plan.lengths[texts].max())
+    if not isinstance(error, Exception):
+        raise error
+    if not is_out_of_memory(error):
+        raise ModelError(
+            f"{model.source.name} failed on a text of {tokens} tokens: {first_line(error)}"
+        ) from error
+    if len(texts) == 1:
+        raise ModelError(
+            f"a text of {tokens} tokens does not fit in the memory of {model.device} with {model.source.name}: "
+            "try --dtype bfloat16, or another device"
+        ) from error
+    plan.shrink(plan.padded(texts) // 2)
+    plan.put_back(texts)
+    _free_memory(model)
+    return None
+
+
+def _free_memory(model: Model) -> None:
+    import torch
+
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _rope_types(config: Any) -> set[str]:
+    """All rope types a config names, at any depth: some have one per kind of layer."""
+    if isinstance(config, list):
+        return set().union(*map(_rope_types, config))
+    if not isinstance(config, dict):
+        return set()
+    here = {str(config[key]) for key in ("rope_type", "type") if isinstance(config.get(key), str)}
+    return here.union(*map(_rope_types, config.values()))
+
+
+def _keeps_state(model: Model) -> bool:
+    """Whether a forward pass changes the module, so that two at once would disturb each other."""
+    config = model.module.config.to_dict()
+    # Dynamic and long rope swap the module's frequencies with the length of the text.
+    return config.get("model_type") == "recurrent_gemma" or bool(
+        _rope_types(config) & {"dynamic", "longrope"}
+    )
+
+
+def _rope_boundary(config: dict[str, Any]) -> int | None:
+    """Length above which long rope uses other frequencies, for the whole batch at once; else None."""
+    if "longrope" not in _rope_types(config):
+        return None
+    places = [config, config.get("text_config") or {}, config.get("rope_parameters") or {}]
+    found = [place.get("original_max_position_embeddings") for place in places]
+    return next((value for value in found if isinstance(value, int)), None)

@@ -1,0 +1,372 @@
+"""`add`: compute models' rows and write them into a registry, resuming what was interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import llreg_extract
+from llreg import __version__, files, settings
+from llreg.journal import Journal, make_entries
+from llreg.rowfile import Row, row_path, write_row
+from llreg_schemas import Identity, RowRecord, check, hash_json, row_digest
+from llreg_schemas.errors import InputError, ModelError, NonFiniteError, storage_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+
+Overwrite = Literal["never", "only-missing", "always"]
+OVERWRITE: tuple[Overwrite, ...] = ("never", "only-missing", "always")
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """What became of one model.
+
+    Attributes
+    ----------
+    model : str
+        As it was given.
+    status : {"added", "present", "failed"}
+    row_id : str or None
+        The row's id; None if the model failed.
+    message : str
+        One sentence for the user.
+    """
+
+    model: str
+    status: Literal["added", "present", "failed"]
+    row_id: str | None
+    message: str
+
+
+class Reporter(Protocol):
+    """Told what goes on; every method may do nothing."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+
+    def start(self, model: str, tokens: int, done: int) -> None:
+        """Scoring begins: tokens in all and tokens done by an earlier run."""
+
+    def advance(self, tokens: int) -> None:
+        """Tokens scored since the last call."""
+
+    def finish(self, result: AddResult) -> None:
+        """A model is done."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing."""
+
+    def start(self, model: str, tokens: int, done: int) -> None:
+        """Say nothing."""
+
+    def advance(self, tokens: int) -> None:
+        """Say nothing."""
+
+    def finish(self, result: AddResult) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute rows.
+
+    Attributes
+    ----------
+    revision : str or None
+        Branch, tag or commit on the Hub; resolved to a commit before anything is loaded.
+    name : str or None
+        Name of a local model.
+    dtype, device : str
+        "auto": float32 on a CPU, the checkpoint's own dtype on a GPU.
+    overwrite : {"never", "only-missing", "always"}
+        What to do about a row that is there: leave it; score only the texts it lacks; score all again.
+    batch_tokens : int or None
+        Tokens in a batch; None chooses by device.
+    trust_remote_code : bool
+        Run Python code from the model's repository.
+    """
+
+    revision: str | None = None
+    name: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    overwrite: Overwrite = "only-missing"
+    batch_tokens: int | None = None
+    trust_remote_code: bool = False
+
+
+def add(
+    registry: Registry, models: Sequence[str], *, reporter: Reporter | None = None, **options: Any
+) -> list[AddResult]:
+    """Compute the rows of models and write them into the registry.
+
+    Parameters
+    ----------
+    registry : Registry
+    models : sequence of str
+        Hub ids, directories or ``.gguf`` files.
+    reporter : Reporter, optional
+    **options
+        See `Options`.
+
+    Returns
+    -------
+    list of AddResult
+        One a model, in order. A model that cannot be scored has status "failed" and does not stop the others.
+
+    Raises
+    ------
+    InputError
+        If the options do not fit together.
+    StorageError
+        If the registry cannot be written; what was scored is kept and resumed.
+    """
+    chosen = Options(**options)
+    _check_options(registry, models, chosen)
+    report = reporter or Silent()
+    files.sweep(registry.path)
+    files.temp_dir(registry.path)  # a read-only registry is found out before a model is loaded
+    registry.texts.complete()
+    results = []
+    for model in models:
+        try:
+            result = _add_one(registry, model, chosen, report)
+        except (ModelError, InputError) as error:
+            result = AddResult(model, "failed", None, str(error))
+        report.finish(result)
+        results.append(result)
+    return results
+
+
+def _check_options(registry: Registry, models: Sequence[str], options: Options) -> None:
+    if registry.revision is not None:
+        raise InputError(f"version {registry.revision} is fixed; open the registry without a version to add to it")
+    if options.overwrite not in OVERWRITE:
+        raise InputError(f"overwrite: expected one of {', '.join(OVERWRITE)}; got {options.overwrite!r}")
+    if options.batch_tokens is not None and options.batch_tokens < 1:
+        raise InputError(f"batch_tokens: expected at least 1; got {options.batch_tokens}")
+    for given, value in (("name", options.name), ("revision", options.revision)):
+        if value is not None and len(models) > 1:
+            raise InputError(f"{given} goes with one model; got {len(models)}: add them one at a time")
+
+
+def _add_one(registry: Registry, model: str, options: Options, report: Reporter) -> AddResult:
+    source = llreg_extract.resolve(
+        model, revision=options.revision, name=options.name, trust_remote_code=options.trust_remote_code
+    )
+    dtype, device = llreg_extract.choose(source, dtype=options.dtype, device=options.device)
+    identity = Identity(
+        model=source.name,
+        source=source.kind,
+        revision=source.revision,
+        file=source.file,
+        weight_dtype=dtype,
+        quantization=source.quantization,
+        text_set=registry.info["text_set"]["id"],
+        protocol=registry.info["protocol"]["id"],
+    )
+    present = _present(registry, identity, model, options)
+    if present:
+        return present
+
+    def waiting() -> None:
+        report.note(f"{source.name}: another llreg is adding it; waiting for that to finish")
+
+    run = _run_key(identity, device, options)
+    runs = files.state_dir(registry.path) / "runs"
+    with storage_errors(runs):
+        runs.mkdir(exist_ok=True)
+    with files.lock(registry.path, f"runs/{run}", waiting=waiting):
+        present = _present(registry, identity, model, options)  # the one we waited for may have written it
+        if present:
+            return present
+        loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=options.trust_remote_code)
+        return _Run(registry, identity, loaded, Journal(runs / f"{run}.journal"), options, report).result(model)
+
+
+def _present(registry: Registry, identity: Identity, model: str, options: Options) -> AddResult | None:
+    """The result for a row that is there already, unless it must be (partly) scored again."""
+    there = registry.replicates(identity)
+    if not there or options.overwrite == "always":
+        return None
+    record = there[-1]
+    if options.overwrite == "only-missing" and _unexplained(registry, record):
+        return None
+    return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
+
+
+def _unexplained(registry: Registry, record: RowRecord) -> NDArray[np.intp]:
+    """Texts that a row lacks for no reason of the model's own, such as a context too short for them."""
+    import numpy as np
+
+    values = registry.row(record.row_id).log_likelihood
+    missing = np.flatnonzero(np.isnan(values))
+    reasons = ("over_context", "non_finite", "unscored")
+    explained = sum(int(record.provenance.get(name, 0)) for name in reasons)
+    return missing if len(missing) > explained else missing[:0]
+
+
+def _run_key(identity: Identity, device: str, options: Options) -> str:
+    """Name of an unfinished run: values of another library version or device must not be mixed into it."""
+    from importlib.metadata import version
+
+    parts = {
+        "identity": identity.id,
+        "device": device,
+        "again": options.overwrite == "always",
+        "libraries": [__version__, version("torch"), version("transformers")],
+    }
+    return hash_json(parts)[:24]
+
+
+class _Run:
+    """One model's row in the making."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        identity: Identity,
+        model: llreg_extract.Model,
+        journal: Journal,
+        options: Options,
+        report: Reporter,
+    ) -> None:
+        self.registry, self.identity, self.model = registry, identity, model
+        self.journal, self.options, self.report = journal, options, report
+        self.texts = registry.texts.complete()
+        self.completes: RowRecord | None = None
+        self.encoded = llreg_extract.encode(model, self.texts)
+
+    def result(self, given: str) -> AddResult:
+        """Score, write the row, and say what became of it."""
+        started = time.monotonic()
+        entries = self._score(self._carried())
+        row = self._row(entries, time.monotonic() - started)
+        there = (self.registry.path / row_path(row.record)).exists() or row.record.digest in self.registry.digests()
+        write_row(self.registry.path, row)
+        if self.completes and self.completes.digest != row.record.digest:
+            self.registry.retract(
+                self.completes.digest, why=f"superseded by {row.record.row_id}, which has its values and more"
+            )
+        self.journal.remove()
+        return AddResult(given, "present" if there else "added", row.record.row_id, _sentence(row, there))
+
+    def _carried(self) -> NDArray[Any]:
+        """Entries of an interrupted run, or else of the row to be completed."""
+        kept = self.journal.read()
+        there = self.registry.replicates(self.identity) if self.options.overwrite == "only-missing" else []
+        if there:
+            self.completes = there[-1]
+            return kept if len(kept) else _entries_of(self.registry.row(self.completes.row_id))
+        return kept
+
+    def _score(self, kept: NDArray[Any]) -> NDArray[Any]:
+        lengths = self.encoded.lengths
+        done = {int(text) for text in kept["text"]}
+        self.report.start(self.identity.model, int(lengths.sum()), int(lengths[sorted(done)].sum()))
+        if done:
+            self.report.note(
+                f"{self.identity.model}: {len(done):,} of {len(self.texts):,} texts are scored already; going on"
+            )
+        batches = llreg_extract.iter_scores(self.model, self.encoded, skip=done, batch_tokens=self.options.batch_tokens)
+        with self.journal.writing(kept):
+            try:
+                for batch in batches:
+                    self._refuse_non_finite(batch)
+                    self.journal.append(batch.index, batch.log_likelihood, batch.num_tokens, batch.status)
+                    self.report.advance(int(lengths[batch.index].sum()))
+            finally:
+                batches.close()
+        return self.journal.read()
+
+    def _refuse_non_finite(self, batch: llreg_extract.Batch) -> None:
+        bad = batch.index[batch.status == llreg_extract.Status.NON_FINITE]
+        if not len(bad):
+            return
+        self.journal.remove()
+        dtype = self.identity.weight_dtype
+        advice = "--dtype bfloat16 or --dtype float32" if dtype == "float16" else "--dtype float32"
+        if dtype == "float32":
+            advice = "a sound checkpoint; this one's weights may be damaged"
+        raise NonFiniteError(
+            f"{self.identity.model} gives NaN or inf in {dtype} (first seen on text {int(bad[0])}); no row was written: "
+            f"use {advice}"
+        )
+
+    def _row(self, entries: NDArray[Any], seconds: float) -> Row:
+        import numpy as np
+
+        values = np.full(len(self.texts), np.nan, np.float32)
+        tokens = np.zeros(len(self.texts), np.int32)
+        scored = entries[entries["status"] == llreg_extract.Status.SCORED]
+        values[scored["text"]] = np.minimum(
+            scored["log_likelihood"], 0.0
+        )  # rounding must not make a probability exceed 1
+        tokens[scored["text"]] = scored["num_tokens"]
+        if not len(scored):
+            raise ModelError(
+                f"{self.identity.model} can score none of the {len(self.texts):,} texts: all are longer than its context "
+                f"of {self.model.context_length} tokens or too short; use another text set"
+            )
+        digest = row_digest(self.identity.to_json(), values, tokens)
+        record = RowRecord(
+            self.identity, self._provenance(entries, int(tokens.sum()), seconds), self.model.declared, digest
+        )
+        check("row", record.to_json(), f"row of {self.identity.model}")
+        return Row(record, values, tokens)
+
+    def _provenance(self, entries: NDArray[Any], tokens: int, seconds: float) -> dict[str, Any]:
+        from llreg.registry import now
+
+        environment = llreg_extract.environment(self.model)
+        status = llreg_extract.Status
+        return {
+            **environment,
+            "versions": {"llreg": __version__, **environment["versions"]},
+            "added_at": now(),
+            "contributor": settings.contributor(),
+            "batch_tokens": self.options.batch_tokens,
+            "seconds": round(seconds, 3),
+            "tokens": tokens,
+            "over_context": int((entries["status"] == status.OVER_CONTEXT).sum()),
+            "unscored": int((entries["status"] == status.UNSCORED).sum()),
+            "non_finite": 0,
+            "special_token_texts": self.encoded.special_token_texts,
+            "first_token_scored": self.model.first_token_scored,
+        }
+
+
+def _entries_of(row: Row) -> NDArray[Any]:
+    """The scored texts of a row as journal entries."""
+    import numpy as np
+
+    scored = np.flatnonzero(~np.isnan(row.log_likelihood))
+    return make_entries(
+        scored, row.log_likelihood[scored].astype(np.float64), row.num_tokens[scored], np.zeros(len(scored), np.int32)
+    )
+
+
+def _sentence(row: Row, there: bool) -> str:
+    record = row.record
+    if there:
+        return f"gave exactly the row that is there, {record.row_id}"
+    counts = record.provenance
+    told = [
+        f"{counts['over_context']:,} texts are longer than the model's context and NaN"
+        if counts["over_context"]
+        else "",
+        f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN" if counts["unscored"] else "",
+    ]
+    notes = "; ".join(note for note in told if note)
+    return f"added as {record.row_id}" + (f" ({notes})" if notes else "")

@@ -1,0 +1,213 @@
+"""The one validator of rows and registries; `validate`, and later push and review, call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg.rowfile import Row, digest_in_name
+from llreg_schemas.errors import InvalidFileError, NotFoundError
+
+if TYPE_CHECKING:
+    from llreg.registry import Registry
+
+_TOKENS_PER_BYTE = 16  # Unicode normalisation can turn one 3-byte character into 33 bytes
+_EXTRA_TOKENS = 16  # special tokens around a text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a file.
+
+    Attributes
+    ----------
+    file : str
+        Relative to the registry.
+    message : str
+        Field, what was expected and what came.
+    """
+
+    file: str
+    message: str
+
+
+def check_values(row: Row, info: Mapping[str, Any], num_bytes: Sequence[int], shown: str) -> None:
+    """Check a row's values, counts and identity against the registry it is in.
+
+    Parameters
+    ----------
+    row : Row
+    info : mapping
+        registry.json.
+    num_bytes : sequence of int
+        UTF-8 bytes of the texts.
+    shown : str
+        Name of the file in messages.
+
+    Raises
+    ------
+    InvalidFileError
+        If the row is of another text set or protocol, or a value or count is impossible.
+    """
+    identity = row.record.identity
+    for field, expected in (("text_set", info["text_set"]["id"]), ("protocol", info["protocol"]["id"])):
+        got = getattr(identity, field)
+        if got != expected:
+            raise InvalidFileError(
+                shown,
+                f"expected this registry's {expected[:12]}…; got {got[:12]}…: such rows are not comparable",
+                field=f"identity.{field}",
+            )
+    _check_arrays(row, num_bytes, shown)
+    _check_counts(row, shown)
+
+
+def _check_arrays(row: Row, num_bytes: Sequence[int], shown: str) -> None:
+    import numpy as np
+
+    values, tokens = row.log_likelihood, row.num_tokens
+    missing = np.isnan(values)
+    _refuse(np.isinf(values), shown, "log_likelihood", "a finite number or NaN", values)
+    _refuse(values > 0, shown, "log_likelihood", "at most 0 nats (a probability is at most 1)", values)
+    if missing.all():
+        raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
+    _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
+    _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
+    limit = _TOKENS_PER_BYTE * np.asarray(num_bytes) + _EXTRA_TOKENS
+    _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
+
+
+def _refuse(wrong: Any, shown: str, field: str, expected: str, values: Any) -> None:
+    if wrong.any():
+        text = int(wrong.argmax())
+        raise InvalidFileError(shown, f"expected {expected}; got {values[text]} at text {text}", field=field)
+
+
+def _check_counts(row: Row, shown: str) -> None:
+    import numpy as np
+
+    provenance = row.record.provenance
+    total = int(row.num_tokens.sum(dtype=np.int64))
+    if provenance["tokens"] != total:
+        raise InvalidFileError(
+            shown, f"expected {total:,}, the sum of num_tokens; got {provenance['tokens']:,}", field="provenance.tokens"
+        )
+    reasons = sum(provenance.get(name, 0) for name in ("over_context", "non_finite", "unscored"))
+    missing = int(np.isnan(row.log_likelihood).sum())
+    if reasons > missing:
+        raise InvalidFileError(
+            shown,
+            f"expected at most {missing:,} texts over the context, non-finite or unscored, as many as are NaN; "
+            f"got {reasons:,}",
+            field="provenance",
+        )
+
+
+def validate(
+    registry: Registry, paths: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
+    """Check a registry's files, or only the given row files.
+
+    Parameters
+    ----------
+    registry : Registry
+    paths : sequence of Path
+        Row files; by default every file of the registry.
+    progress : callable, optional
+        Called with (files checked, files in all).
+
+    Returns
+    -------
+    list of Problem
+        Empty if all is well. It raises nothing for a bad file.
+    """
+    files = [Path(path).resolve() for path in paths] or sorted(
+        path for path in (registry.path / "rows").rglob("*") if not path.is_dir()
+    )
+    problems: list[Problem] = []
+    seen: dict[str, Path] = {}
+    for done, path in enumerate(files, 1):
+        problems += _check_row_file(registry, path, seen)
+        if progress:
+            progress(done, len(files))
+    if not paths:
+        problems += _check_documents(registry)
+    return problems
+
+
+def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> list[Problem]:
+    shown = registry.shown(path)
+    if path.is_symlink() or not path.is_file():
+        return [Problem(shown, "expected a regular file")]
+    inside = path.is_relative_to(registry.path / "rows")
+    if inside and digest_in_name(path) is None:
+        return [Problem(shown, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
+    try:
+        if inside:
+            record = registry.read_file(path).record
+        else:
+            from llreg.rowfile import read_row
+
+            row = read_row(path, registry.num_texts, shown=shown)
+            registry.check_row(row, shown)
+            record = row.record
+    except InvalidFileError as error:
+        return [_problem(error)]
+    other = seen.setdefault(record.row_id, path)
+    if other != path:
+        return [Problem(shown, f"has the row id {record.row_id} of {registry.shown(other)}")]
+    return []
+
+
+def _check_documents(registry: Registry) -> list[Problem]:
+    """registry.json was checked on opening; here the texts, retractions, versions and the build."""
+    problems = []
+    checks: list[Callable[[], object]] = [
+        lambda: registry.texts,
+        registry.retractions,
+        registry.versions,
+        lambda: _check_references(registry),
+        lambda: _check_store(registry),
+    ]
+    for check in checks:
+        try:
+            check()
+        except InvalidFileError as error:
+            problems.append(_problem(error))
+        except NotFoundError as error:
+            problems.append(Problem("registry", str(error)))
+    return problems
+
+
+def _check_references(registry: Registry) -> None:
+    there = set(registry.row_files()) | set(registry._store.digests())
+    for digest in registry.retractions():
+        if digest not in there:
+            raise InvalidFileError(
+                f"retractions/{digest}.json", "expected a row that is here; it is not", field="digest"
+            )
+    for manifest in registry.versions():
+        missing = [digest for digest in manifest["rows"] if digest not in there]
+        if missing:
+            raise InvalidFileError(
+                f"versions/{manifest['tag']}.json", f"expected rows that are here; {len(missing)} are not", field="rows"
+            )
+
+
+def _check_store(registry: Registry) -> None:
+    """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
+    from llreg_schemas import check, row_digest
+
+    store = registry._store
+    for record in store.records():
+        shown = f"store.zarr: {record.row_id}"
+        check("row", record.to_json(), shown)
+        values = [store.read(name, [record.digest], slice(None))[0] for name in ("log_likelihood", "num_tokens")]
+        if row_digest(record.identity.to_json(), *values) != record.digest:
+            raise InvalidFileError(shown, "expected values with the row's digest; make it again: llreg build")
+
+
+def _problem(error: InvalidFileError) -> Problem:
+    return Problem(error.file, f"{error.field}: {error.problem}" if error.field else error.problem)

@@ -1,0 +1,87 @@
+"""The command line: parses, calls one function of the API, prints.
+
+Data goes to stdout; progress, hints and warnings to stderr. Exit codes: 0 done, 1 failed or partly
+failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from llreg import __version__
+from llreg.cli.common import Context
+from llreg_schemas.errors import LlregError
+
+# Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
+_COMMANDS = {
+    "add": ("rows", "Compute models' rows and add them."),
+    "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
+    "dist": ("geometry", "KL divergence between models, with standard errors."),
+    "info": ("rows", "One row's full record."),
+    "init": ("owner", "Make an empty registry."),
+    "log": ("history", "What happened to the registry, newest first."),
+    "ls": ("rows", "List the rows."),
+    "retract": ("owner", "Withdraw a row, saying why."),
+    "status": ("history", "What is not built, not finished, or not in a version."),
+    "tag": ("owner", "Name the present version."),
+    "texts": ("texts", "The registry's text set."),
+    "validate": ("owner", "Check files: form, hashes, values."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"llreg.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llreg")
+@click.option(
+    "--registry", "-r", metavar="DIR[@TAG]", help="The registry; also LLREG_REGISTRY, or the enclosing directory."
+)
+@click.pass_context
+def cli(ctx: click.Context, registry: str | None) -> None:
+    """A registry of language models as log-likelihood vectors.
+
+    `llreg add MODEL` computes a model's row once; `llreg dist` compares rows without running a model again.
+    The registry is a directory: given by --registry, LLREG_REGISTRY, the enclosing directory that holds
+    registry.json, or else your own, made on first use with the embedded text set.
+    """
+    ctx.obj = Context(registry)
+
+
+def main() -> None:
+    """Entry point: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LlregError as error:
+        click.echo(f"llreg: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("llreg: interrupted; what was done is kept, the same command goes on from here", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left: not an error, and nothing to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

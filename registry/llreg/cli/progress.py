@@ -1,0 +1,72 @@
+"""Progress of `add` on stderr: a bar with tokens per second and time left; plain lines without a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from llreg.adding import AddResult
+
+
+class _Rate(ProgressColumn):
+    """Tokens per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} tokens/s" if speed else "")
+
+
+class Bars:
+    """A `llreg.adding.Reporter` that draws on stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, message: str) -> None:
+        """Print a line above the bar."""
+        if not self._quiet:
+            self._console.print(f"llreg: {escape(message)}")
+
+    def start(self, model: str, tokens: int, done: int) -> None:
+        """Begin a model's bar."""
+        self._task = self._progress.add_task(escape(model), total=tokens, completed=done)
+
+    def advance(self, tokens: int) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task, tokens)
+
+    def finish(self, result: AddResult) -> None:
+        """Replace the bar by a line that stays; failures are told even when quiet."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        if result.status == "failed":
+            self._console.print(f"llreg: {escape(result.model)}: {escape(result.message)}", style="red")
+        else:
+            self.note(f"{result.model}: {result.message}")

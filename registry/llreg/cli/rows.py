@@ -1,0 +1,150 @@
+"""Commands on rows: add, ls, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg_schemas.errors import InputError
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.option(
+    "--from-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A model a line; # begins a comment.",
+)
+@click.option("--revision", help="Branch, tag or commit on the Hub (default: main).")
+@click.option("--name", help="Name of a local model (default: its directory's or file's name).")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="dtype of the weights; auto: float32 on a CPU, the checkpoint's own on a GPU.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
+@click.option(
+    "--overwrite",
+    default="only-missing",
+    show_default=True,
+    type=click.Choice(["never", "only-missing", "always"]),
+    help="A row that is there: leave it; score only the texts it lacks; score all again, as a replicate.",
+)
+@click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch (default: by device).")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code from the model's repository.")
+@json_option
+@quiet_option
+@registry_option
+@click.pass_obj
+def add(
+    context: Context, /, models: tuple[str, ...], from_file: Path | None, as_json: bool, quiet: bool, **options: Any
+) -> int:
+    """Compute models' rows and add them.
+
+    A MODEL is a Hub id (org/name), a directory, or a .gguf file, local or in a Hub repo (org/name/file.gguf).
+    Models that are there already are skipped. An interrupted run goes on where it stopped when the same command
+    is given again. One failing model does not stop the others and makes the exit code 1.
+    """
+    from llreg.cli.progress import Bars
+
+    names = [*models, *(_names_in(from_file) if from_file else [])]
+    if not names:
+        raise click.UsageError("name at least one model, or give --from-file")
+    registry = context.registry()
+    with Bars(quiet=quiet) as bars:
+        results = registry.add(names, reporter=bars, **options)
+    if as_json:
+        print_json([vars(result) for result in results])
+    elif quiet:
+        click.echo("".join(f"{result.row_id}\n" for result in results if result.row_id), nl=False)
+    failed = [result for result in results if result.status == "failed"]
+    if len(results) > 1:
+        counts = [f"{sum(r.status == s for r in results)} {s}" for s in ("added", "present", "failed")]
+        note(", ".join(counts) + (": " + ", ".join(result.model for result in failed) if failed else ""))
+    return 1 if failed else 0
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text, a model a line") from error
+    names = [line.split("#", 1)[0].strip() for line in lines]
+    return [name for name in names if name]
+
+
+@click.command()
+@json_option
+@quiet_option
+@registry_option
+@click.pass_obj
+def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
+    """List the rows: id, weights, size, texts scored, and the mean log-likelihood in bits per byte."""
+    registry = context.registry()
+    if quiet:
+        click.echo("".join(f"{record.row_id}\n" for record in registry.records()), nl=False)
+        return
+    rows = registry.summary()
+    if as_json:
+        print_json(rows)
+        return
+    header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
+    table = [
+        [
+            row["model"],
+            row["row_id"].rpartition("@")[2],
+            row["weights"],
+            _size(row["num_parameters"]),
+            f"{row['texts_scored']}/{registry.num_texts}",
+            f"{row['bits_per_byte']:.4f}",
+            row["added_at"][:16].replace("T", " "),
+        ]
+        for row in rows
+    ]
+    print_table(header, table, right=(3, 4, 5))
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "?"
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= limit:
+            return f"{count / limit:.3g}{unit}"
+    return str(count)
+
+
+@click.command()
+@click.argument("model")
+@json_option
+@registry_option
+@click.pass_obj
+def info(context: Context, /, model: str, as_json: bool) -> None:
+    """One row's full record: identity, provenance, and what its card declares.
+
+    MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
+    """
+    registry = context.registry()
+    record = registry.find(model)
+    document = {"row_id": record.row_id, **record.to_json()}
+    if as_json:
+        print_json(document)
+        return
+    for part in ("identity", "provenance", "declared"):
+        click.echo(part)
+        width = max(map(len, document[part]))
+        for key, value in sorted(document[part].items()):
+            click.echo(f"  {safe(key.ljust(width))}  {safe(_value(value))}".rstrip())
+    click.echo(f"digest\n  {record.digest}")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return (", ".join(map(str, value)) or "-") if isinstance(value, list) else str(value)

@@ -1,0 +1,107 @@
+"""A registry as a lazy `xarray.Dataset`: the build and the rows not in it yet, as one array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xarray import Dataset, Variable
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from llreg.rowfile import Row
+from llreg.store import StoreReader, model_columns, text_columns
+from llreg.textset import TextSet
+from llreg_schemas import RowRecord, canonical_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DTYPES = {"log_likelihood": np.dtype("float32"), "num_tokens": np.dtype("int32")}
+_ATTRS = {
+    "log_likelihood": {"long_name": "log-likelihood of the text", "units": "nat"},
+    "num_tokens": {"long_name": "tokens scored", "units": "1"},
+}
+
+
+class RowSource:
+    """Where the values of accepted rows are: in the store, or in row files.
+
+    Parameters
+    ----------
+    store : StoreReader
+    files : mapping of str to Path
+        Row files by digest; used for rows that the store does not hold.
+    read_file : callable
+        Reads and checks a row file.
+    """
+
+    def __init__(self, store: StoreReader, files: Mapping[str, Path], read_file: Callable[[Path], Row]) -> None:
+        self._store, self._files, self._read_file = store, files, read_file
+
+    def read(
+        self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], num_texts: int
+    ) -> NDArray[Any]:
+        """Values of shape (len(digests), n_columns) of "log_likelihood" or "num_tokens"."""
+        stored = set(self._store.digests())
+        inside = [k for k, digest in enumerate(digests) if digest in stored]
+        width = len(range(*columns.indices(num_texts))) if isinstance(columns, slice) else len(columns)
+        if len(inside) == len(digests) and inside:
+            return self._store.read(name, digests, columns)
+        values = np.empty((len(digests), width), _DTYPES[name])
+        if inside:
+            values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
+        for k, digest in enumerate(digests):
+            if digest not in stored:
+                values[k] = getattr(self._read_file(self._files[digest]), name)[columns]
+        return values
+
+
+class _Values(BackendArray):
+    """One variable of the registry, read when it is indexed."""
+
+    def __init__(self, source: RowSource, name: str, digests: Sequence[str], num_texts: int) -> None:
+        self._source, self._name, self._digests = source, name, list(digests)
+        self.shape = (len(self._digests), num_texts)
+        self.dtype = _DTYPES[name]
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        rows, columns = key
+        wanted = np.arange(self.shape[0])[rows]
+        digests = [self._digests[k] for k in np.atleast_1d(wanted)]
+        single = isinstance(columns, (int, np.integer))
+        values = self._source.read(self._name, digests, np.array([columns]) if single else columns, self.shape[1])
+        if single:
+            values = values[:, 0]
+        return np.asarray(values if np.ndim(wanted) else values[0])
+
+
+def make_dataset(source: RowSource, records: Sequence[RowRecord], texts: TextSet, attrs: Mapping[str, Any]) -> Dataset:
+    """The lazy dataset of some rows.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims (model, text); variables log_likelihood (float32, nats, NaN where not scored) and num_tokens
+        (int32); the metadata of rows and texts as coordinates, as in ``store.zarr``.
+    """
+    digests = [record.digest for record in records]
+    variables = {
+        name: Variable(
+            ("model", "text"), indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))), _ATTRS[name]
+        )
+        for name in _DTYPES
+    }
+    rows: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
+    coordinates = {name: ("model", np.array(values, dtype=_column_dtype(name))) for name, values in rows.items()}
+    coordinates |= {name: ("text", np.array(values)) for name, values in text_columns(texts).items()}
+    return Dataset(variables, coordinates, attrs=dict(attrs))
+
+
+def _column_dtype(name: str) -> Any:
+    return np.int64 if name == "num_parameters" else object

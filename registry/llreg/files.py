@@ -1,0 +1,161 @@
+"""Writing that a reader, a crash or a second process never sees half done."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llreg.settings import STALE_TEMP_SECONDS
+from llreg_schemas.errors import storage_errors
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+def state_dir(root: Path) -> Path:
+    """``.llreg`` of a registry: locks, partial runs and temporary files; never published."""
+    path = root / ".llreg"
+    with storage_errors(path):
+        path.mkdir(exist_ok=True)
+    return path
+
+
+def temp_dir(root: Path) -> Path:
+    """Where a registry's temporary files live: its own file system, outside the published tree."""
+    path = state_dir(root) / "tmp"
+    with storage_errors(path):
+        path.mkdir(exist_ok=True)
+    return path
+
+
+def write_atomic(root: Path, target: Path, data: bytes) -> None:
+    """Write `data` to `target` so that it is there whole or not at all, also after a power cut.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; nothing is left behind.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=temp_dir(root), prefix=target.name[:40] + ".")
+        temp = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.chmod(0o644 & ~_umask())  # mkstemp makes files private
+            temp.replace(target)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+
+
+@contextmanager
+def staging_directory(root: Path) -> Iterator[Path]:
+    """A fresh directory on the registry's file system, removed afterwards."""
+    with storage_errors(root):
+        path = Path(tempfile.mkdtemp(dir=temp_dir(root), prefix="build."))
+        path.chmod(0o755 & ~_umask())
+    try:
+        with storage_errors(root):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def swap_directory(root: Path, new: Path, target: Path) -> None:
+    """Put directory `new` in the place of `target`; what stood there is removed.
+
+    On Linux the two names are exchanged in one step, so a reader finds the old or the new directory
+    and never none. Elsewhere there is an instant without one; llreg's own reader retries.
+    """
+    for path in sorted(new.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    with storage_errors(target):
+        if not target.exists():
+            new.rename(target)
+        elif _exchange(new, target):
+            shutil.rmtree(new, ignore_errors=True)
+        else:
+            old = Path(tempfile.mkdtemp(dir=temp_dir(root), prefix="old.")) / target.name
+            target.rename(old)
+            new.rename(target)
+            shutil.rmtree(old.parent, ignore_errors=True)
+        _sync_directory(target.parent)
+
+
+@contextmanager
+def lock(root: Path, name: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the registry's lock of that name; a process that dies lets go of it.
+
+    Parameters
+    ----------
+    root : Path
+    name : str
+        File name of the lock, without ending.
+    waiting : callable, optional
+        Called once if another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    path = state_dir(root) / f"{name}.lock"
+    held = FileLock(path)
+    with storage_errors(path):
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                waiting()
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def sweep(root: Path) -> None:
+    """Remove temporary files that killed processes left behind more than an hour ago."""
+    path = root / ".llreg" / "tmp"
+    limit = time.time() - STALE_TEMP_SECONDS
+    for entry in path.iterdir() if path.is_dir() else ():
+        with suppress(OSError):  # another process may sweep, too
+            if entry.stat().st_mtime < limit:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names atomically; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # C library older than glibc 2.28
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename in `path` durable; not every system lets a directory be synced."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

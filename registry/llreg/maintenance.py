@@ -1,0 +1,136 @@
+"""Building, tagging and retracting: what a registry's owner does with the rows that are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg import build as builds
+from llreg import files, settings
+from llreg.rowfile import Row
+from llreg.store import STORE
+from llreg_schemas import RowRecord, check, pretty_json, version_id
+from llreg_schemas.errors import InputError
+from llreg_schemas.records import retraction, version_manifest
+
+if TYPE_CHECKING:
+    from llreg.registry import Registry
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def build(registry: Registry) -> str:
+    """Make the build from the accepted rows and put it in the place of the old one.
+
+    Returns
+    -------
+    str
+        The version id, 64 hex digits.
+
+    Raises
+    ------
+    InvalidFileError
+        If a row file is damaged; the old build stays.
+    StorageError
+        If the disk is full or read-only; the old build stays.
+    """
+    _current_only(registry)
+    files.sweep(registry.path)
+    with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
+        records = _write(registry, staging)
+        files.swap_directory(registry.path, staging / STORE, registry.path / STORE)
+        for name in (builds.TABLE, builds.CARD):
+            files.write_atomic(registry.path, registry.path / name, (staging / name).read_bytes())
+    return version_id(record.digest for record in records)
+
+
+def check_build(registry: Registry) -> list[str]:
+    """Build anew beside the build and say what differs; an empty list if it is current."""
+    _current_only(registry)
+    with files.staging_directory(registry.path) as staging:
+        _write(registry, staging)
+        return builds.differences(registry.path, staging)
+
+
+def _write(registry: Registry, directory: Path) -> list[RowRecord]:
+    records = registry.records()
+    builds.write_build(directory, _rows(registry, records), records, registry.texts, registry.info)
+    return records
+
+
+def _rows(registry: Registry, records: list[RowRecord]) -> Iterator[Row]:
+    """The rows of `records`, a shard's worth in memory: row files where they are, else the old build."""
+    here = registry.row_files()
+    for start in range(0, len(records), settings.SHARD_ROWS):
+        batch = records[start : start + settings.SHARD_ROWS]
+        stored = [record for record in batch if record.digest not in here]
+        wanted = [record.digest for record in stored]
+        values = (
+            [registry._store.read(name, wanted, slice(None)) for name in ("log_likelihood", "num_tokens")]
+            if wanted
+            else []
+        )
+        for record in batch:
+            if record.digest in here:
+                yield registry.read_file(here[record.digest])
+            else:
+                k = wanted.index(record.digest)
+                yield Row(record, values[0][k], values[1][k])
+
+
+def tag(registry: Registry, name: str) -> dict[str, Any]:
+    """Name the present version: write ``versions/<name>.json``.
+
+    Raises
+    ------
+    InputError
+        If the name is taken by another version, or is no usable file name.
+    """
+    _current_only(registry)
+    if not _TAG.fullmatch(name):
+        raise InputError(f"tag {name!r}: use letters, digits, '.', '_' and '-', for example v1")
+    path = registry.path / "versions" / f"{name}.json"
+    rows = registry.digests()
+    if path.exists():
+        there = registry.version_manifest(name)
+        if there["version"] == version_id(rows):
+            return there
+        raise InputError(
+            f"tag {name} names version {there['version'][:12]} already; tags never move: choose another name"
+        )
+    from llreg.registry import now
+
+    manifest = version_manifest(name, version_id(rows), now(), sorted(rows), registry.info["view"]["id"])
+    files.write_atomic(registry.path, path, pretty_json(check("version", manifest, path.name)).encode())
+    return manifest
+
+
+def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
+    """Withdraw a row: write ``retractions/<digest>.json``; the row's file stays.
+
+    Parameters
+    ----------
+    name : str
+        Model name, row id or digest prefix.
+    why : str
+        The reason, one line.
+    """
+    from llreg.registry import now
+
+    _current_only(registry)
+    if not why.strip() or not why.isprintable() or len(why) > 500:
+        raise InputError("--why: give the reason in one printable line of at most 500 characters")
+    record = registry.find(name)
+    document = retraction(record.digest, record.identity.model, why, settings.contributor(), now())
+    path = registry.path / "retractions" / f"{record.digest}.json"
+    files.write_atomic(registry.path, path, pretty_json(check("retraction", document, path.name)).encode())
+    return record
+
+
+def _current_only(registry: Registry) -> None:
+    if registry.revision is not None:
+        raise InputError(
+            f"this is version {registry.revision} of the registry, which is fixed; open it without a version"
+        )

@@ -1,0 +1,455 @@
+"""The registry: a directory of rows measured under one protocol on one text set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg import files, rowfile
+from llreg.rowfile import Row
+from llreg.store import STORE, StoreReader
+from llreg.textset import TextSet, from_parquet, load_texts, to_parquet
+from llreg_schemas import Identity, RowRecord, hash_json, make_view, modelmap_protocol, parse, pretty_json, version_id
+from llreg_schemas.errors import InputError, InvalidFileError, LlregError, NotFoundError, storage_errors
+from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from llreg.adding import AddResult
+    from llreg.checking import Problem
+
+CONFIG, TEXTS = "registry.json", "texts.parquet"
+
+_GITATTRIBUTES = "rows/**/*.zip filter=lfs diff=lfs merge=lfs -text\nstore.zarr/** filter=lfs diff=lfs merge=lfs -text\n*.parquet filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def now() -> str:
+    """The time in UTC to the microsecond, as records hold it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def init(
+    path: str | Path,
+    *,
+    texts: str | Path = "mini",
+    name: str | None = None,
+    clip: float | None = None,
+    licence: str = "CC0-1.0",
+) -> Registry:
+    """Make an empty registry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory; made if it is missing. It may hold other files, but no registry.
+    texts : str or Path
+        "mini", or a JSON Lines or Parquet file with a `text` field.
+    name : str, optional
+        By default the directory's name.
+    clip : float, optional
+        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
+    licence : str
+        Licence of the rows.
+
+    Raises
+    ------
+    InputError
+        If there is a registry already, or the texts are not usable.
+    StorageError
+        If the directory cannot be written.
+    """
+    root = Path(path).expanduser().resolve()
+    if (root / CONFIG).exists():
+        raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
+    text_set = load_texts(texts)
+    document = {
+        "format": REGISTRY_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": name or root.name,
+        "licence": licence,
+        "created": now(),
+        "text_set": text_set.info.to_json(),
+        "protocol": modelmap_protocol(text_set.info.id),
+        "view": make_view(clip),
+    }
+    parse("registry", pretty_json(document), CONFIG)
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(root, root / TEXTS, to_parquet(text_set))
+    files.write_atomic(root, root / ".gitattributes", _GITATTRIBUTES.encode())
+    files.write_atomic(root, root / ".gitignore", b".llreg/\n")
+    # Last: a directory is a registry once this file is there.
+    files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
+    return Registry(root)
+
+
+def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
+    """Open a registry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory of the registry.
+    revision : str, optional
+        A version's tag: show only the rows that it holds.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no registry or no such version.
+    InvalidFileError
+        If registry.json is not valid, or of a newer format.
+    """
+    return Registry(path, revision=revision)
+
+
+class Registry:
+    """A registry on disk. Reading never writes; every call sees the rows that are there now.
+
+    Parameters
+    ----------
+    path : str or Path
+    revision : str, optional
+        A version's tag.
+    """
+
+    def __init__(self, path: str | Path, *, revision: str | None = None) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.info = self._read_config()
+        self._store = StoreReader(self.path / STORE)
+        self.revision = revision
+        self._frozen: frozenset[str] | None = None
+        if revision is not None:
+            self._frozen = frozenset(self.version_manifest(revision)["rows"])
+        self._records: dict[Path, tuple[tuple[int, int], RowRecord]] = {}
+
+    def __repr__(self) -> str:
+        return f"<llreg.Registry {self.name} at {self.path}>"
+
+    def _read_config(self) -> dict[str, Any]:
+        file = self.path / CONFIG
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{self.path} is not a registry (no {CONFIG}); make one with: llreg init {self.path}"
+            ) from None
+        except OSError as error:
+            raise InvalidFileError(CONFIG, f"cannot be read: {error.strerror}") from error
+        info = parse("registry", data, str(file))
+        _check_ids(info, str(file))
+        return info
+
+    # What the registry is
+
+    @property
+    def name(self) -> str:
+        """Name of the registry."""
+        return str(self.info["name"])
+
+    @property
+    def num_texts(self) -> int:
+        """Texts in its text set."""
+        return int(self.info["text_set"]["num_texts"])
+
+    @property
+    def clip(self) -> float | None:
+        """Frozen clip threshold of the default view, nats per text; None: values as they are."""
+        value = self.info["view"]["clip"]
+        return None if value is None else float(value)
+
+    @cached_property
+    def texts(self) -> TextSet:
+        """Its text set, checked against its id."""
+        return from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+
+    # What is in it
+
+    def row_files(self) -> dict[str, Path]:
+        """Row files by the digest in their name; their content is not read."""
+        found = {}
+        for path in sorted((self.path / "rows").glob("*/*" + rowfile.SUFFIX)):
+            digest = rowfile.digest_in_name(path)
+            if digest and path.parent.name == digest[:2]:
+                found[digest] = path
+        return found
+
+    def retractions(self) -> dict[str, dict[str, Any]]:
+        """Retractions by row digest."""
+        found = {}
+        for path in sorted((self.path / "retractions").glob("*.json")):
+            document = parse("retraction", path.read_bytes(), self.shown(path))
+            if path.stem != document["digest"]:
+                raise InvalidFileError(
+                    self.shown(path), f"expected {path.stem}; got {document['digest']}", field="digest"
+                )
+            found[path.stem] = document
+        return found
+
+    def digests(self) -> set[str]:
+        """Digests of the accepted rows: those of the version, or all that are not retracted."""
+        there = set(self._store.digests()) | set(self.row_files())
+        if self._frozen is None:
+            return there - set(self.retractions())
+        missing = self._frozen - there
+        if missing:
+            raise NotFoundError(
+                f"version {self.revision} holds {len(missing):,} rows that are not here; get them with: llreg pull"
+            )
+        return set(self._frozen)
+
+    def records(self) -> list[RowRecord]:
+        """Records of the accepted rows, in build order (time added, then digest)."""
+        accepted = self.digests()
+        stored = self.build_records()
+        found = [record for digest, record in stored.items() if digest in accepted]
+        pending = {
+            digest: path for digest, path in self.row_files().items() if digest in accepted and digest not in stored
+        }
+        found += [self._file_record(path) for path in pending.values()]
+        return sorted(found, key=lambda record: record.sort_key)
+
+    def build_records(self) -> dict[str, RowRecord]:
+        """Records of the rows in the build, by digest."""
+        return {record.digest: record for record in self._store.records()}
+
+    def has_build(self) -> bool:
+        """Whether there is a build."""
+        return (self.path / STORE / "zarr.json").is_file()
+
+    def all_records(self) -> dict[str, RowRecord]:
+        """Records of every row that is here, retracted ones too, by digest."""
+        found = self.build_records()
+        found |= {digest: self._file_record(path) for digest, path in self.row_files().items() if digest not in found}
+        return found
+
+    def _file_record(self, path: Path) -> RowRecord:
+        """Record of a row file, read once: a row file never changes."""
+        status = path.stat()
+        key = status.st_mtime_ns, status.st_size
+        if self._records.get(path, (None,))[0] != key:
+            self._records[path] = key, self.read_file(path).record
+        return self._records[path][1]
+
+    @property
+    def version(self) -> str:
+        """Version id: sha256 over the sorted digests of the accepted rows; 12 digits are shown."""
+        return version_id(self.digests())
+
+    def read_file(self, path: Path) -> Row:
+        """Read and check one of the registry's row files."""
+        row = rowfile.read_row(path, self.num_texts, shown=self.shown(path))
+        self.check_row(row, self.shown(path))
+        if self.path / rowfile.row_path(row.record) != path:
+            raise InvalidFileError(self.shown(path), f"expected the name {rowfile.row_path(row.record)}")
+        return row
+
+    def check_row(self, row: Row, shown: str) -> None:
+        """Check a row's values, counts and identity against this registry."""
+        from llreg.checking import check_values
+
+        check_values(row, self.info, self.texts.num_bytes, shown)
+
+    def shown(self, path: Path) -> str:
+        """A path as messages show it: relative to the registry."""
+        return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else str(path)
+
+    def find(self, name: str) -> RowRecord:
+        """The one row that a model name, row id or digest prefix means.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none; the message shows the nearest names.
+        InputError
+            If several rows match; the message lists their ids.
+        """
+        return find_record(self.records(), name)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """A line a row: what `llreg ls` shows.
+
+        Returns
+        -------
+        list of dict
+            Keys model, row_id, revision, weights, num_parameters, texts_scored, mean_log_likelihood (nats per
+            text, over the scored texts), bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of
+            the scored texts), added_at, contributor.
+        """
+        from llreg.summary import summarise
+
+        records = self.records()
+        source = self._source()
+        return summarise(
+            records,
+            self.texts.bytes_per_text,
+            lambda ids: source.read("log_likelihood", ids, slice(None), self.num_texts),
+        )
+
+    def replicates(self, identity: Identity) -> list[RowRecord]:
+        """Accepted rows with this identity: the same measurement, made more than once."""
+        return [record for record in self.records() if record.identity.id == identity.id]
+
+    def row(self, name: str) -> Row:
+        """One row with its values; `name` as in `find`."""
+        record = self.find(name)
+        everything = slice(None)
+        values = [
+            self._source().read(variable, [record.digest], everything, self.num_texts)[0]
+            for variable in ("log_likelihood", "num_tokens")
+        ]
+        return Row(record, *values)
+
+    def _source(self) -> Any:
+        from llreg.dataset import RowSource
+
+        return RowSource(self._store, self.row_files(), self.read_file)
+
+    def dataset(self, models: Sequence[str] | None = None) -> Dataset:
+        """The rows as a lazy `xarray.Dataset` with dims (model, text).
+
+        Parameters
+        ----------
+        models : sequence of str, optional
+            Which rows, as in `find`; all by default.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``log_likelihood`` float32 (model, text), nats, NaN where not scored; ``num_tokens`` int32; metadata
+            of rows and texts as coordinates. Values are read when they are used.
+        """
+        from llreg.dataset import make_dataset
+
+        records = self.records()
+        if models is not None:
+            records = [find_record(records, name) for name in models]
+        attrs = {"registry": self.name, "version": version_id(self.digests()), "view": self.info["view"]["id"]}
+        return make_dataset(self._source(), records, self.texts, attrs)
+
+    # Geometry
+
+    def kl(self, models: Sequence[str] | None = None, *, clip: float | str | None = "default") -> Dataset:
+        """Pairwise KL divergences with standard errors; see `llreg.geometry.kl_matrix`.
+
+        Parameters
+        ----------
+        models : sequence of str, optional
+            Which rows, as in `find`; all by default.
+        clip : float, None or "default"
+            Clip threshold, nats per text; None for none; "default" for the registry's frozen one.
+        """
+        from llreg.geometry import kl_matrix
+
+        threshold = self.clip if clip == "default" else clip
+        if isinstance(threshold, str):
+            raise InputError(f"clip: expected a number, None or 'default'; got {threshold!r}")
+        data = self.dataset(models)
+        result = kl_matrix(data["log_likelihood"].values, self.texts.bytes_per_text, clip=threshold)
+        labels = data["model"].values
+        ids = data["model_id"].values
+        coordinates = {"model": labels, "other": labels, "model_id": ("model", ids), "other_id": ("other", ids)}
+        attrs = {**data.attrs, "clip": "none" if threshold is None else threshold, "view": make_view(threshold)["id"]}
+        return result.assign_coords(coordinates).assign_attrs(attrs)
+
+    # Changing it
+
+    def add(self, models: Sequence[str], **options: Any) -> list[AddResult]:
+        """Compute rows and add them; see `llreg.adding.add`."""
+        from llreg.adding import add
+
+        return add(self, models, **options)
+
+    def build(self) -> str:
+        """Make ``store.zarr``, ``models.parquet`` and the card from the accepted rows; return the version id."""
+        from llreg.maintenance import build
+
+        return build(self)
+
+    def check_build(self) -> list[str]:
+        """What is not current in the build; an empty list if it is."""
+        from llreg.maintenance import check_build
+
+        return check_build(self)
+
+    def tag(self, name: str) -> dict[str, Any]:
+        """Name the present version; see `llreg.maintenance.tag`."""
+        from llreg.maintenance import tag
+
+        return tag(self, name)
+
+    def retract(self, name: str, *, why: str) -> RowRecord:
+        """Withdraw a row; see `llreg.maintenance.retract`."""
+        from llreg.maintenance import retract
+
+        return retract(self, name, why=why)
+
+    def validate(
+        self, paths: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None
+    ) -> list[Problem]:
+        """Check every file, or the given ones; return what is wrong."""
+        from llreg.checking import validate
+
+        return validate(self, paths, progress=progress)
+
+    # Versions
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Manifests of the named versions, oldest first."""
+        manifests = [self._manifest(path) for path in (self.path / "versions").glob("*.json")]
+        return sorted(manifests, key=lambda manifest: (manifest["created"], manifest["tag"]))
+
+    def version_manifest(self, tag: str) -> dict[str, Any]:
+        """Manifest of one named version."""
+        path = self.path / "versions" / f"{tag}.json"
+        if path.parent.name != "versions" or not path.is_file():
+            known = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
+            raise NotFoundError(f"no version {tag!r} in {self.path}; versions here: {known}")
+        return self._manifest(path)
+
+    def _manifest(self, path: Path) -> dict[str, Any]:
+        shown = self.shown(path)
+        manifest = parse("version", path.read_bytes(), shown)
+        if manifest["tag"] != path.stem:
+            raise InvalidFileError(shown, f"expected {path.stem!r}; got {manifest['tag']!r}", field="tag")
+        if manifest["version"] != version_id(manifest["rows"]):
+            raise InvalidFileError(shown, "expected the version id of the rows it lists", field="version")
+        return manifest
+
+
+def _check_ids(info: dict[str, Any], shown: str) -> None:
+    """The ids in registry.json must be the hashes of what they name."""
+    if info["protocol"]["text_set"] != info["text_set"]["id"]:
+        raise InvalidFileError(shown, "expected the id of the text set", field="protocol.text_set")
+    for part in ("protocol", "view"):
+        rules = {key: value for key, value in info[part].items() if key != "id"}
+        if hash_json(rules) != info[part]["id"]:
+            raise InvalidFileError(
+                shown, f"expected the hash of the {part}, {hash_json(rules)[:12]}…", field=f"{part}.id"
+            )
+
+
+def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
+    """The one record that `name` means: a model name, a row id, or a digest prefix of 6 or more digits."""
+    by_id = [record for record in records if record.row_id == name]
+    by_model = [record for record in records if record.identity.model == name]
+    by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
+    matches = by_id or by_model or by_digest
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise _no_such_row(records, name)
+    ids = ", ".join(f"{record.row_id} ({record.identity.weight_dtype})" for record in matches)
+    raise InputError(f"{name} has {len(matches)} rows; name one by its id: {ids}")
+
+
+def _no_such_row(records: Sequence[RowRecord], name: str) -> LlregError:
+    names = sorted({record.identity.model for record in records})
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
+    return NotFoundError(f"no row of {name} in this registry; {hint}")

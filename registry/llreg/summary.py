@@ -1,0 +1,58 @@
+"""One line a row: what `llreg ls` shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llreg.settings import SHARD_ROWS
+from llreg_schemas import RowRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def summarise(
+    records: Sequence[RowRecord],
+    num_bytes: NDArray[np.float64],
+    read: Callable[[Sequence[str]], NDArray[np.float32]],
+) -> list[dict[str, Any]]:
+    """Summaries of rows.
+
+    Parameters
+    ----------
+    records : sequence of RowRecord
+    num_bytes : float64 array of shape (n_texts,)
+    read : callable
+        Digests -> float32 array of shape (n_rows, n_texts), nats.
+    """
+    import numpy as np
+
+    lines = []
+    for start in range(0, len(records), SHARD_ROWS):
+        batch = records[start : start + SHARD_ROWS]
+        values = read([record.digest for record in batch]).astype(np.float64)
+        scored = ~np.isnan(values)
+        total = np.where(scored, values, 0.0).sum(axis=1)
+        bits = -total / math.log(2) / (scored * num_bytes).sum(axis=1)
+        for k, record in enumerate(batch):
+            lines.append(_line(record, int(scored[k].sum()), float(total[k]), float(bits[k])))
+    return lines
+
+
+def _line(record: RowRecord, scored: int, total: float, bits: float) -> dict[str, Any]:
+    identity = record.identity
+    return {
+        "model": identity.model,
+        "row_id": record.row_id,
+        "revision": identity.revision,
+        "weights": identity.weight_dtype + (f" ({identity.quantization})" if identity.quantization else ""),
+        "num_parameters": record.declared.get("num_parameters"),
+        "texts_scored": scored,
+        "mean_log_likelihood": total / scored,
+        "bits_per_byte": bits,
+        "added_at": record.provenance["added_at"],
+        "contributor": record.provenance.get("contributor"),
+    }

@@ -1,0 +1,36 @@
+"""The ground floor of llreg: document schemas, record types, hashes and errors.
+
+Nothing here imports numpy, zarr, xarray or torch at import time.
+"""
+
+from llreg_schemas.canonical import (
+    canonical_json,
+    hash_json,
+    pretty_json,
+    row_digest,
+    sha256_text,
+    text_set_id,
+    version_id,
+)
+from llreg_schemas.errors import LlregError
+from llreg_schemas.records import Identity, RowRecord, TextSetInfo, make_view, modelmap_protocol
+from llreg_schemas.validation import check, load_schema, parse
+
+__all__ = [
+    "Identity",
+    "LlregError",
+    "RowRecord",
+    "TextSetInfo",
+    "canonical_json",
+    "check",
+    "hash_json",
+    "load_schema",
+    "make_view",
+    "modelmap_protocol",
+    "parse",
+    "pretty_json",
+    "row_digest",
+    "sha256_text",
+    "text_set_id",
+    "version_id",
+]

@@ -1,0 +1,185 @@
+"""The documents of a registry as Python values; the JSON Schemas beside this file define them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llreg_schemas.canonical import hash_json
+
+REGISTRY_FORMAT, ROW_FORMAT = "llreg-registry", "llreg-row"
+VERSION_FORMAT, RETRACTION_FORMAT = "llreg-version", "llreg-retraction"
+FORMAT_VERSION = 1
+
+PROTOCOL_NAME = "modelmap-1"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a row measured: everything that decides its values, nothing else.
+
+    Attributes
+    ----------
+    model : str
+        Hub id, or the name given to a local model.
+    source : {"hub", "local", "imported"}
+    revision : str or None
+        40-hex commit of a Hub model; ``sha256:<hex>`` over the files of a local one; None where it is unknown (imported rows).
+    file, subfolder : str or None
+        The GGUF file, or the folder, inside the repository or directory.
+    adapter : mapping or None
+        ``{"model", "revision"}`` of a PEFT adapter laid over the model.
+    weight_dtype : str
+        dtype the weights had while scoring: "float32", "bfloat16", "float16".
+    quantization : str or None
+        How the weights were quantised, as "gguf:Q4_1".
+    text_set, protocol : str
+        Their ids, 64 hex digits.
+    """
+
+    model: str
+    source: str
+    revision: str | None
+    weight_dtype: str
+    text_set: str
+    protocol: str
+    file: str | None = None
+    subfolder: str | None = None
+    adapter: Mapping[str, str] | None = None
+    quantization: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The identity as JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def id(self) -> str:
+        """sha256 of the identity; rows that share it are replicates."""
+        return hash_json(self.to_json())
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """A row's record: identity, provenance and declared metadata, and its digest.
+
+    `provenance` and `declared` are the JSON objects of ``row.schema.json``, kept whole, so that a
+    record written by a later llreg survives a build by this one.
+    """
+
+    identity: Identity
+    provenance: Mapping[str, Any]
+    declared: Mapping[str, Any]
+    digest: str
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RowRecord:
+        """The record in a document that ``row.schema.json`` accepts."""
+        return cls(
+            identity=Identity(**document["identity"]),
+            provenance=document["provenance"],
+            declared=document["declared"],
+            digest=document["digest"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON."""
+        return {
+            "format": ROW_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "identity": self.identity.to_json(),
+            "provenance": dict(self.provenance),
+            "declared": dict(self.declared),
+            "digest": self.digest,
+        }
+
+    @property
+    def row_id(self) -> str:
+        """Stable name of the row: ``<model>@<first 8 hex digits of the digest>``."""
+        return f"{self.identity.model}@{self.digest[:8]}"
+
+    @property
+    def sort_key(self) -> tuple[str, str]:
+        """Order of rows in a build: time added, then digest, so that new rows go last."""
+        return str(self.provenance["added_at"]), self.digest
+
+
+@dataclass(frozen=True)
+class TextSetInfo:
+    """Header of a text set.
+
+    Attributes
+    ----------
+    id : str
+        sha256 over the texts' sha256s, 64 hex digits.
+    num_texts : int
+    mean_bytes : float
+        Mean UTF-8 bytes of a text: the B of bits per byte.
+    subsets : mapping of str to int
+        Texts per subset, in order of first appearance.
+    """
+
+    id: str
+    name: str
+    licence: str
+    num_texts: int
+    mean_bytes: float
+    subsets: Mapping[str, int]
+    description: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The header as JSON."""
+        return dataclasses.asdict(self)
+
+
+def modelmap_protocol(text_set: str) -> dict[str, Any]:
+    """Protocol ``modelmap-1`` on a text set: what must be equal for rows to be comparable.
+
+    The rule is that of the paper's published script (Oyama et al., ACL 2025, arXiv 2502.16173), with
+    two deliberate differences: log-softmax in float32, and NaN for a text longer than the context.
+    """
+    rules: dict[str, Any] = {
+        "name": PROTOCOL_NAME,
+        "version": 1,
+        "text_set": text_set,
+        "special_tokens": "tokenizer-default",
+        "split_special_tokens": False,
+        "scored_tokens": "all-but-first",
+        "over_context": "nan",
+        "log_softmax_dtype": "float32",
+        "sum_dtype": "float64",
+    }
+    return {**rules, "id": hash_json(rules)}
+
+
+def make_view(clip: float | None) -> dict[str, Any]:
+    """View that clips log-likelihoods below at `clip` nats per text (None: as they are)."""
+    rules: dict[str, Any] = {"clip": clip}
+    return {**rules, "id": hash_json(rules)}
+
+
+def version_manifest(tag: str, version: str, created: str, rows: Sequence[str], view: str) -> dict[str, Any]:
+    """Document ``versions/<tag>.json``: the row digests a named version holds."""
+    return {
+        "format": VERSION_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tag": tag,
+        "version": version,
+        "created": created,
+        "view": view,
+        "rows": sorted(rows),
+    }
+
+
+def retraction(digest: str, model: str, why: str, by: str | None, at: str) -> dict[str, Any]:
+    """Document ``retractions/<digest>.json``: a row withdrawn, with the reason."""
+    return {
+        "format": RETRACTION_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "digest": digest,
+        "model": model,
+        "why": why,
+        "by": by,
+        "at": at,
+    }
