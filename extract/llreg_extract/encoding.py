@@ -78,29 +78,20 @@ def _check_range(model: Model, ids: Sequence[NDArray[np.int32]]) -> None:
 
 def special_prefix(tokenizer: Any) -> int:
     """Number of special tokens the tokenizer puts before a text."""
-    return _special_margins(tokenizer)[0]
-
-
-def _special_margins(tokenizer: Any) -> tuple[int, int]:
-    """Numbers of special tokens the tokenizer puts before and behind a text."""
     plain = list(tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
     full = list(tokenizer(PROBE_TEXT)["input_ids"])
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return start, len(full) - len(plain) - start
-    return 0, 0
+    starts = range(len(full) - len(plain) + 1)
+    return next((start for start in starts if full[start : start + len(plain)] == plain), 0)
 
 
 def _count_special(tokenizer: Any, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> int:
     spellings = _special_spellings(tokenizer)
-    before, behind = _special_margins(tokenizer)
     wanted = np.array(sorted(spellings), dtype=np.int32)
     count = 0
     for text, row in zip(texts, ids, strict=True):
-        inside = row[before : len(row) - behind]
-        found = inside[np.isin(inside, wanted)]
-        # An unknown token may share its id with a special one; the spelling tells them apart.
-        count += any(spellings[int(token)] in text for token in found)
+        # The spelling tells tokens of the text from those the tokenizer adds, and from unknown ones that
+        # share a special token's id.
+        count += any(spellings[int(token)] in text for token in row[np.isin(row, wanted)])
     return count
 
 

@@ -80,10 +80,18 @@ def _silence() -> ExitStack:
     return stack
 
 
+# Errors that libraries raise with a sentence; of any other the message alone may be a bare "'key'".
+_TELLING = (ValueError, OSError, RuntimeError, ImportError)
+
+
 def first_line(error: BaseException) -> str:
-    """First non-empty line of an error's message, at most 300 characters; its type where it has none."""
+    """First non-empty line of an error's message, at most 300 characters; its type where that says more."""
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:300]
+    line = next((line for line in lines if line), "")
+    kind = type(error).__name__
+    if not line:
+        return kind
+    return (line if isinstance(error, _TELLING) else f"{kind}: {line}")[:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

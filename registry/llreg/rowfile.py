@@ -215,17 +215,22 @@ def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, shown: s
             shown, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
         )
     if dtype != _DTYPES[name][0]:
-        raise InvalidFileError(shown, f"expected data type {_DTYPES[name][0]}; got {str(dtype)[:60]}", field=name)
+        raise InvalidFileError(shown, f"expected data type {_DTYPES[name][0]}; got {ascii(dtype)[:60]}", field=name)
     codecs = metadata.get("codecs")
     kinds = (
         [codec.get("name") if isinstance(codec, dict) else None for codec in codecs] if isinstance(codecs, list) else []
     )
     grid = metadata.get("chunk_grid")
-    chunk = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
+    chunk = _configuration(grid).get("chunk_shape")
     if metadata.get("zarr_format") != 3 or kinds != ["bytes", "gzip"] or chunk != [num_texts]:
         raise InvalidFileError(shown, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
-    if not isinstance(codecs, list) or codecs[0].get("configuration", {}).get("endian") != "little":
+    if not isinstance(codecs, list) or _configuration(codecs[0]).get("endian") != "little":
         raise InvalidFileError(shown, "expected little-endian values", field=name)
+
+
+def _configuration(part: Any) -> dict[str, Any]:
+    found = part.get("configuration") if isinstance(part, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _json(data: bytes, shown: str, field: str) -> dict[str, Any]:

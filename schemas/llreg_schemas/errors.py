@@ -106,7 +106,11 @@ class MissingExtraError(LlregError, ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
         super().__init__(f'{package} is needed here and not installed: pip install "llreg[{extra}]"')
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.package, self.extra)
 
 
 _STORAGE_ADVICE = {

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
+from llreg_schemas.canonical import canonical_json
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
 
@@ -69,6 +70,11 @@ def check(kind: Kind, document: Any, file: str) -> dict[str, Any]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         field, problem = _explain(error)
         raise InvalidFileError(file, problem + more, field=field)
+    if kind != "text":  # what canonical JSON or UTF-8 cannot hold would break every later build
+        try:
+            canonical_json(document).encode("utf-8")
+        except ValueError as error:
+            raise InvalidFileError(file, f"expected finite numbers and valid Unicode; {error}") from error
     result: dict[str, Any] = document
     return result
 
@@ -108,7 +114,7 @@ def _check_version(document: Any, file: str) -> None:
 
 def _explain(error: ValidationError) -> tuple[str, str]:
     """Field path and sentence for one schema error."""
-    path = [str(part) for part in error.absolute_path]
+    path = [_shown(part, quote=False) for part in error.absolute_path]
     rule, limit, value = error.validator, error.validator_value, error.instance
     if rule == "required":
         missing = next(name for name in limit if name not in value)

