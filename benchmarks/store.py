@@ -124,7 +124,8 @@ def naive_dataset(matrix: Matrix, rows: slice) -> xr.Dataset:
 
 def open_zarr(path: Path | str) -> xr.Dataset:
     """Plain xarray, lazy and without dask."""
-    return xr.open_zarr(path, chunks=None, zarr_format=3)
+    data: xr.Dataset = xr.open_zarr(path, chunks=None, zarr_format=3)
+    return data
 
 
 def open_llreg(path: Path) -> xr.Dataset:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llreg_extract.model import Model, choose, environment, load
     from llreg_extract.reference import reference_scores
     from llreg_extract.resolve import resolve
-    from llreg_extract.scoring import Batch, Scores, Status, iter_scores, score
+    from llreg_extract.scoring import Batch, Scores, Status, default_batch_tokens, iter_scores, score
     from llreg_extract.source import Source
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "Status",
     "choose",
+    "default_batch_tokens",
     "encode",
     "environment",
     "iter_scores",
@@ -49,6 +50,7 @@ _MODULES = {
     "Source": "source",
     "Status": "scoring",
     "choose": "model",
+    "default_batch_tokens": "scoring",
     "encode": "encoding",
     "environment": "model",
     "iter_scores": "scoring",

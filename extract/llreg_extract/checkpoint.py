@@ -70,9 +70,7 @@ def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
         return None
     ggufs = matching(files, ["*.gguf"])
     if len(ggufs) > 1:
-        raise InputError(
-            f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {where}/{ggufs[0]}"
-        )
+        raise InputError(f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {where}/{ggufs[0]}")
     if ggufs:
         return ggufs[0]
     if matching(files, ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"]):
@@ -113,9 +111,7 @@ def weight_files(directory: Path, name: str) -> list[str]:
         raise UnsupportedModelError(f"{name}: {WEIGHTS_INDEX} is not a safetensors index: {error}") from error
     missing = [file for file in files if not (directory / file).is_file()]
     if missing:
-        raise ModelNotFoundError(
-            f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there"
-        )
+        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there")
     return files
 
 
@@ -162,8 +158,6 @@ def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
                     part = tensors.get_slice(key)
                     elements[part.get_dtype()] += math.prod(part.get_shape())
         except SafetensorError as error:
-            raise UnsupportedModelError(
-                f"{file} is not a safetensors file or is cut short: {error}"
-            ) from error
+            raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
     prevailing = elements.most_common(1)[0][0] if elements else "F32"
     return elements.total(), _DTYPES.get(prevailing, "float32")

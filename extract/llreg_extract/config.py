@@ -89,9 +89,7 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
 
     kind, what = config.get("model_type"), architecture(config) or config.get("model_type")
     if not isinstance(kind, str):
-        raise UnsupportedModelError(
-            f"{name}: config.json names no model_type, so its architecture is unknown"
-        )
+        raise UnsupportedModelError(f"{name}: config.json names no model_type, so its architecture is unknown")
     if config.get("is_encoder_decoder"):
         raise _not_causal(name, f"{what} (encoder-decoder)")
     if kind in _ENCODERS and not config.get("is_decoder"):
@@ -109,9 +107,7 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
             "(pip install -U transformers)"
         )
     if not trust_remote_code:
-        raise UnsupportedModelError(
-            f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code"
-        )
+        raise UnsupportedModelError(f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code")
     if "AutoModelForCausalLM" not in remote:
         raise _not_causal(name, str(what))
 

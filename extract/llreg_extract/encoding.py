@@ -58,9 +58,9 @@ def encode(model: Model, texts: Sequence[str]) -> Encoded:
     if not texts:
         return Encoded((), 0)
     # verbose=False: texts past the context are expected here, and left unscored later.
-    made = model.tokenizer(
-        list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )["input_ids"]
+    made = model.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
+        "input_ids"
+    ]
     ids = tuple(np.asarray(row, dtype=np.int32) for row in made)
     _check_range(model, ids)
     return Encoded(ids, _count_special(model.tokenizer, texts, ids))
@@ -96,10 +96,6 @@ def _count_special(tokenizer: Any, texts: Sequence[str], ids: Sequence[NDArray[n
 
 
 def _special_spellings(tokenizer: Any) -> dict[int, str]:
-    special = {
-        number: str(token.content)
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special
-    }
+    special = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     return {**special, **{int(number): str(token) for number, token in named}}

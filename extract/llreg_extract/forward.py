@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 64 << 20  # 64 MiB: float32 logits the log-softmax holds at a time
 
 
-def token_log_probs(
-    module: Any, sequences: Sequence[NDArray[np.int32]], device: Any
-) -> list[NDArray[np.float32]]:
+def token_log_probs(module: Any, sequences: Sequence[NDArray[np.int32]], device: Any) -> list[NDArray[np.float32]]:
     """ln p(y_t | y_<t) for t = 2..n of each sequence, from one forward pass.
 
     Sequences are padded on the right and no attention mask is passed: in a causal model no token sees
@@ -45,9 +43,7 @@ def token_log_probs(
     with torch.inference_mode():
         tokens = torch.from_numpy(padded).to(device)  # (b, t)
         logits = module(input_ids=tokens, **_options(module)).logits  # (b, t, v)
-        found = [
-            _gather(logits[i, : len(ids) - 1], tokens[i, 1 : len(ids)]) for i, ids in enumerate(sequences)
-        ]
+        found = [_gather(logits[i, : len(ids) - 1], tokens[i, 1 : len(ids)]) for i, ids in enumerate(sequences)]
         return [log_probs.cpu().numpy() for log_probs in found]
 
 

@@ -128,9 +128,7 @@ def _remember_revision(repo: str, revision: str | None, files: Collection[str]) 
 def _cached_repo(repo: str, revision: str | None) -> HubRepo:
     from huggingface_hub import snapshot_download
 
-    folder = Path(
-        snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"])
-    )
+    folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     return HubRepo(repo, repo, folder.name, files, {}, None, {})
 
@@ -171,9 +169,7 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
     return Path(snapshot_download(source.location, revision=source.revision, allow_patterns=patterns))
 
 
-_GO_ON = (
-    "check the connection, or use a local directory, or HF_HUB_OFFLINE=1 with a model that is in the cache"
-)
+_GO_ON = "check the connection, or use a local directory, or HF_HUB_OFFLINE=1 with a model that is in the cache"
 
 
 @contextmanager
@@ -196,10 +192,10 @@ def _explain(error: Exception, model: str, revision: str | None) -> ModelError |
 
     endpoint = constants.ENDPOINT
     at = f" at revision {revision}" if revision else ""
+    if isinstance(error, errors.HFValidationError):
+        return ModelNotFoundError(f"{model!r} is neither a path that exists nor a valid Hub id (org/name)")
     if isinstance(error, errors.GatedRepoError):
-        return ModelAccessError(
-            f"{model} is gated: accept its terms at {endpoint}/{model} and log in (hf auth login)"
-        )
+        return ModelAccessError(f"{model} is gated: accept its terms at {endpoint}/{model} and log in (hf auth login)")
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFoundError(f"{model} has no revision {revision}: check the branch, tag or commit")
     if isinstance(error, errors.RepositoryNotFoundError):

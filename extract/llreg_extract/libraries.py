@@ -71,9 +71,7 @@ def _silence() -> ExitStack:
         stack.callback(library.set_verbosity, library.get_verbosity())
         library.set_verbosity(logging.CRITICAL)
     # transformers switches the Hub's bars along with its own, so the Hub's are put back last.
-    stack.callback(
-        hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
-    )
+    stack.callback(hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars)
     if transformers_logging.is_progress_bar_enabled():
         stack.callback(transformers_logging.enable_progress_bar)
     transformers_logging.disable_progress_bar()

@@ -121,9 +121,7 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto") -> tupl
     return dtype, device
 
 
-def load(
-    source: Source, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
-) -> Model:
+def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Model:
     """Load tokenizer and weights, check them, and return the model ready for scoring.
 
     Parameters
@@ -164,9 +162,7 @@ def load(
             tokenizer=tokenizer,
             device=module.device,
             weight_dtype=dtype,
-            context_length=_smallest(
-                context_length(module.config.to_dict()), source.declared.get("context_length")
-            ),
+            context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
             attention=str(getattr(module.config, "_attn_implementation", None) or "none"),
             first_token_scored=first_token_scored,
             threads=_available_cpus(),
@@ -235,9 +231,7 @@ def _load_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise ModelError(
-                f"{name} does not fit in memory: try --dtype bfloat16, or a machine with more"
-            ) from error
+            raise ModelError(f"{name} does not fit in memory: try --dtype bfloat16, or a machine with more") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"the disk is full while {name} is loaded: free some space") from error
         raise ModelError(f"{name} cannot be loaded: {first_line(error)}") from error

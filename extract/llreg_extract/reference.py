@@ -41,9 +41,7 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
         else:
             tokens = torch.tensor([ids], device=model.device)
             with torch.inference_mode():
-                log_p = torch.log_softmax(
-                    module(tokens, use_cache=False).logits[0].double(), dim=-1
-                )  # (t, v)
+                log_p = torch.log_softmax(module(tokens, use_cache=False).logits[0].double(), dim=-1)  # (t, v)
             value = sum(float(log_p[t - 1, ids[t]]) for t in range(1, len(ids)))
             count = len(ids) - 1
             if not np.isfinite(value):
@@ -51,6 +49,4 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
         values.append(value)
         counts.append(count)
         states.append(status)
-    return Scores(
-        np.array(values, dtype=np.float32), np.array(counts, dtype=np.int32), np.array(states, dtype=np.int8)
-    )
+    return Scores(np.array(values, dtype=np.float32), np.array(counts, dtype=np.int32), np.array(states, dtype=np.int8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from llreg_extract.gguf_header import GGUFHeader, read_gguf_header
 from llreg_extract.hub import HubRepo, open_repo
 from llreg_extract.libraries import require
 from llreg_extract.source import Source, check_file_name, is_name, local_name
-from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
+from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, UnsupportedModelError
 
 _HUB_GGUF = re.compile(r"([^/]+/[^/]+)/(.+\.gguf)", re.IGNORECASE)
 # Architectures of llama.cpp that are no causal language models.
@@ -69,17 +70,22 @@ def resolve(
         The model is gated or private, or the Hub cannot be reached.
     UnsupportedModelError
         Not a causal language model, or in a format llreg does not load.
+    ModelError
+        A local file cannot be read.
     InputError
         The arguments contradict each other, or leave open which file is meant.
     MissingExtraError
         torch or transformers is not installed.
     """
     require("torch", "transformers", "safetensors")
-    path = Path(model).expanduser()
-    if path.exists():
+    path = os.path.expanduser(model)  # unlike Path's, it and os.path.exists take any text
+    if os.path.exists(path):
         if revision is not None:
             raise InputError(f"{model} is a local path: --revision goes with a Hub model only")
-        return _local(path.resolve(), name, trust_remote_code)
+        try:
+            return _local(Path(path).resolve(), name, trust_remote_code)
+        except OSError as error:
+            raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
     on_hub = _HUB_GGUF.fullmatch(model)
     if model.startswith((".", "/", "~")) or (model.lower().endswith(".gguf") and not on_hub):
         raise ModelNotFoundError(f"{model} does not exist: check the path")
@@ -94,9 +100,7 @@ def resolve(
 def _local(path: Path, name: str | None, trust_remote_code: bool) -> Source:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise UnsupportedModelError(
-                f"{path.name} is no .gguf file: give a .gguf file or a model directory"
-            )
+            raise UnsupportedModelError(f"{path.name} is no .gguf file: give a .gguf file or a model directory")
         return _local_gguf(path, local_name(path.stem, name))
     chosen = local_name(path.name, name)
     files = [entry.name for entry in path.iterdir() if entry.is_file()]
@@ -140,9 +144,7 @@ def _hub(repo: HubRepo, file: str | None, trust_remote_code: bool) -> Source:
     if file is None:
         file = pick_gguf(repo.name, repo.files, repo.name)
     elif file not in repo.files:
-        raise ModelNotFoundError(
-            f"{repo.name} has no file {file} at revision {repo.sha[:12]}: check the name"
-        )
+        raise ModelNotFoundError(f"{repo.name} has no file {file} at revision {repo.sha[:12]}: check the name")
     if file is not None:
         check_file_name(file)
         check_whole_gguf(repo.name, file)

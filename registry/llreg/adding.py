@@ -136,7 +136,7 @@ def add(
     _check_options(registry, models, chosen)
     report = reporter or Silent()
     files.sweep(registry.path)
-    files.temp_dir(registry.path)  # a read-only registry is found out before a model is loaded
+    files.check_writable(registry.path)
     registry.texts.complete()
     results = []
     for model in models:
@@ -201,7 +201,7 @@ def _present(registry: Registry, identity: Identity, model: str, options: Option
     if not there or options.overwrite == "always":
         return None
     record = there[-1]
-    if options.overwrite == "only-missing" and _unexplained(registry, record):
+    if options.overwrite == "only-missing" and len(_unexplained(registry, record)):
         return None
     return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
 
@@ -336,7 +336,7 @@ class _Run:
             "versions": {"llreg": __version__, **environment["versions"]},
             "added_at": now(),
             "contributor": settings.contributor(),
-            "batch_tokens": self.options.batch_tokens,
+            "batch_tokens": self.options.batch_tokens or llreg_extract.default_batch_tokens(self.model.device.type),
             "seconds": round(seconds, 3),
             "tokens": tokens,
             "over_context": int((entries["status"] == status.OVER_CONTEXT).sum()),

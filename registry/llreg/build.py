@@ -10,7 +10,7 @@ from typing import Any
 from llreg.card import make_card
 from llreg.rowfile import Row
 from llreg.store import STORE, model_columns, write_store
-from llreg.textset import TextSet
+from llreg.textset import TextIndex
 from llreg_schemas import RowRecord
 
 TABLE, CARD = "models.parquet", "README.md"
@@ -32,7 +32,7 @@ def store_attributes(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_build(
-    directory: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextSet, info: Mapping[str, Any]
+    directory: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextIndex, info: Mapping[str, Any]
 ) -> None:
     """Write the build's parts into an empty directory.
 
@@ -42,11 +42,11 @@ def write_build(
     rows : iterable of Row
         In the order of `records`, which must be sorted by `RowRecord.sort_key`.
     records : sequence of RowRecord
-    texts : TextSet
+    texts : TextIndex
     info : mapping
         registry.json.
     """
-    table = _TableWriter(directory / TABLE, texts)
+    table = _TableWriter(directory / TABLE)
     write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info))
     table.close()
     (directory / CARD).write_text(make_card(info, records), encoding="utf-8")
@@ -55,11 +55,11 @@ def write_build(
 class _TableWriter:
     """``models.parquet``: one line a row, the vector as one list<float32> column."""
 
-    def __init__(self, path: Path, texts: TextSet) -> None:
+    def __init__(self, path: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._pa, self._texts = pa, texts
+        self._pa = pa
         names = model_columns([])
         kinds = {name: pa.int64() if name == "num_parameters" else pa.string() for name in names}
         kinds["base_model"] = pa.list_(pa.string())

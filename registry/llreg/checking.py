@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.rowfile import Row, digest_in_name
+from llreg.settings import SHARD_ROWS
+from llreg.store import STORE
+from llreg_schemas import check
 from llreg_schemas.errors import InvalidFileError, NotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llreg.registry import Registry
 
 _TOKENS_PER_BYTE = 16  # Unicode normalisation can turn one 3-byte character into 33 bytes
@@ -33,7 +39,7 @@ class Problem:
     message: str
 
 
-def check_values(row: Row, info: Mapping[str, Any], num_bytes: Sequence[int], shown: str) -> None:
+def check_values(row: Row, info: Mapping[str, Any], num_bytes: NDArray[np.float64], shown: str) -> None:
     """Check a row's values, counts and identity against the registry it is in.
 
     Parameters
@@ -41,7 +47,7 @@ def check_values(row: Row, info: Mapping[str, Any], num_bytes: Sequence[int], sh
     row : Row
     info : mapping
         registry.json.
-    num_bytes : sequence of int
+    num_bytes : float64 array of shape (n_texts,)
         UTF-8 bytes of the texts.
     shown : str
         Name of the file in messages.
@@ -64,7 +70,7 @@ def check_values(row: Row, info: Mapping[str, Any], num_bytes: Sequence[int], sh
     _check_counts(row, shown)
 
 
-def _check_arrays(row: Row, num_bytes: Sequence[int], shown: str) -> None:
+def _check_arrays(row: Row, num_bytes: NDArray[np.float64], shown: str) -> None:
     import numpy as np
 
     values, tokens = row.log_likelihood, row.num_tokens
@@ -75,7 +81,7 @@ def _check_arrays(row: Row, num_bytes: Sequence[int], shown: str) -> None:
         raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
     _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
     _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
-    limit = _TOKENS_PER_BYTE * np.asarray(num_bytes) + _EXTRA_TOKENS
+    limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
     _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
 
 
@@ -142,7 +148,7 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
     if path.is_symlink() or not path.is_file():
         return [Problem(shown, "expected a regular file")]
     inside = path.is_relative_to(registry.path / "rows")
-    if inside and digest_in_name(path) is None:
+    if inside and digest_in_name(path.name) is None:
         return [Problem(shown, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
     try:
         if inside:
@@ -171,9 +177,9 @@ def _check_documents(registry: Registry) -> list[Problem]:
         lambda: _check_references(registry),
         lambda: _check_store(registry),
     ]
-    for check in checks:
+    for run in checks:
         try:
-            check()
+            run()
         except InvalidFileError as error:
             problems.append(_problem(error))
         except NotFoundError as error:
@@ -182,7 +188,7 @@ def _check_documents(registry: Registry) -> list[Problem]:
 
 
 def _check_references(registry: Registry) -> None:
-    there = set(registry.row_files()) | set(registry._store.digests())
+    there = set(registry.row_files()) | set(registry.store.digests())
     for digest in registry.retractions():
         if digest not in there:
             raise InvalidFileError(
@@ -198,15 +204,16 @@ def _check_references(registry: Registry) -> None:
 
 def _check_store(registry: Registry) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
-    from llreg_schemas import check, row_digest
-
-    store = registry._store
-    for record in store.records():
-        shown = f"store.zarr: {record.row_id}"
-        check("row", record.to_json(), shown)
-        values = [store.read(name, [record.digest], slice(None))[0] for name in ("log_likelihood", "num_tokens")]
-        if row_digest(record.identity.to_json(), *values) != record.digest:
-            raise InvalidFileError(shown, "expected values with the row's digest; make it again: llreg build")
+    records = registry.store.records()
+    for start in range(0, len(records), SHARD_ROWS):
+        batch = records[start : start + SHARD_ROWS]
+        intact = registry.store.intact_rows(batch)
+        for record in batch:
+            check("row", record.to_json(), f"{STORE}: {record.row_id}")
+            if record.digest not in intact:
+                raise InvalidFileError(
+                    f"{STORE}: {record.row_id}", "expected values with the row's digest; make it again: llreg build"
+                )
 
 
 def _problem(error: InvalidFileError) -> Problem:

@@ -13,7 +13,7 @@ from xarray.core import indexing
 
 from llreg.rowfile import Row
 from llreg.store import StoreReader, model_columns, text_columns
-from llreg.textset import TextSet
+from llreg.textset import TextIndex
 from llreg_schemas import RowRecord, canonical_json
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ class _Values(BackendArray):
         return np.asarray(values if np.ndim(wanted) else values[0])
 
 
-def make_dataset(source: RowSource, records: Sequence[RowRecord], texts: TextSet, attrs: Mapping[str, Any]) -> Dataset:
+def make_dataset(
+    source: RowSource, records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]
+) -> Dataset:
     """The lazy dataset of some rows.
 
     Returns

@@ -34,6 +34,17 @@ def temp_dir(root: Path) -> Path:
     return path
 
 
+def check_writable(root: Path) -> None:
+    """Find out that a registry cannot be written before hours are spent on what should go into it.
+
+    Raises
+    ------
+    StorageError
+    """
+    with storage_errors(root), tempfile.TemporaryFile(dir=temp_dir(root)):
+        pass
+
+
 def write_atomic(root: Path, target: Path, data: bytes) -> None:
     """Write `data` to `target` so that it is there whole or not at all, also after a power cut.
 

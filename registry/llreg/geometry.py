@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
+_BLOCK = 32  # models at a time, so that temporaries stay in the cache
 TAIL_SHARE = 0.01  # the texts whose share of the variance is reported: the top 1 %
 
 
@@ -53,9 +54,11 @@ def kl_matrix(log_likelihood: NDArray[np.floating], num_bytes: NDArray[np.floati
     names = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")
     result: dict[str, NDArray[Any]] = {name: np.zeros((n_models, n_models)) for name in names}
     for i in range(n_models):
-        columns = _one_to_many(values[i], values[i:], num_bytes)
-        for name, column in zip(names, columns, strict=True):
-            result[name][i, i:] = result[name][i:, i] = column
+        for start in range(i, n_models, _BLOCK):
+            block = slice(start, min(start + _BLOCK, n_models))
+            columns = _one_to_many(values[i], values[block], num_bytes)
+            for name, column in zip(names, columns, strict=True):
+                result[name][i, block] = result[name][block, i] = column
     scale = result.pop("mean_bytes") * math.log(2)
     result["kl_bits_per_byte"], result["kl_bits_per_byte_se"] = result["kl"] / scale, result["kl_se"] / scale
     result["num_texts"] = result["num_texts"].astype(np.int64)
@@ -87,7 +90,7 @@ def _one_to_many(
     fourth = (square**2).sum(axis=1) / safe
     kl_se = 0.5 * np.sqrt(np.maximum(fourth - second**2, 0.0) / safe)
     mean_bytes = (used * num_bytes).sum(axis=1) / safe
-    return second / 2, kl_se, _tail_share(square, count), count, mean_bytes
+    return second / 2, kl_se, np.where(enough, _tail_share(square, count), np.nan), count, mean_bytes
 
 
 def _tail_share(square: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ def status(registry: Registry) -> dict[str, Any]:
         "tags": [manifest["tag"] for manifest in registry.versions() if manifest["version"] == version],
         "rows": len(records),
         "retracted": len(retracted),
+        "has_build": registry.has_build(),
         "build_current": not missing and not extra and registry.has_build(),
         "not_built": missing,
         "to_leave_out": extra,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,11 +41,11 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
 
 
 def _open(given: str) -> Registry:
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))  # unlike Path.expanduser, raises nothing for an unknown user
     if path.exists():
         return Registry(path)
     directory, at, tag = given.rpartition("@")
-    if at and Path(directory).expanduser().is_dir():
+    if at and Path(os.path.expanduser(directory)).is_dir():
         return Registry(directory, revision=tag)
     if given.count("/") == 1 and not given.startswith((".", "/", "~")):
         raise NotFoundError(

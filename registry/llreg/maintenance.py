@@ -12,7 +12,7 @@ from llreg import files, settings
 from llreg.rowfile import Row
 from llreg.store import STORE
 from llreg_schemas import RowRecord, check, pretty_json, version_id
-from llreg_schemas.errors import InputError
+from llreg_schemas.errors import InputError, InvalidFileError
 from llreg_schemas.records import retraction, version_manifest
 
 if TYPE_CHECKING:
@@ -56,28 +56,26 @@ def check_build(registry: Registry) -> list[str]:
 
 def _write(registry: Registry, directory: Path) -> list[RowRecord]:
     records = registry.records()
-    builds.write_build(directory, _rows(registry, records), records, registry.texts, registry.info)
+    builds.write_build(directory, _rows(registry, records), records, registry.text_index, registry.info)
     return records
 
 
 def _rows(registry: Registry, records: list[RowRecord]) -> Iterator[Row]:
-    """The rows of `records`, a shard's worth in memory: row files where they are, else the old build."""
+    """The rows of `records`, a shard's worth in memory: from the old build, which is quick, else from row files."""
     here = registry.row_files()
     for start in range(0, len(records), settings.SHARD_ROWS):
         batch = records[start : start + settings.SHARD_ROWS]
-        stored = [record for record in batch if record.digest not in here]
-        wanted = [record.digest for record in stored]
-        values = (
-            [registry._store.read(name, wanted, slice(None)) for name in ("log_likelihood", "num_tokens")]
-            if wanted
-            else []
-        )
+        stored = registry.store.intact_rows(batch)
         for record in batch:
-            if record.digest in here:
+            if record.digest in stored:
+                yield stored[record.digest]
+            elif record.digest in here:
                 yield registry.read_file(here[record.digest])
             else:
-                k = wanted.index(record.digest)
-                yield Row(record, values[0][k], values[1][k])
+                raise InvalidFileError(
+                    STORE,
+                    f"expected the values of {record.row_id}; they were changed and its row file is not here: pull it again",
+                )
 
 
 def tag(registry: Registry, name: str) -> dict[str, Any]:

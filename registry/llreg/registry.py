@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llreg import files, rowfile
 from llreg.rowfile import Row
 from llreg.store import STORE, StoreReader
-from llreg.textset import TextSet, from_parquet, load_texts, to_parquet
+from llreg.textset import TextIndex, TextSet, from_parquet, load_texts, read_index, to_parquet
 from llreg_schemas import Identity, RowRecord, hash_json, make_view, modelmap_protocol, parse, pretty_json, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregError, NotFoundError, storage_errors
 from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT
@@ -66,6 +68,7 @@ def init(
     root = Path(path).expanduser().resolve()
     if (root / CONFIG).exists():
         raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
+    _check_clip(clip)
     text_set = load_texts(texts)
     document = {
         "format": REGISTRY_FORMAT,
@@ -121,7 +124,7 @@ class Registry:
     def __init__(self, path: str | Path, *, revision: str | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.info = self._read_config()
-        self._store = StoreReader(self.path / STORE)
+        self.store = StoreReader(self.path / STORE)
         self.revision = revision
         self._frozen: frozenset[str] | None = None
         if revision is not None:
@@ -164,26 +167,34 @@ class Registry:
         return None if value is None else float(value)
 
     @cached_property
+    def text_index(self) -> TextIndex:
+        """Sizes, hashes and subsets of its texts, checked against the text set's id."""
+        return read_index(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+
+    @cached_property
     def texts(self) -> TextSet:
-        """Its text set, checked against its id."""
+        """Its text set; every text is checked against its hash."""
         return from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
 
     # What is in it
 
     def row_files(self) -> dict[str, Path]:
         """Row files by the digest in their name; their content is not read."""
+        rows = self.path / "rows"
         found = {}
-        for path in sorted((self.path / "rows").glob("*/*" + rowfile.SUFFIX)):
-            digest = rowfile.digest_in_name(path)
-            if digest and path.parent.name == digest[:2]:
-                found[digest] = path
+        # A scan, not a glob: a registry may hold a hundred thousand rows.
+        for folder in sorted(entry.name for entry in _scan(rows) if entry.is_dir(follow_symlinks=False)):
+            for name in sorted(entry.name for entry in _scan(rows / folder)):
+                digest = rowfile.digest_in_name(name)
+                if digest and digest[:2] == folder:
+                    found[digest] = rows / folder / name
         return found
 
     def retractions(self) -> dict[str, dict[str, Any]]:
         """Retractions by row digest."""
         found = {}
         for path in sorted((self.path / "retractions").glob("*.json")):
-            document = parse("retraction", path.read_bytes(), self.shown(path))
+            document = parse("retraction", self._bytes(path), self.shown(path))
             if path.stem != document["digest"]:
                 raise InvalidFileError(
                     self.shown(path), f"expected {path.stem}; got {document['digest']}", field="digest"
@@ -193,7 +204,7 @@ class Registry:
 
     def digests(self) -> set[str]:
         """Digests of the accepted rows: those of the version, or all that are not retracted."""
-        there = set(self._store.digests()) | set(self.row_files())
+        there = set(self.store.digests()) | set(self.row_files())
         if self._frozen is None:
             return there - set(self.retractions())
         missing = self._frozen - there
@@ -216,7 +227,7 @@ class Registry:
 
     def build_records(self) -> dict[str, RowRecord]:
         """Records of the rows in the build, by digest."""
-        return {record.digest: record for record in self._store.records()}
+        return {record.digest: record for record in self.store.records()}
 
     def has_build(self) -> bool:
         """Whether there is a build."""
@@ -253,7 +264,13 @@ class Registry:
         """Check a row's values, counts and identity against this registry."""
         from llreg.checking import check_values
 
-        check_values(row, self.info, self.texts.num_bytes, shown)
+        check_values(row, self.info, self.text_index.bytes_per_text, shown)
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InvalidFileError(self.shown(path), f"cannot be read: {error.strerror}") from error
 
     def shown(self, path: Path) -> str:
         """A path as messages show it: relative to the registry."""
@@ -287,7 +304,7 @@ class Registry:
         source = self._source()
         return summarise(
             records,
-            self.texts.bytes_per_text,
+            self.text_index.bytes_per_text,
             lambda ids: source.read("log_likelihood", ids, slice(None), self.num_texts),
         )
 
@@ -298,17 +315,13 @@ class Registry:
     def row(self, name: str) -> Row:
         """One row with its values; `name` as in `find`."""
         record = self.find(name)
-        everything = slice(None)
-        values = [
-            self._source().read(variable, [record.digest], everything, self.num_texts)[0]
-            for variable in ("log_likelihood", "num_tokens")
-        ]
-        return Row(record, *values)
+        stored = self.store.intact_rows([record])
+        return stored.get(record.digest) or self.read_file(self.row_files()[record.digest])
 
     def _source(self) -> Any:
         from llreg.dataset import RowSource
 
-        return RowSource(self._store, self.row_files(), self.read_file)
+        return RowSource(self.store, self.row_files(), self.read_file)
 
     def dataset(self, models: Sequence[str] | None = None) -> Dataset:
         """The rows as a lazy `xarray.Dataset` with dims (model, text).
@@ -330,7 +343,7 @@ class Registry:
         if models is not None:
             records = [find_record(records, name) for name in models]
         attrs = {"registry": self.name, "version": version_id(self.digests()), "view": self.info["view"]["id"]}
-        return make_dataset(self._source(), records, self.texts, attrs)
+        return make_dataset(self._source(), records, self.text_index, attrs)
 
     # Geometry
 
@@ -349,8 +362,9 @@ class Registry:
         threshold = self.clip if clip == "default" else clip
         if isinstance(threshold, str):
             raise InputError(f"clip: expected a number, None or 'default'; got {threshold!r}")
+        _check_clip(threshold)
         data = self.dataset(models)
-        result = kl_matrix(data["log_likelihood"].values, self.texts.bytes_per_text, clip=threshold)
+        result = kl_matrix(data["log_likelihood"].values, self.text_index.bytes_per_text, clip=threshold)
         labels = data["model"].values
         ids = data["model_id"].values
         coordinates = {"model": labels, "other": labels, "model_id": ("model", ids), "other_id": ("other", ids)}
@@ -407,19 +421,33 @@ class Registry:
     def version_manifest(self, tag: str) -> dict[str, Any]:
         """Manifest of one named version."""
         path = self.path / "versions" / f"{tag}.json"
-        if path.parent.name != "versions" or not path.is_file():
+        if path.parent != self.path / "versions" or not path.is_file():
             known = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
             raise NotFoundError(f"no version {tag!r} in {self.path}; versions here: {known}")
         return self._manifest(path)
 
     def _manifest(self, path: Path) -> dict[str, Any]:
         shown = self.shown(path)
-        manifest = parse("version", path.read_bytes(), shown)
+        manifest = parse("version", self._bytes(path), shown)
         if manifest["tag"] != path.stem:
             raise InvalidFileError(shown, f"expected {path.stem!r}; got {manifest['tag']!r}", field="tag")
         if manifest["version"] != version_id(manifest["rows"]):
             raise InvalidFileError(shown, "expected the version id of the rows it lists", field="version")
         return manifest
+
+
+def _check_clip(clip: float | None) -> None:
+    if clip is not None and not (math.isfinite(clip) and clip <= 0):
+        raise InputError(f"clip: expected a finite number of at most 0 nats, or none; got {clip}")
+
+
+def _scan(directory: Path) -> list[os.DirEntry[str]]:
+    """Entries of a directory; none if it is missing."""
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def _check_ids(info: dict[str, Any], shown: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.files import write_atomic
-from llreg_schemas import RowRecord, check, row_digest
+from llreg_schemas import RowRecord, canonical_json, check, row_digest
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
@@ -59,9 +59,9 @@ def row_path(record: RowRecord) -> Path:
     return Path("rows") / record.digest[:2] / f"{slug}-{record.digest}{SUFFIX}"
 
 
-def digest_in_name(path: Path) -> str | None:
+def digest_in_name(name: str) -> str | None:
     """The digest a row file's name claims; None if it is not a row file's name."""
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(name)
     return match["digest"] if match else None
 
 
@@ -95,7 +95,8 @@ def _to_zarr(row: Row) -> dict[str, bytes]:
     from zarr.storage import MemoryStore
 
     members: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=row.record.to_json())
+    attributes = json.loads(canonical_json(row.record.to_json()))  # sorted: equal rows give equal files
+    group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=attributes)
     for name, (dtype, _) in _DTYPES.items():
         values = getattr(row, name)
         array = group.create_array(

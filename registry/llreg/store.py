@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.rowfile import Row
 from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, SHARD_ROWS
-from llreg.textset import TextSet
-from llreg_schemas import RowRecord, canonical_json, version_id
+from llreg.textset import TextIndex
+from llreg_schemas import RowRecord, canonical_json, row_digest, version_id
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
 
@@ -62,7 +62,7 @@ def model_columns(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
     }
 
 
-def text_columns(texts: TextSet) -> dict[str, list[Any]]:
+def text_columns(texts: TextIndex) -> dict[str, list[Any]]:
     """Metadata of texts as columns."""
     return {
         "text": list(range(len(texts))),
@@ -81,7 +81,7 @@ def chunk_rows(num_texts: int) -> int:
 
 
 def write_store(
-    path: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextSet, attrs: Mapping[str, Any]
+    path: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]
 ) -> None:
     """Write a new store at `path`, which must not exist.
 
@@ -91,7 +91,7 @@ def write_store(
     rows : iterable of Row
         In the order of `records`; taken a shard at a time, so memory does not grow with the registry.
     records : sequence of RowRecord
-    texts : TextSet
+    texts : TextIndex
     attrs : mapping
         Attributes of the group.
     """
@@ -110,7 +110,7 @@ def write_store(
         zarr.consolidate_metadata(group.store)
 
 
-def _group_attributes(records: Sequence[RowRecord], texts: TextSet, attrs: Mapping[str, Any]) -> dict[str, Any]:
+def _group_attributes(records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]) -> dict[str, Any]:
     coordinates = [*model_columns([]), "record", *text_columns(texts)]
     return {
         **attrs,
@@ -194,6 +194,7 @@ class StoreReader:
         self._signature: tuple[int, int, int] | None = None
         self._group: Any = None
         self._positions: dict[str, int] = {}
+        self._records: list[RowRecord] | None = None
 
     def digests(self) -> list[str]:
         """Digests of the store's rows, in its order."""
@@ -208,9 +209,10 @@ class StoreReader:
     def records(self) -> list[RowRecord]:
         """Records of the store's rows, in its order."""
         self._refresh()
-        if self._group is None:
-            return []
-        return [RowRecord.from_json(json.loads(text)) for text in self._group["record"][:]]
+        if self._records is None:
+            texts = [] if self._group is None else self._group["record"][:]
+            self._records = [RowRecord.from_json(json.loads(text)) for text in texts]
+        return list(self._records)
 
     def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
         """Values of the named array for some rows.
@@ -234,6 +236,8 @@ class StoreReader:
         while True:
             self._refresh()
             before = self._signature
+            if self._group is None and not digests:
+                return _nothing(name)
             positions = [self._positions[digest] for digest in digests]
             try:
                 values = _select(self._group[name], positions, columns)
@@ -243,6 +247,19 @@ class StoreReader:
                 continue
             if self._current_signature() == before:  # else it was swapped meanwhile: rows may have moved
                 return values
+
+    def intact_rows(self, records: Sequence[RowRecord]) -> dict[str, Row]:
+        """Those of the given rows that are in the store with the values their digest names, by digest."""
+        there = set(self.digests())
+        wanted = [record for record in records if record.digest in there]
+        digests = [record.digest for record in wanted]
+        values, tokens = (self.read(name, digests, slice(None)) for name in ("log_likelihood", "num_tokens"))
+        rows = [Row(record, *pair) for record, *pair in zip(wanted, values, tokens, strict=True)]
+        return {
+            row.record.digest: row
+            for row in rows
+            if row_digest(row.record.identity.to_json(), row.log_likelihood, row.num_tokens) == row.record.digest
+        }
 
     def _current_signature(self) -> tuple[int, int, int] | None:
         try:
@@ -262,6 +279,7 @@ class StoreReader:
                 continue
             if self._current_signature() == signature:
                 self._group, self._positions, self._signature = group, positions, signature
+                self._records = None
 
     def _open(self) -> tuple[Any, dict[str, int]]:
         import zarr
@@ -284,6 +302,12 @@ class StoreReader:
                 self.shown,
                 f"cannot be read ({error}); delete the directory and run llreg build, the rows are not touched",
             ) from error
+
+
+def _nothing(name: str) -> NDArray[Any]:
+    import numpy as np
+
+    return np.empty((0, 0), np.float32 if name == "log_likelihood" else np.int32)
 
 
 def _select(array: Any, positions: Sequence[int], columns: slice | NDArray[np.intp]) -> NDArray[Any]:

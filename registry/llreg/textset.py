@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.settings import MAX_TEXT_BYTES, MAX_TEXTS
-from llreg_schemas import TextSetInfo, check, sha256_text, text_set_id
+from llreg_schemas import TextSetInfo, canonical_json, check, sha256_text, text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 
 if TYPE_CHECKING:
@@ -23,14 +24,12 @@ MINI = "mini"
 
 
 @dataclass(frozen=True)
-class TextSet:
-    """Texts in their fixed order.
+class TextIndex:
+    """What is known of a text set's texts, in their fixed order, without the texts.
 
     Attributes
     ----------
     info : TextSetInfo
-    texts : sequence of str or None
-        None where a licence forbids copying the text.
     num_bytes : sequence of int
         UTF-8 bytes of each text.
     sha256, subset, source : sequence of str
@@ -38,7 +37,6 @@ class TextSet:
     """
 
     info: TextSetInfo
-    texts: Sequence[str | None]
     num_bytes: Sequence[int]
     sha256: Sequence[str]
     subset: Sequence[str]
@@ -53,6 +51,19 @@ class TextSet:
         import numpy as np
 
         return np.asarray(self.num_bytes, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class TextSet(TextIndex):
+    """A text set with its texts.
+
+    Attributes
+    ----------
+    texts : sequence of str or None
+        None where a licence forbids copying the text.
+    """
+
+    texts: Sequence[str | None]
 
     def complete(self) -> list[str]:
         """Every text.
@@ -89,7 +100,7 @@ def make_text_set(name: str, items: Sequence[Mapping[str, Any]], *, licence: str
         subsets=counts,
         description=description,
     )
-    return TextSet(info, texts, sizes, hashes, subset, [item.get("source") or "" for item in items])
+    return TextSet(info, sizes, hashes, subset, [item.get("source") or "" for item in items], texts)
 
 
 def load_texts(which: str | Path) -> TextSet:
@@ -155,11 +166,12 @@ def _parquet_items(path: Path) -> list[dict[str, Any]]:
     try:
         names = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=[name for name in ("text", "subset", "source") if name in names])
-    except (pa.ArrowException, OSError) as error:
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a Parquet file; {error}") from error
     if "text" not in names:
         raise InputError(f"{path}: expected a column 'text'; got {', '.join(sorted(names))}")
-    return [check("text", item, f"{path}: row {number}") for number, item in enumerate(table.to_pylist())]
+    return [check("text", item, f"{path}: row {number}") for number, item in enumerate(rows)]
 
 
 def _check_items(items: Sequence[Mapping[str, Any]], shown: str) -> None:
@@ -172,6 +184,7 @@ def _check_items(items: Sequence[Mapping[str, Any]], shown: str) -> None:
         text = item["text"]
         try:
             size = len(text.encode("utf-8"))
+            canonical_json(item).encode("utf-8")
         except UnicodeEncodeError as error:  # a lone surrogate escaped in JSON
             raise InputError(f"{shown}: text {number} is not valid Unicode: {error.reason}") from error
         if size > MAX_TEXT_BYTES:
@@ -204,36 +217,63 @@ def to_parquet(texts: TextSet) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(path: Path, info: Mapping[str, Any], shown: str) -> TextSet:
-    """Read ``texts.parquet`` and check it against the header in registry.json.
+def read_index(path: Path, info: Mapping[str, Any], shown: str) -> TextIndex:
+    """Read ``texts.parquet`` without the texts and check it against the header in registry.json.
 
     Raises
     ------
     InvalidFileError
-        If a column, the number of texts, a hash or the text set's id does not fit.
+        If a column, the number of texts, a size or the text set's id does not fit.
     """
+    return _index(_read_columns(path, [name for name in _COLUMNS if name != "text"], shown), info, shown)
+
+
+def from_parquet(path: Path, info: Mapping[str, Any], shown: str) -> TextSet:
+    """Read ``texts.parquet`` and check it, every text's hash too.
+
+    Raises
+    ------
+    InvalidFileError
+        As `read_index`; also if a text is not the one its hash names.
+    """
+    columns = _read_columns(path, _COLUMNS, shown)
+    index = _index(columns, info, shown)
+    texts = TextSet(index.info, index.num_bytes, index.sha256, index.subset, index.source, columns["text"])
+    for number, (text, digest, size) in enumerate(zip(texts.texts, texts.sha256, texts.num_bytes, strict=True)):
+        if text is None:
+            continue
+        if not isinstance(text, str) or sha256_text(text) != digest:
+            raise InvalidFileError(shown, f"text {number} was changed: its sha256 is another", field="text")
+        if size != len(text.encode("utf-8")):
+            raise InvalidFileError(shown, f"text {number}: expected its UTF-8 bytes; got {size!r}", field="bytes")
+    return texts
+
+
+def _read_columns(path: Path, names: Sequence[str], shown: str) -> dict[str, list[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        there = pq.read_schema(path).names
+        missing = [name for name in _COLUMNS if name not in there]
+        if missing:
+            raise InvalidFileError(shown, f"expected the columns {', '.join(_COLUMNS)}; missing {', '.join(missing)}")
+        table = pq.read_table(path, columns=list(names))
+        return {name: table[name].to_pylist() for name in names}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidFileError(shown, f"expected a Parquet file; {error}") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    if missing:
-        raise InvalidFileError(shown, f"expected the columns {', '.join(_COLUMNS)}; missing {', '.join(missing)}")
-    columns = {name: table[name].to_pylist() for name in _COLUMNS}
+
+
+def _index(columns: Mapping[str, list[Any]], info: Mapping[str, Any], shown: str) -> TextIndex:
     header = TextSetInfo(**info)
-    texts = TextSet(header, *(columns[name] for name in _COLUMNS[1:]))
-    _check_table(texts, columns["index"], shown)
-    return texts
-
-
-def _check_table(texts: TextSet, index: Sequence[int], shown: str) -> None:
-    if list(index) != list(range(len(texts))):
-        raise InvalidFileError(shown, f"expected 0 to {len(texts) - 1} in order", field="index")
-    if text_set_id(texts.sha256) != texts.info.id:
+    index = TextIndex(header, columns["bytes"], columns["sha256"], columns["subset"], columns["source"])
+    if columns["index"] != list(range(len(index))):
+        raise InvalidFileError(shown, f"expected 0 to {len(index) - 1} in order", field="index")
+    if text_set_id(index.sha256) != header.id:
         raise InvalidFileError(shown, "expected the hashes of the text set in registry.json", field="sha256")
-    for number, (text, digest) in enumerate(zip(texts.texts, texts.sha256, strict=True)):
-        if text is not None and sha256_text(text) != digest:
-            raise InvalidFileError(shown, f"text {number} was changed: its sha256 is another", field="text")
+    wrong = next((size for size in index.num_bytes if not isinstance(size, int) or size < 1), None)
+    if wrong is not None or abs(sum(index.num_bytes) / len(index) - header.mean_bytes) > 1e-6:
+        raise InvalidFileError(shown, f"expected {header.mean_bytes} on average, as in registry.json", field="bytes")
+    if Counter(index.subset) != Counter(header.subsets):
+        raise InvalidFileError(shown, "expected the subsets in registry.json", field="subset")
+    return index

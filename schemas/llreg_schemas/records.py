@@ -52,7 +52,7 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """The identity as JSON."""
-        return dataclasses.asdict(self)
+        return {**vars(self), "adapter": dict(self.adapter) if self.adapter else None}
 
     @property
     def id(self) -> str:

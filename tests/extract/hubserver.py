@@ -114,11 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append({"type": "file", "path": file, "oid": oid, "size": len(data)})
         for path in sorted(repo.folder.rglob("*")):
             name = str(path.relative_to(repo.folder))
-            if (
-                path.is_dir()
-                and name.startswith(start)
-                and (recursive or "/" not in name.removeprefix(start))
-            ):
+            if path.is_dir() and name.startswith(start) and (recursive or "/" not in name.removeprefix(start)):
                 entries.append({"type": "directory", "path": name, "oid": "0" * 40, "size": 0})
         return entries
 

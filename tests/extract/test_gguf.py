@@ -95,10 +95,7 @@ def add_tokenizer(writer: Any, tokenizer: dict[str, Any]) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types(
-        [
-            gguf.TokenType.CONTROL if t.startswith("<") and len(t) > 2 else gguf.TokenType.NORMAL
-            for t in tokens
-        ]
+        [gguf.TokenType.CONTROL if t.startswith("<") and len(t) > 2 else gguf.TokenType.NORMAL for t in tokens]
     )
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(0)
@@ -122,9 +119,7 @@ def test_a_float32_gguf_scores_as_its_safetensors(
     assert model.declared == {**original.declared}
 
 
-def test_a_quantised_gguf_says_so_and_scores_nearly_the_same(
-    write_gguf: Write, toy_model: Callable[..., Path]
-) -> None:
+def test_a_quantised_gguf_says_so_and_scores_nearly_the_same(write_gguf: Write, toy_model: Callable[..., Path]) -> None:
     source = llreg_extract.resolve(str(write_gguf("toy.Q8_0.gguf", quantised=True)))
     assert source.quantization == "gguf:Q8_0"
     model = llreg_extract.load(source, device="cpu")
@@ -150,9 +145,7 @@ def test_only_the_file_itself_counts(write_gguf: Write, toy_model: Callable[...,
         shutil.copy(toy_model("gpt2", bos=True) / file, path.parent)
     beside = llreg_extract.resolve(str(path))
     assert beside.revision == source.revision
-    assert (
-        llreg_extract.score(llreg_extract.load(beside, device="cpu"), ["Some words."]).log_likelihood == alone
-    )
+    assert llreg_extract.score(llreg_extract.load(beside, device="cpu"), ["Some words."]).log_likelihood == alone
 
 
 def test_gguf_files_that_are_refused(write_gguf: Write, tmp_path: Path) -> None:
@@ -161,9 +154,7 @@ def test_gguf_files_that_are_refused(write_gguf: Write, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="one part of a split GGUF: merge the parts"):
         llreg_extract.resolve(str(write_gguf("a-00001-of-00002.gguf")))
     (tmp_path / "b.gguf").write_bytes(b"PK\3\4 and so on")
-    with pytest.raises(
-        UnsupportedModelError, match="not a GGUF file llreg can read: it does not start with GGUF"
-    ):
+    with pytest.raises(UnsupportedModelError, match="not a GGUF file llreg can read: it does not start with GGUF"):
         llreg_extract.resolve(str(tmp_path / "b.gguf"))
     (tmp_path / "c.gguf").write_bytes(b"GGUF\0\0\0\3")
     with pytest.raises(UnsupportedModelError, match="version 50331648, expected 2 or 3"):

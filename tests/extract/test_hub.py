@@ -190,9 +190,7 @@ def test_shards_of_any_name_are_fetched(told: dict[str, Any], local_value: float
 def test_the_commit_is_asked_for_before_anything_is_fetched(told: dict[str, Any]) -> None:
     asked = [line for line in told["log"] if "org/toy" in line]
     assert asked[0] == "GET /api/models/org/toy"
-    fetched = [
-        line for line in asked if line.startswith("GET /org/toy/resolve/") and "config.json" not in line
-    ]
+    fetched = [line for line in asked if line.startswith("GET /org/toy/resolve/") and "config.json" not in line]
     assert fetched
     assert all(f"/resolve/{SHA}/" in line for line in fetched)
 

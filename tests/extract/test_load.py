@@ -84,14 +84,10 @@ def test_tied_weights_are_not_missing(toy_model: Callable[..., Path]) -> None:
 def test_missing_weights_are_never_random(editable: Editable) -> None:
     folder = editable("llama")
     drop_weights(folder, keep=lambda key: key != "lm_head.weight")
-    with pytest.raises(
-        UnsupportedModelError, match=r"lacks 1 of the weights of a LlamaForCausalLM \(lm_head.weight\)"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"lacks 1 of the weights of a LlamaForCausalLM \(lm_head.weight\)"):
         load(folder)
     drop_weights(folder, keep=lambda key: "layers.1" not in key)
-    with pytest.raises(
-        UnsupportedModelError, match=r"lacks 10 of the weights .*, …\), which would be random"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"lacks 10 of the weights .*, …\), which would be random"):
         load(folder)
 
 

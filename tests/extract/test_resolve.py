@@ -39,9 +39,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-def test_a_missing_library_names_the_extra(
-    toy_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_names_the_extra(toy_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(toy_model("gpt2"))
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r'torch is needed here .* pip install "llreg\[extract\]"'):
@@ -125,9 +123,7 @@ def test_sharded_weights(editable: Editable) -> None:
     weights = load_file(folder / "model.safetensors")
     parts = [sorted(weights)[::2], sorted(weights)[1::2]]
     for number, keys in enumerate(parts):
-        save_file(
-            {k: weights[k] for k in keys}, folder / f"part-{number}.safetensors", metadata={"format": "pt"}
-        )
+        save_file({k: weights[k] for k in keys}, folder / f"part-{number}.safetensors", metadata={"format": "pt"})
     mapping = {key: f"part-{number}.safetensors" for number, keys in enumerate(parts) for key in keys}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": mapping}))
     whole = llreg_extract.resolve(str(folder))
@@ -153,9 +149,7 @@ def test_local_names(editable: Editable, folder_name: str, given: str | None, na
     assert llreg_extract.resolve(str(editable(name=folder_name)), name=given).name == name
 
 
-def test_the_directory_given_as_a_dot_has_its_own_name(
-    editable: Editable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_directory_given_as_a_dot_has_its_own_name(editable: Editable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(editable(name="here"))
     assert llreg_extract.resolve(".").name == "here"
 
@@ -173,9 +167,10 @@ def test_a_path_that_is_not_there(model: str) -> None:
         llreg_extract.resolve(model)
 
 
-def test_neither_path_nor_hub_id() -> None:
-    with pytest.raises(ModelNotFoundError, match="neither a path that exists nor a Hub id"):
-        llreg_extract.resolve("a/b/c")
+@pytest.mark.parametrize("model", ["a/b/c", "org/two--dashes", "a b", "", "x" * 5000, "a\0b"])
+def test_neither_path_nor_hub_id(model: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"neither a path that exists nor a (valid )?Hub id"):
+        llreg_extract.resolve(model)
 
 
 def test_options_that_go_with_the_other_kind(toy_model: Callable[..., Path]) -> None:
@@ -238,9 +233,7 @@ def test_files_that_are_missing_or_of_the_wrong_kind(editable: Editable) -> None
     with pytest.raises(ModelNotFoundError, match=r"has no weights: expected model.safetensors"):
         llreg_extract.resolve(str(folder))
     (folder / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(
-        UnsupportedModelError, match=r"model.safetensors is not a safetensors file or is cut short"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"model.safetensors is not a safetensors file or is cut short"):
         llreg_extract.resolve(str(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(UnsupportedModelError, match=r"config.json is not JSON"):
@@ -254,6 +247,14 @@ def test_files_that_are_missing_or_of_the_wrong_kind(editable: Editable) -> None
     (folder / "notes.txt").write_text("")
     with pytest.raises(UnsupportedModelError, match=r"notes.txt is no .gguf file"):
         llreg_extract.resolve(str(folder / "notes.txt"))
+
+
+def test_a_link_to_itself_is_no_config(editable: Editable) -> None:
+    folder = editable()
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("config.json")
+    with pytest.raises(ModelNotFoundError, match=r"toy-gpt2 has no config.json"):
+        llreg_extract.resolve(str(folder))
 
 
 def test_several_gguf_files_are_a_question(tmp_path: Path) -> None:

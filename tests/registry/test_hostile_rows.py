@@ -8,7 +8,6 @@ import json
 import tracemalloc
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,7 +174,11 @@ def test_other_array_metadata(members: Members, path: str, value: Any, told: str
         ("zarr.json", b'{"a":' * 100_000, "zarr.json: expected JSON"),
         ("zarr.json", b'{"zarr_format": 3, "node_type": "array"}', "expected a Zarr v3 group"),
         ("zarr.json", b'{"zarr_format": 3, "node_type": "group"}', "expected a value of type object"),
-        ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": [1]}', "expected a value of type object"),
+        (
+            "zarr.json",
+            b'{"zarr_format": 3, "node_type": "group", "attributes": [1]}',
+            "expected a value of type object",
+        ),
         (ARRAY, b"null", "log_likelihood: expected a JSON object"),
         (ARRAY, b"{}", "log_likelihood: expected shape"),
     ],
@@ -214,7 +217,9 @@ def test_record_with_a_number_that_no_column_holds(members: Members, number: flo
     ],
 )
 def test_identity_changed_under_the_digest(members: Members, path: str, value: str) -> None:
-    assert "digest: expected the digest of the values" in _refused(_zip(_edit(members, "zarr.json", f"attributes.{path}", value)))
+    assert "digest: expected the digest of the values" in _refused(
+        _zip(_edit(members, "zarr.json", f"attributes.{path}", value))
+    )
 
 
 def test_good_row_under_a_wrong_name(small_registry: Registry, row: Row) -> None:

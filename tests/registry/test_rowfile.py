@@ -156,7 +156,9 @@ def test_random_regions_overwritten_cut_or_repeated(row_file: Path) -> None:
     rng = random.Random(1)
     for trial in range(400):
         start, length = rng.randrange(len(data)), rng.randrange(1, 60)
-        middle = [rng.randbytes(length), b"", data[start : start + length] * 2, bytes(length), b"\xff" * length][trial % 5]
+        middle = [rng.randbytes(length), b"", data[start : start + length] * 2, bytes(length), b"\xff" * length][
+            trial % 5
+        ]
         _same_or_refused(data[:start] + middle + data[start + length :], row, f"trial {trial} at {start}")
 
 

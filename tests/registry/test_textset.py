@@ -229,7 +229,10 @@ def _rewrite(registry: Registry, change: Callable[[dict[str, list[Any]]], None])
     ("change", "told"),
     [
         (lambda c: c["text"].__setitem__(2, "Another text."), "text: text 2 was changed: its sha256 is another"),
-        (lambda c: c["sha256"].__setitem__(0, "0" * 64), "sha256: expected the hashes of the text set in registry.json"),
+        (
+            lambda c: c["sha256"].__setitem__(0, "0" * 64),
+            "sha256: expected the hashes of the text set in registry.json",
+        ),
         (lambda c: c["index"].reverse(), "index: expected 0 to 5 in order"),
         (lambda c: [column.pop() for column in c.values()], "index: expected 0 to 5 in order"),
         (lambda c: c.pop("source"), "expected the columns index, text, .*; missing source"),

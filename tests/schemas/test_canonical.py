@@ -62,7 +62,9 @@ def test_json_reads_back_as_the_value(value: Any) -> None:
 
 
 def test_canonical_json_is_written_out() -> None:
-    assert canonical_json({"ü": [1, 2.5, None], "a": {"z": True, "b": ""}}) == '{"a":{"b":"","z":true},"ü":[1,2.5,null]}'
+    assert (
+        canonical_json({"ü": [1, 2.5, None], "a": {"z": True, "b": ""}}) == '{"a":{"b":"","z":true},"ü":[1,2.5,null]}'
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -98,8 +100,8 @@ def test_row_digest_worked_out() -> None:
     expected = hashlib.sha256(
         canonical_json(IDENTITY.to_json()).encode()
         + b"\n"
-        + bytes.fromhex("0000c0bf" "0000c07f")  # -1.5 and the quiet NaN, little-endian
-        + bytes.fromhex("03000000" "00000000")
+        + bytes.fromhex("0000c0bf0000c07f")  # -1.5 and the quiet NaN, little-endian
+        + bytes.fromhex("0300000000000000")
     )
     assert row_digest(IDENTITY.to_json(), values, tokens) == expected.hexdigest()
 

@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from llreg import __version__
-from llreg.cli.common import Context
+from llreg.cli.common import Context, safe
 from llreg_schemas.errors import LlregError
 
 # Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
@@ -46,6 +46,15 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output (head, less) has left: not an error, and nothing to flush to.
+            # Caught here, because click's own handler exits with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
@@ -75,13 +84,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except LlregError as error:
-        click.echo(f"llreg: {error}", err=True)
+        click.echo(f"llreg: {safe(str(error))}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("llreg: interrupted; what was done is kept, the same command goes on from here", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left: not an error, and nothing to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)

@@ -75,7 +75,7 @@ def _threshold(given: str | None) -> float | str | None:
         value = float(given)
     except ValueError:
         value = math.nan
-    if not value <= 0:
+    if not -math.inf < value <= 0:
         raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {given!r}")
     return value
 

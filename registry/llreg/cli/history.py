@@ -28,6 +28,8 @@ def status(context: Context, /, as_json: bool, quiet: bool) -> None:
     click.echo(f"version {found['version'][:12]}{tagged}: {found['rows']} rows, {found['retracted']} retracted")
     if found["build_current"]:
         click.echo("the build holds all rows")
+    elif not found["has_build"]:
+        click.echo("there is no build yet; run: llreg build")
     else:
         click.echo(
             f"not in the build: {len(found['not_built'])} rows; to be left out: {len(found['to_leave_out'])}; run: llreg build"

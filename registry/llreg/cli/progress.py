@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from llreg.adding import AddResult
+from llreg.cli.common import safe
 
 
 class _Rate(ProgressColumn):
@@ -51,7 +52,7 @@ class Bars:
     def note(self, message: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:
-            self._console.print(f"llreg: {escape(message)}")
+            self._console.print(f"llreg: {escape(safe(message))}")
 
     def start(self, model: str, tokens: int, done: int) -> None:
         """Begin a model's bar."""
@@ -67,6 +68,6 @@ class Bars:
             self._progress.remove_task(self._task)
             self._task = None
         if result.status == "failed":
-            self._console.print(f"llreg: {escape(result.model)}: {escape(result.message)}", style="red")
+            self._console.print(f"llreg: {escape(safe(f'{result.model}: {result.message}'))}", style="red")
         else:
             self.note(f"{result.model}: {result.message}")
