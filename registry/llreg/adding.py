@@ -51,6 +51,9 @@ class Reporter(Protocol):
     def note(self, message: str) -> None:
         """Something the user should know."""
 
+    def begin(self, model: str) -> None:
+        """A model's turn: it is looked up and loaded."""
+
     def start(self, model: str, tokens: int, done: int) -> None:
         """Scoring begins: tokens in all and tokens done by an earlier run."""
 
@@ -65,6 +68,9 @@ class Silent:
     """A reporter that says nothing."""
 
     def note(self, message: str) -> None:
+        """Say nothing."""
+
+    def begin(self, model: str) -> None:
         """Say nothing."""
 
     def start(self, model: str, tokens: int, done: int) -> None:
@@ -140,6 +146,7 @@ def add(
     registry.texts.complete()
     results = []
     for model in models:
+        report.begin(model)
         try:
             result = _add_one(registry, model, chosen, report)
         except (ModelError, InputError) as error:

@@ -80,7 +80,8 @@ class TestReadOnly:
     def test_reading_works(self, filled: Registry, mounted: str, in_namespace: InNamespace) -> None:
         ids = [record.row_id for record in filled.records()]
         code, out, err = in_namespace(
-            mounted + "llreg ls -q; llreg ls; llreg dist -q; llreg info org/m2; llreg status; llreg log; llreg validate;"
+            mounted
+            + "llreg ls -q; llreg ls; llreg dist -q; llreg info org/m2; llreg status; llreg log; llreg validate;"
             "llreg texts ls"
         )
         assert (code, out.splitlines()[:3]) == (0, ids)
@@ -88,7 +89,9 @@ class TestReadOnly:
         assert "all valid" in err
 
     @pytest.mark.parametrize("state", ["with .llreg", "without .llreg"])
-    @pytest.mark.parametrize("command", ["build", "build --check", "tag v1", "retract org/m0 --why x", "add some/model"])
+    @pytest.mark.parametrize(
+        "command", ["build", "build --check", "tag v1", "retract org/m0 --why x", "add some/model"]
+    )
     def test_changing_is_refused(
         self, filled: Registry, mounted: str, in_namespace: InNamespace, command: str, state: str
     ) -> None:

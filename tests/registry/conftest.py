@@ -33,7 +33,14 @@ def _save(folder: Path, seed: int, gain: float, sizes: dict[str, Any]) -> Path:
     import transformers
 
     transformers.set_seed(seed)
-    defaults = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 1280, "vocab_size": 300, "initializer_range": 0.1}
+    defaults = {
+        "n_layer": 2,
+        "n_embd": 32,
+        "n_head": 4,
+        "n_positions": 1280,
+        "vocab_size": 300,
+        "initializer_range": 0.1,
+    }
     config = transformers.GPT2Config(**{**defaults, **sizes}, bos_token_id=0, eos_token_id=0)
     module = transformers.GPT2LMHeadModel(config)
     for name, weight in module.named_parameters():

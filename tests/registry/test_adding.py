@@ -126,7 +126,10 @@ def test_always_scores_again_and_says_that_it_is_equal(
     write_row(small_registry.path, toy_row)
     recorder = Recorder()
     (result,) = small_registry.add([str(toy_model())], overwrite="always", reporter=recorder)
-    assert (result.status, result.message) == ("present", f"gave exactly the row that is there, {toy_row.record.row_id}")
+    assert (result.status, result.message) == (
+        "present",
+        f"gave exactly the row that is there, {toy_row.record.row_id}",
+    )
     assert len(recorder.starts) == 1
     assert len(small_registry.row_files()) == 1
 

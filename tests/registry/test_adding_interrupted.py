@@ -33,7 +33,7 @@ DEADLINE = 120.0  # seconds
 @pytest.fixture(scope="session")
 def slow_model(toy_model: ToyModel) -> Path:
     """A model that needs a few seconds for the embedded text set."""
-    return toy_model("slow", n_layer=6, n_embd=256, n_head=4)
+    return toy_model("slow", n_layer=3, n_embd=256, n_head=4)
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +112,7 @@ def test_two_at_once_make_one_row(together: tuple[Registry, list[tuple[int, dict
     assert registry.validate() == []
 
 
-def test_ctrl_c_keeps_what_was_scored(
-    registry: Registry, slow_model: Path, start: Start, uninterrupted: Row
-) -> None:
+def test_ctrl_c_keeps_what_was_scored(registry: Registry, slow_model: Path, start: Start, uninterrupted: Row) -> None:
     process = start(registry, slow_model)
     assert _wait_for_growth(process, registry, 0)
     process.send_signal(signal.SIGINT)

@@ -54,9 +54,13 @@ class Bars:
         if not self._quiet:
             self._console.print(f"llreg: {escape(safe(message))}")
 
+    def begin(self, model: str) -> None:
+        """Begin a model's bar, moving without an end while the model is loaded."""
+        self._task = self._progress.add_task(f"{escape(safe(model))}: loading", total=None)
+
     def start(self, model: str, tokens: int, done: int) -> None:
-        """Begin a model's bar."""
-        self._task = self._progress.add_task(escape(model), total=tokens, completed=done)
+        """Give the bar its length."""
+        self._progress.reset(self._task, total=tokens, completed=done, description=escape(safe(model)))
 
     def advance(self, tokens: int) -> None:
         """Move the bar."""
