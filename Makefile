@@ -26,7 +26,7 @@ wheel-test: $(VENV)/.dev
 
 check: test lint types wheel-test
 
-bench: $(VENV)/.extract
+bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
 
 $(BIN)/python:

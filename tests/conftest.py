@@ -34,7 +34,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 SMALL_TEXTS = [
     {"text": "The lighthouse keeper counted ships until the fog came.", "subset": "prose", "source": "keeper/1"},
     {"text": "def area(r):\n    return 3.14159 * r * r\n", "subset": "code"},
-    {"text": "Grüße aus Köln – es regnet, und niemand weiß warum.", "subset": "multilingual", "source": "köln"},
+    {"text": "Grüße aus Köln: es regnet, und niemand weiß warum.", "subset": "multilingual", "source": "köln"},
     {"text": "数学は楽しい。明日も続ける。", "subset": "multilingual"},
     {"text": '{"id": 7, "tags": ["a", "b"], "ok": true}', "subset": "code"},
     {"text": "Take two eggs, a cup of flour, and more patience than you have."},

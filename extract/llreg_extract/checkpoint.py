@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
 )
 
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -104,14 +104,28 @@ def weight_files(directory: Path, name: str) -> list[str]:
     """
     if (directory / WEIGHTS).is_file():
         return [WEIGHTS]
+    files = indexed_weights(directory, name)
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there")
+    return files
+
+
+def indexed_weights(directory: Path, name: str) -> list[str]:
+    """The files that a directory's safetensors index names, sorted; they need not be there.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The index is malformed, or names files outside the directory.
+    """
     try:
         index = json.loads((directory / WEIGHTS_INDEX).read_text(encoding="utf-8"))
         files = sorted(set(index["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModelError(f"{name}: {WEIGHTS_INDEX} is not a safetensors index: {error}") from error
-    missing = [file for file in files if not (directory / file).is_file()]
-    if missing:
-        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there")
+    if any(Path(file).name != file for file in files):
+        raise UnsupportedModelError(f"{name}: {WEIGHTS_INDEX} names files outside the model's directory")
     return files
 
 
@@ -160,4 +174,4 @@ def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
         except SafetensorError as error:
             raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
     prevailing = elements.most_common(1)[0][0] if elements else "F32"
-    return elements.total(), _DTYPES.get(prevailing, "float32")
+    return elements.total(), DTYPES.get(prevailing, "float32")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from llreg_extract.checkpoint import TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX
+from llreg_extract.checkpoint import DTYPES, TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX, indexed_weights
 from llreg_extract.libraries import first_line, quiet
 from llreg_extract.source import Source, is_name
 from llreg_schemas.errors import LlregError, ModelAccessError, ModelError, ModelNotFoundError
 
 _TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
 _HEADER_BLOCK = 4 << 20  # 4 MiB: bytes fetched at a time while reading a GGUF header
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, WEIGHTS_INDEX)
 
 
@@ -62,7 +60,7 @@ class HubRepo:
         """dtype of most parameters, or None where the Hub does not say."""
         if not self.parameters:
             return None
-        return _DTYPES.get(max(self.parameters, key=lambda key: self.parameters[key]))
+        return DTYPES.get(max(self.parameters, key=lambda key: self.parameters[key]))
 
     def fetch(self, file: str) -> Path:
         """Local path of a small file, downloaded if need be."""
@@ -150,10 +148,7 @@ def download(source: Source, *, trust_remote_code: bool) -> Path:
             return path.parents[source.file.count("/")]
         patterns = [*_SMALL_FILES, *(["*.py"] if trust_remote_code else [])]
         folder = _snapshot(source, patterns)
-        weights = [WEIGHTS]
-        if (folder / WEIGHTS_INDEX).is_file():
-            index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
-            weights = sorted(set(index["weight_map"].values()))
+        weights = indexed_weights(folder, source.name) if (folder / WEIGHTS_INDEX).is_file() else [WEIGHTS]
         _snapshot(source, weights)
     missing = [file for file in weights if not (folder / file).is_file()]
     if missing:

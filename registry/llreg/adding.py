@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import llreg_extract
 from llreg import __version__, files, settings
 from llreg.journal import Journal, make_entries
-from llreg.rowfile import Row, row_path, write_row
+from llreg.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord, check, hash_json, row_digest
-from llreg_schemas.errors import InputError, ModelError, NonFiniteError, storage_errors
+from llreg_schemas.errors import InputError, InvalidFileError, ModelError, NonFiniteError, storage_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +45,8 @@ class AddResult:
     message: str
 
 
-class Reporter(Protocol):
-    """Told what goes on; every method may do nothing."""
+class Reporter:
+    """Told what goes on; does nothing itself. Override what you want to hear."""
 
     def note(self, message: str) -> None:
         """Something the user should know."""
@@ -62,25 +62,6 @@ class Reporter(Protocol):
 
     def finish(self, result: AddResult) -> None:
         """A model is done."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, message: str) -> None:
-        """Say nothing."""
-
-    def begin(self, model: str) -> None:
-        """Say nothing."""
-
-    def start(self, model: str, tokens: int, done: int) -> None:
-        """Say nothing."""
-
-    def advance(self, tokens: int) -> None:
-        """Say nothing."""
-
-    def finish(self, result: AddResult) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +121,7 @@ def add(
     """
     chosen = Options(**options)
     _check_options(registry, models, chosen)
-    report = reporter or Silent()
+    report = reporter or Reporter()
     files.sweep(registry.path)
     files.check_writable(registry.path)
     registry.texts.complete()
@@ -166,6 +147,9 @@ def _check_options(registry: Registry, models: Sequence[str], options: Options) 
     for given, value in (("name", options.name), ("revision", options.revision)):
         if value is not None and len(models) > 1:
             raise InputError(f"{given} goes with one model; got {len(models)}: add them one at a time")
+    contributor = settings.contributor()
+    if contributor is not None and (not contributor.isprintable() or len(contributor) > 200):
+        raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
 
 
 def _add_one(registry: Registry, model: str, options: Options, report: Reporter) -> AddResult:
@@ -190,22 +174,27 @@ def _add_one(registry: Registry, model: str, options: Options, report: Reporter)
     def waiting() -> None:
         report.note(f"{source.name}: another llreg is adding it; waiting for that to finish")
 
-    run = _run_key(identity, device, options)
     runs = files.state_dir(registry.path) / "runs"
     with storage_errors(runs):
         runs.mkdir(exist_ok=True)
-    with files.lock(registry.path, f"runs/{run}", waiting=waiting):
+    with files.lock(registry.path, f"runs/{identity.id[:24]}", waiting=waiting):
         present = _present(registry, identity, model, options)  # the one we waited for may have written it
-        if present:
-            return present
-        loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=options.trust_remote_code)
-        return _Run(registry, identity, loaded, Journal(runs / f"{run}.journal"), options, report).result(model)
+        if present is None:
+            loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=options.trust_remote_code)
+            journal = Journal(runs / f"{identity.id[:24]}-{_run_key(device, options)}.journal")
+            present = _Run(registry, identity, loaded, journal, options, report).result(model)
+        for leftover in runs.glob(f"{identity.id[:24]}-*"):  # also of runs with other libraries: the row is there now
+            leftover.unlink()
+        return present
 
 
 def _present(registry: Registry, identity: Identity, model: str, options: Options) -> AddResult | None:
     """The result for a row that is there already, unless it must be (partly) scored again."""
+    if options.overwrite == "always":
+        return None
     there = registry.replicates(identity)
-    if not there or options.overwrite == "always":
+    if not there:
+        _refuse_retracted(registry, identity)
         return None
     record = there[-1]
     if options.overwrite == "only-missing" and len(_unexplained(registry, record)):
@@ -213,8 +202,20 @@ def _present(registry: Registry, identity: Identity, model: str, options: Option
     return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
 
 
+def _refuse_retracted(registry: Registry, identity: Identity) -> None:
+    retractions = registry.retractions()
+    if not retractions:
+        return
+    for record in registry.all_records().values():
+        if record.digest in retractions and record.identity.id == identity.id:
+            raise InputError(
+                f"{record.row_id} was retracted ({retractions[record.digest]['why']}); to measure it again all the same: "
+                "--overwrite always"
+            )
+
+
 def _unexplained(registry: Registry, record: RowRecord) -> NDArray[np.intp]:
-    """Texts that a row lacks for no reason of the model's own, such as a context too short for them."""
+    """Indices of texts, shape (n,), that a row lacks for no reason of the model's own, as a context too short."""
     import numpy as np
 
     values = registry.row(record.row_id).log_likelihood
@@ -224,17 +225,16 @@ def _unexplained(registry: Registry, record: RowRecord) -> NDArray[np.intp]:
     return missing if len(missing) > explained else missing[:0]
 
 
-def _run_key(identity: Identity, device: str, options: Options) -> str:
-    """Name of an unfinished run: values of another library version or device must not be mixed into it."""
+def _run_key(device: str, options: Options) -> str:
+    """Which unfinished run may go on: values of another library version or device must not be mixed into it."""
     from importlib.metadata import version
 
     parts = {
-        "identity": identity.id,
         "device": device,
         "again": options.overwrite == "always",
         "libraries": [__version__, version("torch"), version("transformers")],
     }
-    return hash_json(parts)[:24]
+    return hash_json(parts)[:12]
 
 
 class _Run:
@@ -260,23 +260,40 @@ class _Run:
         started = time.monotonic()
         entries = self._score(self._carried())
         row = self._row(entries, time.monotonic() - started)
-        there = (self.registry.path / row_path(row.record)).exists() or row.record.digest in self.registry.digests()
-        write_row(self.registry.path, row)
+        if row.record.digest in self.registry.retractions():
+            raise InputError(f"it gave exactly the row that was retracted, {row.record.row_id}; nothing was added")
+        there = row.record.digest in self.registry.digests()
+        if not there:
+            write_row(self.registry.path, row)
         if self.completes and self.completes.digest != row.record.digest:
             self.registry.retract(
                 self.completes.digest, why=f"superseded by {row.record.row_id}, which has its values and more"
             )
-        self.journal.remove()
         return AddResult(given, "present" if there else "added", row.record.row_id, _sentence(row, there))
 
     def _carried(self) -> NDArray[Any]:
         """Entries of an interrupted run, or else of the row to be completed."""
         kept = self.journal.read()
         there = self.registry.replicates(self.identity) if self.options.overwrite == "only-missing" else []
-        if there:
-            self.completes = there[-1]
-            return kept if len(kept) else _entries_of(self.registry.row(self.completes.row_id))
-        return kept
+        if not there:
+            return kept
+        self.completes = there[-1]
+        self._refuse_other_environment(self.completes)
+        return kept if len(kept) else _entries_of(self.registry.row(self.completes.row_id))
+
+    def _refuse_other_environment(self, record: RowRecord) -> None:
+        """A row is of one environment: its record could not tell which values came from which."""
+        now = llreg_extract.environment(self.model)
+        then = record.provenance
+        if (then["device"]["type"], then["versions"].get("torch"), then["versions"].get("transformers")) != (
+            now["device"]["type"],
+            now["versions"]["torch"],
+            now["versions"]["transformers"],
+        ):
+            raise InputError(
+                f"{record.row_id} lacks texts, and was scored with other library versions or on another kind of device: "
+                "score all again with --overwrite always"
+            )
 
     def _score(self, kept: NDArray[Any]) -> NDArray[Any]:
         lengths = self.encoded.lengths
@@ -330,7 +347,10 @@ class _Run:
         record = RowRecord(
             self.identity, self._provenance(entries, int(tokens.sum()), seconds), self.model.declared, digest
         )
-        check("row", record.to_json(), f"row of {self.identity.model}")
+        try:
+            check("row", record.to_json(), "its record")
+        except InvalidFileError as error:
+            raise ModelError(f"the row of {self.identity.model} cannot be recorded: {error}") from error
         return Row(record, values, tokens)
 
     def _provenance(self, entries: NDArray[Any], tokens: int, seconds: float) -> dict[str, Any]:

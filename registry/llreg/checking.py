@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llreg.registry import Registry
 
 _TOKENS_PER_BYTE = 16  # Unicode normalisation can turn one 3-byte character into 33 bytes
+_NATS_PER_TOKEN = 10_000  # far beyond what a model can lose on one token
 _EXTRA_TOKENS = 16  # special tokens around a text
 
 
@@ -81,6 +82,13 @@ def _check_arrays(row: Row, num_bytes: NDArray[np.float64], shown: str) -> None:
         raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
     _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
     _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
+    _refuse(
+        values < -_NATS_PER_TOKEN * tokens.astype(np.float64),
+        shown,
+        "log_likelihood",
+        f"at least {-_NATS_PER_TOKEN} nats a token",
+        values,
+    )
     limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
     _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
 
@@ -205,11 +213,18 @@ def _check_references(registry: Registry) -> None:
 def _check_store(registry: Registry) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
     records = registry.store.records()
+    files = registry.row_files()
     for start in range(0, len(records), SHARD_ROWS):
         batch = records[start : start + SHARD_ROWS]
         intact = registry.store.intact_rows(batch)
         for record in batch:
             check("row", record.to_json(), f"{STORE}: {record.row_id}")
+            path = files.get(record.digest)
+            if path and registry.is_sound(path) and registry.file_record(path) != record:
+                raise InvalidFileError(
+                    f"{STORE}: {record.row_id}",
+                    f"expected the record in {registry.shown(path)}; make it again: llreg build",
+                )
             if record.digest not in intact:
                 raise InvalidFileError(
                     f"{STORE}: {record.row_id}", "expected values with the row's digest; make it again: llreg build"

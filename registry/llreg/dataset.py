@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +11,17 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from llreg.rowfile import Row
-from llreg.store import StoreReader, model_columns, text_columns
+from llreg.rowfile import ARRAY_ATTRIBUTES, Row
+from llreg.store import model_columns, text_columns
+from llreg.storereader import StoreReader
 from llreg.textset import TextIndex
 from llreg_schemas import RowRecord, canonical_json
+from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DTYPES = {"log_likelihood": np.dtype("float32"), "num_tokens": np.dtype("int32")}
-_ATTRS = {
-    "log_likelihood": {"long_name": "log-likelihood of the text", "units": "nat"},
-    "num_tokens": {"long_name": "tokens scored", "units": "1"},
-}
 
 
 class RowSource:
@@ -44,19 +42,47 @@ class RowSource:
     def read(
         self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], num_texts: int
     ) -> NDArray[Any]:
-        """Values of shape (len(digests), n_columns) of "log_likelihood" or "num_tokens"."""
-        stored = set(self._store.digests())
+        """Values of some rows.
+
+        Returns
+        -------
+        float32 (log_likelihood, nats) or int32 (num_tokens) array of shape (len(digests), n_columns)
+
+        Raises
+        ------
+        NotFoundError
+            If a row is gone since this dataset was opened.
+        """
+        while True:
+            stored = set(self._store.digests())
+            try:
+                return self._read(name, digests, columns, num_texts, stored)
+            except NotFoundError:
+                if stored == set(self._store.digests()):  # else a new build came between, with other rows
+                    raise
+
+    def _read(
+        self,
+        name: str,
+        digests: Sequence[str],
+        columns: slice | NDArray[np.intp],
+        num_texts: int,
+        stored: Collection[str],
+    ) -> NDArray[Any]:
         inside = [k for k, digest in enumerate(digests) if digest in stored]
         width = len(range(*columns.indices(num_texts))) if isinstance(columns, slice) else len(columns)
-        if len(inside) == len(digests) and inside:
-            return self._store.read(name, digests, columns)
         values = np.empty((len(digests), width), _DTYPES[name])
         if inside:
             values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
         for k, digest in enumerate(digests):
             if digest not in stored:
-                values[k] = getattr(self._read_file(self._files[digest]), name)[columns]
+                values[k] = getattr(self._read_file(self._path(digest)), name)[columns]
         return values
+
+    def _path(self, digest: str) -> Path:
+        if digest not in self._files:
+            raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
+        return self._files[digest]
 
 
 class _Values(BackendArray):
@@ -95,7 +121,9 @@ def make_dataset(
     digests = [record.digest for record in records]
     variables = {
         name: Variable(
-            ("model", "text"), indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))), _ATTRS[name]
+            ("model", "text"),
+            indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))),
+            ARRAY_ATTRIBUTES[name],
         )
         for name in _DTYPES
     }

@@ -15,7 +15,13 @@ _BLOCK = 32  # models at a time, so that temporaries stay in the cache
 TAIL_SHARE = 0.01  # the texts whose share of the variance is reported: the top 1 %
 
 
-def kl_matrix(log_likelihood: NDArray[np.floating], num_bytes: NDArray[np.floating], *, clip: float | None) -> Dataset:
+def kl_matrix(
+    log_likelihood: NDArray[np.floating],
+    num_bytes: NDArray[np.floating],
+    *,
+    clip: float | None,
+    others: NDArray[np.floating] | None = None,
+) -> Dataset:
     """Pairwise KL divergences of models, estimated from their log-likelihoods.
 
     Parameters
@@ -26,6 +32,8 @@ def kl_matrix(log_likelihood: NDArray[np.floating], num_bytes: NDArray[np.floati
         UTF-8 bytes of the texts.
     clip : float or None
         Values below are raised to it, in both rows, nats per text.
+    others : float array of shape (n_others, n_texts), nats, optional
+        Second models of the pairs; by default the first ones, and then half the work is saved.
 
     Returns
     -------
@@ -47,18 +55,18 @@ def kl_matrix(log_likelihood: NDArray[np.floating], num_bytes: NDArray[np.floati
     """
     import xarray as xr
 
-    values = np.asarray(log_likelihood, dtype=np.float64)
-    if clip is not None:
-        values = np.maximum(values, clip)  # NaN stays NaN
-    n_models = len(values)
+    values = _clipped(log_likelihood, clip)
+    second = values if others is None else _clipped(others, clip)
     names = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")
-    result: dict[str, NDArray[Any]] = {name: np.zeros((n_models, n_models)) for name in names}
-    for i in range(n_models):
-        for start in range(i, n_models, _BLOCK):
-            block = slice(start, min(start + _BLOCK, n_models))
-            columns = _one_to_many(values[i], values[block], num_bytes)
+    result: dict[str, NDArray[Any]] = {name: np.zeros((len(values), len(second))) for name in names}
+    for i in range(len(values)):
+        for start in range(i if others is None else 0, len(second), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(second)))
+            columns = _one_to_many(values[i], second[block], num_bytes)
             for name, column in zip(names, columns, strict=True):
-                result[name][i, block] = result[name][block, i] = column
+                result[name][i, block] = column
+                if others is None:
+                    result[name][block, i] = column
     scale = result.pop("mean_bytes") * math.log(2)
     result["kl_bits_per_byte"], result["kl_bits_per_byte_se"] = result["kl"] / scale, result["kl_se"] / scale
     result["num_texts"] = result["num_texts"].astype(np.int64)
@@ -73,6 +81,11 @@ _ATTRS = {
     "tail_share": {"long_name": "share of the variance that the top 1 % of texts carry", "units": "1"},
     "num_texts": {"long_name": "texts used", "units": "1"},
 }
+
+
+def _clipped(log_likelihood: NDArray[np.floating], clip: float | None) -> NDArray[np.float64]:
+    values = np.asarray(log_likelihood, dtype=np.float64)
+    return values if clip is None else np.maximum(values, clip)  # NaN stays NaN
 
 
 def _one_to_many(

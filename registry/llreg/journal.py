@@ -56,7 +56,10 @@ class Journal:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temp = self.path.with_suffix(".new")
-            temp.write_bytes(kept.tobytes())
+            with temp.open("wb") as file:
+                file.write(kept.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
             temp.replace(self.path)
             self._file = self.path.open("ab")
         try:
@@ -73,6 +76,13 @@ class Journal:
         status: NDArray[np.integer],
     ) -> None:
         """Add scored texts; they are on the disk within a few seconds.
+
+        Parameters
+        ----------
+        text : integer array of shape (n,), indices of texts
+        log_likelihood : float64 array of shape (n,), nats
+        num_tokens : integer array of shape (n,), tokens scored
+        status : integer array of shape (n,), values of `llreg_extract.Status`
 
         Raises
         ------

@@ -29,7 +29,7 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
     chosen = given or settings.registry_setting()
     if chosen:
         return _open(chosen)
-    for directory in (Path.cwd(), *Path.cwd().parents):
+    for directory in _enclosing():
         if (directory / CONFIG).is_file():
             return Registry(directory)
     path = settings.default_registry()
@@ -53,3 +53,11 @@ def _open(given: str) -> Registry:
             f"hf download --repo-type dataset {given} --local-dir {given.split('/')[1]}"
         )
     raise InputError(f"no directory {given}; make a registry there with: llreg init {given}")
+
+
+def _enclosing() -> list[Path]:
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the working directory was removed
+        return []
+    return [here, *here.parents]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llreg import build as builds
 from llreg import files, settings
-from llreg.rowfile import Row
+from llreg.rowfile import Row, write_row
 from llreg.store import STORE
 from llreg_schemas import RowRecord, check, pretty_json, version_id
 from llreg_schemas.errors import InputError, InvalidFileError
@@ -40,6 +40,7 @@ def build(registry: Registry) -> str:
     files.sweep(registry.path)
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
         records = _write(registry, staging)
+        _keep_dropped(registry, records)
         files.swap_directory(registry.path, staging / STORE, registry.path / STORE)
         for name in (builds.TABLE, builds.CARD):
             files.write_atomic(registry.path, registry.path / name, (staging / name).read_bytes())
@@ -55,27 +56,35 @@ def check_build(registry: Registry) -> list[str]:
 
 
 def _write(registry: Registry, directory: Path) -> list[RowRecord]:
-    records = registry.records()
+    records = registry.records(strict=True)
     builds.write_build(directory, _rows(registry, records), records, registry.text_index, registry.info)
     return records
 
 
 def _rows(registry: Registry, records: list[RowRecord]) -> Iterator[Row]:
-    """The rows of `records`, a shard's worth in memory: from the old build, which is quick, else from row files."""
+    """The rows of `records`: from their files where they are, else from the old build, a shard's worth in memory."""
     here = registry.row_files()
     for start in range(0, len(records), settings.SHARD_ROWS):
         batch = records[start : start + settings.SHARD_ROWS]
-        stored = registry.store.intact_rows(batch)
+        stored = registry.store.intact_rows([record for record in batch if record.digest not in here])
         for record in batch:
-            if record.digest in stored:
-                yield stored[record.digest]
-            elif record.digest in here:
+            if record.digest in here:
                 yield registry.read_file(here[record.digest])
+            elif record.digest in stored:
+                yield stored[record.digest]
             else:
                 raise InvalidFileError(
                     STORE,
-                    f"expected the values of {record.row_id}; they were changed and its row file is not here: pull it again",
+                    f"the values of {record.row_id} were changed and its row file is not here; get it again from where it came",
                 )
+
+
+def _keep_dropped(registry: Registry, records: list[RowRecord]) -> None:
+    """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
+    kept = {record.digest for record in records} | set(registry.row_files())
+    dropped = [record for record in registry.store.records() if record.digest not in kept]
+    for row in registry.store.intact_rows(dropped).values():
+        write_row(registry.path, row)
 
 
 def tag(registry: Registry, name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from llreg import files, rowfile
 from llreg.rowfile import Row
-from llreg.store import STORE, StoreReader
-from llreg.textset import TextIndex, TextSet, from_parquet, load_texts, read_index, to_parquet
+from llreg.store import STORE
+from llreg.storereader import StoreReader
+from llreg.textset import TextIndex, TextSet, from_parquet, is_name, load_texts, read_index, to_parquet, valid_name
 from llreg_schemas import Identity, RowRecord, hash_json, make_view, modelmap_protocol, parse, pretty_json, version_id
-from llreg_schemas.errors import InputError, InvalidFileError, LlregError, NotFoundError, storage_errors
+from llreg_schemas.errors import InputError, InvalidFileError, LlregError, LlregWarning, NotFoundError, storage_errors
 from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT
 
 if TYPE_CHECKING:
@@ -66,14 +68,17 @@ def init(
         If the directory cannot be written.
     """
     root = Path(path).expanduser().resolve()
-    if (root / CONFIG).exists():
+    with storage_errors(root):
+        there = (root / CONFIG).exists()
+    if there:
         raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
     _check_clip(clip)
+    _refuse_foreign_files(root)
     text_set = load_texts(texts)
     document = {
         "format": REGISTRY_FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": name or root.name,
+        "name": valid_name(root.name) if name is None else _checked_name(name),
         "licence": licence,
         "created": now(),
         "text_set": text_set.info.to_json(),
@@ -84,11 +89,35 @@ def init(
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     files.write_atomic(root, root / TEXTS, to_parquet(text_set))
-    files.write_atomic(root, root / ".gitattributes", _GITATTRIBUTES.encode())
-    files.write_atomic(root, root / ".gitignore", b".llreg/\n")
+    _add_lines(root, ".gitattributes", _GITATTRIBUTES)
+    _add_lines(root, ".gitignore", ".llreg/\n")
     # Last: a directory is a registry once this file is there.
     files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
     return Registry(root)
+
+
+def _refuse_foreign_files(root: Path) -> None:
+    """A registry writes files of these names, and must not overwrite anybody's."""
+    there = [name for name in (TEXTS, STORE, "models.parquet", "README.md", "rows") if (root / name).exists()]
+    if there:
+        raise InputError(
+            f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
+        )
+
+
+def _checked_name(name: str) -> str:
+    if not is_name(name):
+        raise InputError(f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}")
+    return name
+
+
+def _add_lines(root: Path, name: str, lines: str) -> None:
+    """Add the lines that a file lacks; it may be the user's."""
+    path = root / name
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    missing = [line for line in lines.splitlines() if line not in there.splitlines()]
+    text = there if not there or there.endswith("\n") else there + "\n"
+    files.write_atomic(root, path, (text + "".join(f"{line}\n" for line in missing)).encode())
 
 
 def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
@@ -181,14 +210,22 @@ class Registry:
     def row_files(self) -> dict[str, Path]:
         """Row files by the digest in their name; their content is not read."""
         rows = self.path / "rows"
-        found = {}
+        found: dict[str, Path] = {}
         # A scan, not a glob: a registry may hold a hundred thousand rows.
         for folder in sorted(entry.name for entry in _scan(rows) if entry.is_dir(follow_symlinks=False)):
             for name in sorted(entry.name for entry in _scan(rows / folder)):
                 digest = rowfile.digest_in_name(name)
-                if digest and digest[:2] == folder:
+                if digest and digest[:2] == folder and (digest not in found or self.is_sound(rows / folder / name)):
                     found[digest] = rows / folder / name
         return found
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a row file can be read: asked where two files claim one digest."""
+        try:
+            self.file_record(path)
+        except InvalidFileError:
+            return False
+        return True
 
     def retractions(self) -> dict[str, dict[str, Any]]:
         """Retractions by row digest."""
@@ -202,28 +239,51 @@ class Registry:
             found[path.stem] = document
         return found
 
-    def digests(self) -> set[str]:
-        """Digests of the accepted rows: those of the version, or all that are not retracted."""
-        there = set(self.store.digests()) | set(self.row_files())
-        if self._frozen is None:
-            return there - set(self.retractions())
-        missing = self._frozen - there
+    def records(self, *, strict: bool = False) -> list[RowRecord]:
+        """Records of the accepted rows, in build order (time added, then digest).
+
+        Accepted are the rows of the version, or all that are not retracted.
+
+        Parameters
+        ----------
+        strict : bool
+            Trust no old build where there is a row file, and raise on a damaged one. Otherwise rows of the build
+            are taken from there, and a damaged row file is left out with a warning.
+
+        Raises
+        ------
+        InvalidFileError
+            If the build, or (strict) a row file, is damaged.
+        NotFoundError
+            If rows of the version are not here.
+        """
+        stored, files_there = self.build_records(), self.row_files()
+        accepted = self._accepted()  # read last: a row retracted meanwhile is left out, never one too many seen
+        found = {digest: record for digest, record in stored.items() if accepted(digest)}
+        for digest, path in files_there.items():
+            if accepted(digest) and (strict or digest not in found):
+                try:
+                    found[digest] = self.file_record(path)
+                except InvalidFileError as error:
+                    if strict:
+                        raise
+                    warnings.warn(f"left out, {error}", LlregWarning, stacklevel=2)
+        missing = (self._frozen or frozenset()) - set(found)
         if missing:
             raise NotFoundError(
-                f"version {self.revision} holds {len(missing):,} rows that are not here; get them with: llreg pull"
+                f"version {self.revision} holds {len(missing):,} rows that are not here; get them from where the registry came"
             )
-        return set(self._frozen)
+        return sorted(found.values(), key=lambda record: record.sort_key)
 
-    def records(self) -> list[RowRecord]:
-        """Records of the accepted rows, in build order (time added, then digest)."""
-        accepted = self.digests()
-        stored = self.build_records()
-        found = [record for digest, record in stored.items() if digest in accepted]
-        pending = {
-            digest: path for digest, path in self.row_files().items() if digest in accepted and digest not in stored
-        }
-        found += [self._file_record(path) for path in pending.values()]
-        return sorted(found, key=lambda record: record.sort_key)
+    def _accepted(self) -> Callable[[str], bool]:
+        if self._frozen is not None:
+            return self._frozen.__contains__
+        retracted = self.retractions()
+        return lambda digest: digest not in retracted
+
+    def digests(self) -> set[str]:
+        """Digests of the accepted rows."""
+        return {record.digest for record in self.records()}
 
     def build_records(self) -> dict[str, RowRecord]:
         """Records of the rows in the build, by digest."""
@@ -236,10 +296,12 @@ class Registry:
     def all_records(self) -> dict[str, RowRecord]:
         """Records of every row that is here, retracted ones too, by digest."""
         found = self.build_records()
-        found |= {digest: self._file_record(path) for digest, path in self.row_files().items() if digest not in found}
+        for digest, path in self.row_files().items():
+            if digest not in found and self.is_sound(path):
+                found[digest] = self.file_record(path)
         return found
 
-    def _file_record(self, path: Path) -> RowRecord:
+    def file_record(self, path: Path) -> RowRecord:
         """Record of a row file, read once: a row file never changes."""
         status = path.stat()
         key = status.st_mtime_ns, status.st_size
@@ -347,29 +409,63 @@ class Registry:
 
     # Geometry
 
-    def kl(self, models: Sequence[str] | None = None, *, clip: float | str | None = "default") -> Dataset:
-        """Pairwise KL divergences with standard errors; see `llreg.geometry.kl_matrix`.
+    def kl(
+        self,
+        models: Sequence[str] | None = None,
+        others: Sequence[str] | None = None,
+        *,
+        clip: float | str | None = "default",
+    ) -> Dataset:
+        """KL divergences between rows, with standard errors.
 
         Parameters
         ----------
-        models : sequence of str, optional
-            Which rows, as in `find`; all by default.
+        models, others : sequence of str, optional
+            Which rows, as in `find`. `models` are all by default; `others` are `models` by default.
         clip : float, None or "default"
             Clip threshold, nats per text; None for none; "default" for the registry's frozen one.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dims (model, other); float64 ``kl``, ``kl_se`` in nats per text, ``kl_bits_per_byte``,
+            ``kl_bits_per_byte_se``, ``tail_share``; int64 ``num_texts``; row ids and model names as coordinates;
+            the version and the view in the attributes. Formulas in `llreg.geometry.kl_matrix`.
         """
         from llreg.geometry import kl_matrix
 
         threshold = self.clip if clip == "default" else clip
-        if isinstance(threshold, str):
-            raise InputError(f"clip: expected a number, None or 'default'; got {threshold!r}")
-        _check_clip(threshold)
+        if isinstance(threshold, str) or (threshold is not None and not -math.inf < threshold <= 0):
+            raise InputError(f"clip: expected a finite number of at most 0, None or 'default'; got {threshold!r}")
         data = self.dataset(models)
-        result = kl_matrix(data["log_likelihood"].values, self.text_index.bytes_per_text, clip=threshold)
-        labels = data["model"].values
-        ids = data["model_id"].values
-        coordinates = {"model": labels, "other": labels, "model_id": ("model", ids), "other_id": ("other", ids)}
+        other = data if others is None else self.dataset(others)
+        values = data["log_likelihood"].values
+        result = kl_matrix(
+            values,
+            self.text_index.bytes_per_text,
+            clip=threshold,
+            others=None if others is None else other["log_likelihood"].values,
+        )
+        coordinates = {
+            "model": data["model"].values,
+            "other": other["model"].values,
+            "model_id": ("model", data["model_id"].values),
+            "other_id": ("other", other["model_id"].values),
+        }
         attrs = {**data.attrs, "clip": "none" if threshold is None else threshold, "view": make_view(threshold)["id"]}
         return result.assign_coords(coordinates).assign_attrs(attrs)
+
+    def status(self) -> dict[str, Any]:
+        """What is not built or not finished; see `llreg.history.status`."""
+        from llreg.history import status
+
+        return status(self)
+
+    def log(self) -> list[dict[str, Any]]:
+        """What happened, newest first; see `llreg.history.log`."""
+        from llreg.history import log
+
+        return log(self)
 
     # Changing it
 

@@ -31,8 +31,11 @@ _SLUG_CHARS = 100
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can hold: equal rows give equal files
 _DTYPES = {"log_likelihood": ("float32", "<f4"), "num_tokens": ("int32", "<i4")}
 _MEMBERS = {"zarr.json", *(f"{name}/{part}" for name in _DTYPES for part in ("zarr.json", "c/0"))}
-_LONG_NAMES = {"log_likelihood": "log-likelihood of the text", "num_tokens": "tokens scored"}
-_UNITS = {"log_likelihood": "nat", "num_tokens": "1"}
+# Attributes of the two arrays, here and in the store.
+ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "log_likelihood": {"long_name": "log-likelihood of the text", "units": "nat"},
+    "num_tokens": {"long_name": "tokens scored", "units": "1"},
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _to_zarr(row: Row) -> dict[str, bytes]:
             compressors=[GzipCodec(level=6)],
             fill_value=float("nan") if name == "log_likelihood" else 0,
             dimension_names=["text"],
-            attributes={"long_name": _LONG_NAMES[name], "units": _UNITS[name]},
+            attributes=ARRAY_ATTRIBUTES[name],
             config={"write_empty_chunks": True},  # every row file has the same members
         )
         array[:] = values

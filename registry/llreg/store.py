@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llreg.rowfile import Row
+from llreg.rowfile import ARRAY_ATTRIBUTES, Row
 from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, SHARD_ROWS
 from llreg.textset import TextIndex
-from llreg_schemas import RowRecord, canonical_json, row_digest, version_id
-from llreg_schemas.errors import FormatVersionError, InvalidFileError
+from llreg_schemas import RowRecord, canonical_json, version_id
 from llreg_schemas.records import FORMAT_VERSION
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 STORE = "store.zarr"
 _STRING_CHUNK = 4096  # rows a chunk of text metadata
@@ -122,7 +116,7 @@ def _group_attributes(records: Sequence[RowRecord], texts: TextIndex, attrs: Map
 
 def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -> None:
     import numpy as np
-    from zarr.codecs import ZstdCodec
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shard = (SHARD_ROWS, num_texts)
     common: dict[str, Any] = {
@@ -131,15 +125,16 @@ def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -
         # One file a shard, all in one directory: listing them over the Hub's API is one call.
         "chunk_key_encoding": {"name": "default", "separator": "."},
     }
-    # Left uncompressed: compression saves a tenth, doubles reading, and would tie bytes to a library version.
+    # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version
+    # (benchmarks/RESULTS.md).
     values = group.create_array(
         "log_likelihood",
         dtype="float32",
         shards=shard,
         chunks=(chunk_rows(num_texts), num_texts),
-        compressors=None,
+        compressors=[Crc32cCodec()],
         fill_value=float("nan"),
-        attributes={"long_name": "log-likelihood of the text", "units": "nat"},
+        attributes=ARRAY_ATTRIBUTES["log_likelihood"],
         **common,
     )
     tokens = group.create_array(
@@ -147,9 +142,9 @@ def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -
         dtype="int32",
         shards=shard,
         chunks=(_NUM_TOKENS_CHUNK, num_texts),
-        compressors=[ZstdCodec(level=3)],
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=0,
-        attributes={"long_name": "tokens scored", "units": "1"},
+        attributes=ARRAY_ATTRIBUTES["num_tokens"],
         **common,
     )
     start, batch = 0, []
@@ -176,152 +171,3 @@ def _write_column(group: Any, name: str, values: list[Any], dim: str) -> None:
     )
     if values:
         array[:] = np.array(values, dtype=np.int64 if numeric else object)
-
-
-class StoreReader:
-    """Reads rows of a ``store.zarr`` by digest, also while another process swaps it.
-
-    Parameters
-    ----------
-    path : Path
-        The store; it may be missing, which reads as no rows.
-    shown : str
-        Name used in messages.
-    """
-
-    def __init__(self, path: Path, *, shown: str = STORE) -> None:
-        self.path, self.shown = path, shown
-        self._signature: tuple[int, int, int] | None = None
-        self._group: Any = None
-        self._positions: dict[str, int] = {}
-        self._records: list[RowRecord] | None = None
-
-    def digests(self) -> list[str]:
-        """Digests of the store's rows, in its order."""
-        self._refresh()
-        return list(self._positions)
-
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the group; empty if there is no store."""
-        self._refresh()
-        return dict(self._group.attrs) if self._group is not None else {}
-
-    def records(self) -> list[RowRecord]:
-        """Records of the store's rows, in its order."""
-        self._refresh()
-        if self._records is None:
-            texts = [] if self._group is None else self._group["record"][:]
-            self._records = [RowRecord.from_json(json.loads(text)) for text in texts]
-        return list(self._records)
-
-    def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
-        """Values of the named array for some rows.
-
-        Parameters
-        ----------
-        name : {"log_likelihood", "num_tokens"}
-        digests : sequence of str
-        columns : slice or intp array
-            Texts to read.
-
-        Returns
-        -------
-        array of shape (len(digests), n_columns)
-
-        Raises
-        ------
-        KeyError
-            If a row is no longer in the store.
-        """
-        while True:
-            self._refresh()
-            before = self._signature
-            if self._group is None and not digests:
-                return _nothing(name)
-            positions = [self._positions[digest] for digest in digests]
-            try:
-                values = _select(self._group[name], positions, columns)
-            except (FileNotFoundError, ValueError):
-                if self._current_signature() == before:
-                    raise
-                continue
-            if self._current_signature() == before:  # else it was swapped meanwhile: rows may have moved
-                return values
-
-    def intact_rows(self, records: Sequence[RowRecord]) -> dict[str, Row]:
-        """Those of the given rows that are in the store with the values their digest names, by digest."""
-        there = set(self.digests())
-        wanted = [record for record in records if record.digest in there]
-        digests = [record.digest for record in wanted]
-        values, tokens = (self.read(name, digests, slice(None)) for name in ("log_likelihood", "num_tokens"))
-        rows = [Row(record, *pair) for record, *pair in zip(wanted, values, tokens, strict=True)]
-        return {
-            row.record.digest: row
-            for row in rows
-            if row_digest(row.record.identity.to_json(), row.log_likelihood, row.num_tokens) == row.record.digest
-        }
-
-    def _current_signature(self) -> tuple[int, int, int] | None:
-        try:
-            status = (self.path / "zarr.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _refresh(self) -> None:
-        """Open the store anew if it is not the one that was opened."""
-        while (signature := self._current_signature()) != self._signature:
-            try:
-                group, positions = self._open() if signature else (None, {})
-            except FileNotFoundError:
-                if self._current_signature() == signature:
-                    raise
-                continue
-            if self._current_signature() == signature:
-                self._group, self._positions, self._signature = group, positions, signature
-                self._records = None
-
-    def _open(self) -> tuple[Any, dict[str, int]]:
-        import zarr
-
-        try:
-            group = zarr.open_group(self.path, mode="r", use_consolidated=True)
-            version: Any = group.attrs.get("build_format_version")
-            if isinstance(version, int) and version > FORMAT_VERSION:
-                raise FormatVersionError(
-                    self.shown,
-                    f"expected build format {FORMAT_VERSION} or older; got {version}, "
-                    "made by a newer llreg: pip install --upgrade llreg",
-                )
-            digests: Any = group["digest"]
-            return group, {str(digest): position for position, digest in enumerate(digests[:])}
-        except (ValueError, KeyError) as error:
-            if isinstance(error, InvalidFileError):
-                raise
-            raise InvalidFileError(
-                self.shown,
-                f"cannot be read ({error}); delete the directory and run llreg build, the rows are not touched",
-            ) from error
-
-
-def _nothing(name: str) -> NDArray[Any]:
-    import numpy as np
-
-    return np.empty((0, 0), np.float32 if name == "log_likelihood" else np.int32)
-
-
-def _select(array: Any, positions: Sequence[int], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
-    """Rows of a Zarr array: one contiguous read where they are neighbours."""
-    import numpy as np
-
-    if not positions:
-        return np.empty(
-            (0, len(range(*columns.indices(array.shape[1]))) if isinstance(columns, slice) else len(columns)),
-            array.dtype,
-        )
-    first, count = positions[0], len(positions)
-    if list(positions) == list(range(first, first + count)):
-        rows: Any = slice(first, first + count)
-    else:
-        rows = np.asarray(positions)
-    return np.asarray(array.oindex[rows, columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MINI = "mini"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def load_texts(which: str | Path) -> TextSet:
     else:
         raise InputError(f"{path}: expected a .jsonl or .parquet file; got {path.suffix or 'no ending'!r}")
     _check_items(items, str(path))
-    return make_text_set(_set_name(path), items, licence="unknown")
+    return make_text_set(valid_name(path.stem), items, licence="unknown")
 
 
 def mini() -> TextSet:
@@ -196,9 +198,15 @@ def _check_items(items: Sequence[Mapping[str, Any]], shown: str) -> None:
         seen[text] = number
 
 
-def _set_name(path: Path) -> str:
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
-    return name.lstrip("._-") or "texts"
+def is_name(text: str) -> bool:
+    """Whether `text` can name a text set or registry: ``name`` or ``org/name``."""
+    return len(text) <= 200 and _NAME.fullmatch(text) is not None
+
+
+def valid_name(text: str) -> str:
+    """The name of a text set or registry nearest to `text`: letters, digits, ".", "_" and "-"."""
+    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in text)
+    return name.lstrip("._-")[:100] or "unnamed"
 
 
 _COLUMNS = ("index", "text", "bytes", "sha256", "subset", "source")

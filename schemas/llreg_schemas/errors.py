@@ -70,6 +70,10 @@ class FormatVersionError(InvalidFileError):
     """A file of a newer format than this llreg reads."""
 
 
+class LlregWarning(UserWarning):
+    """Something llreg works around and the user should know, such as one damaged row among good ones."""
+
+
 class StorageError(LlregError, OSError):
     """The disk refused: full, read-only, or no permission."""
 
@@ -119,6 +123,10 @@ _STORAGE_ADVICE = {
     errno.EFBIG: "the file size limit of this process is reached; raise it (ulimit -f) and run the same command again",
     errno.EROFS: "the file system is read-only; use a registry you may write to (--registry DIR)",
     errno.EACCES: "permission denied; use a registry you may write to (--registry DIR)",
+    errno.ENOTDIR: "a part of the path is a file, not a directory; choose another path",
+    errno.EEXIST: "there is a file of that name; choose another path",
+    errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
+    errno.EIO: "the disk reports an input/output error; check it, then run the same command again",
     errno.EPERM: "not permitted; use a registry you may write to (--registry DIR)",
 }
 

@@ -27,7 +27,7 @@ InNamespace = Callable[[str], tuple[int, str, str]]
 def _may_mount() -> bool:
     script = 'd=$(mktemp -d) && mount -t tmpfs -o size=64k none "$d" && umount "$d" && rmdir "$d"'
     try:
-        return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True).returncode == 0
+        return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
@@ -45,6 +45,7 @@ def in_namespace(llreg_command: Command) -> InNamespace:
             ["unshare", "-rm", "bash", "-c", function + script],
             env={**os.environ, **extra},
             capture_output=True,
+            check=False,
             text=True,
             timeout=120,
         )
@@ -79,18 +80,17 @@ class TestReadOnly:
 
     def test_reading_works(self, filled: Registry, mounted: str, in_namespace: InNamespace) -> None:
         ids = [record.row_id for record in filled.records()]
-        code, out, err = in_namespace(
-            mounted
-            + "llreg ls -q; llreg ls; llreg dist -q; llreg info org/m2; llreg status; llreg log; llreg validate;"
-            "llreg texts ls"
-        )
+        code, out, err = in_namespace(mounted + "llreg ls -q; llreg ls; llreg dist; llreg status; llreg validate")
         assert (code, out.splitlines()[:3]) == (0, ids)
         assert "Traceback" not in err
         assert "all valid" in err
 
-    @pytest.mark.parametrize("state", ["with .llreg", "without .llreg"])
     @pytest.mark.parametrize(
-        "command", ["build", "build --check", "tag v1", "retract org/m0 --why x", "add some/model"]
+        ("command", "state"),
+        [
+            *((c, "with .llreg") for c in ("build", "build --check", "tag v1", "retract org/m0 --why x", "add a/b")),
+            *((c, "without .llreg") for c in ("build", "tag v1", "add a/b")),
+        ],
     )
     def test_changing_is_refused(
         self, filled: Registry, mounted: str, in_namespace: InNamespace, command: str, state: str
@@ -127,14 +127,11 @@ class TestFullDisk:
             "tree() { find . -path ./.llreg -prune -o -type f -print0 | sort -z | xargs -0 sha256sum; }\n"
         )
 
-    @pytest.mark.parametrize("command", ["build", "build --check"])
-    def test_build_is_refused_and_the_old_one_stays(
-        self, mounted: str, in_namespace: InNamespace, command: str
-    ) -> None:
+    def test_build_is_refused_and_the_old_one_stays(self, mounted: str, in_namespace: InNamespace) -> None:
         code, out, err = in_namespace(
-            mounted + f"tree > /dev/shm/before.$$; fill; set +e; llreg {command}; echo code $?; set -e;"
+            mounted + "tree > /dev/shm/before.$$; fill; set +e; llreg build; echo code $?; set -e;"
             "tree | cmp - /dev/shm/before.$$; rm /dev/shm/before.$$; ls -A .llreg/tmp; llreg ls -q | wc -l;"
-            f"rm ../ballast; llreg build; llreg validate -q"
+            "rm ../ballast; llreg build; llreg validate -q"
         )
         lines = out.splitlines()
         assert (code, lines[:2]) == (0, ["code 1", "3"]), (out, err)
@@ -170,6 +167,7 @@ class TestFileSizeLimit:
             [*argv, *args],
             env={**os.environ, **extra},
             capture_output=True,
+            check=False,
             text=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )

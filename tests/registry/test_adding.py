@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +30,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.begun: list[str] = []
         self.starts: list[tuple[str, int, int]] = []
         self.advanced = 0
         self.results: list[Any] = []
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+    def begin(self, model: str) -> None:
+        self.begun.append(model)
 
     def start(self, model: str, tokens: int, done: int) -> None:
         self.starts.append((model, tokens, done))
@@ -78,6 +83,7 @@ def test_row_is_complete_and_valid(
     assert (result.status, result.row_id) == ("added", record.row_id)
     assert result.message == f"added as {record.row_id}"
     assert recorder.results == [result]
+    assert recorder.begun == [str(toy_model())]
     assert (record.identity.source, record.identity.weight_dtype) == ("local", "float32")
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", record.identity.revision or "")
     assert record.provenance["contributor"] == "Ada Lövelace"
@@ -251,35 +257,34 @@ def test_name_of_a_local_model(small_registry: Registry, toy_model: ToyModel) ->
 class TestCommand:
     """`llreg add` itself."""
 
-    def test_many_models_of_which_one_fails(
-        self, cli: Cli, small_registry: Registry, toy_model: ToyModel, tmp_path: Path
-    ) -> None:
-        """--from-file with comments; a failure does not stop the others, is named, and makes the exit code 1."""
+    def test_many_models_of_which_one_fails(self, cli: Cli, toy_model: ToyModel, tmp_path: Path) -> None:
+        """--from-file with comments, into one's own registry; a failure stops nothing, is named, and makes the code 1."""
         (tmp_path / "broken").mkdir()
         names = [toy_model(), tmp_path / "broken", toy_model("second", seed=1)]
         listed = tmp_path / "models.txt"
         listed.write_text(f"# three\n\n{names[0]}   # the first\n  {names[1]}\n{names[2]}")
-        result = cli("-r", small_registry.path, "add", "--from-file", listed, "--json")
+        result = cli("add", "--from-file", listed, "--json")
         assert result.code == 1
         assert [entry["status"] for entry in json.loads(result.out)] == ["added", "failed", "added"]
-        assert [record.identity.model for record in small_registry.records()] == ["toy", "second"]
-        told = [line for line in result.err.splitlines() if f"{names[1]}: " in line]
-        assert len(told) == 1
+        own = Registry(Path(os.environ["XDG_DATA_HOME"]) / "llreg" / "default")
+        assert [record.identity.model for record in own.records()] == ["toy", "second"]
+        assert "made your own registry on the text set mini" in result.err
+        assert re.search(r"toy: added as toy@[0-9a-f]{8}", result.err)
+        assert len([line for line in result.err.splitlines() if f"{names[1]}: " in line]) == 1
         assert f"2 added, 0 present, 1 failed: {names[1]}" in result.err
         assert "Traceback" not in result.err
         assert "\r" not in result.err
         assert "\u001b" not in result.err
-        again = cli("-r", small_registry.path, "add", *names, "-q")
-        assert again.code == 1
-        assert again.out.splitlines() == [record.row_id for record in small_registry.records()]
-        assert "broken" in again.err
 
-    def test_default_registry_and_plain_output(self, cli: Cli, toy_model: ToyModel) -> None:
-        result = cli("add", toy_model())
-        assert (result.code, result.out) == (0, "")
-        assert "made your own registry on the text set mini" in result.err
-        assert re.search(r"toy: added as toy@[0-9a-f]{8}", result.err)
-        assert cli("ls", "-q").out.startswith("toy@")
+    def test_quiet_prints_ids_and_failures_only(
+        self, cli: Cli, small_registry: Registry, toy_model: ToyModel, toy_row: Row, tmp_path: Path
+    ) -> None:
+        write_row(small_registry.path, toy_row)
+        (tmp_path / "broken").mkdir()
+        result = cli("-r", small_registry.path, "add", toy_model(), tmp_path / "broken", "-q")
+        assert (result.code, result.out) == (1, f"{toy_row.record.row_id}\n")
+        assert f"{tmp_path / 'broken'}: " in result.err
+        assert "is there already" not in result.err
 
     def test_list_that_is_no_text(self, cli: Cli, small_registry: Registry, tmp_path: Path) -> None:
         (tmp_path / "list").write_bytes(b"\xff\xfe")

@@ -100,7 +100,7 @@ def test_lossless(small_registry: Registry, make_row: MakeRow) -> None:
             adapter={"model": "x", "revision": "a" * 40},
         ),
         make_row(small_registry, "local", 1, source="local", revision="sha256:" + "b" * 64, subfolder="checkpoint-1"),
-        make_row(small_registry, "nan", 2, log_likelihood=[-1.5, np.nan, -0.0, -3.4e38, -1e-45, np.nan]),
+        make_row(small_registry, "nan", 2, log_likelihood=[-1.5, np.nan, -0.0, -9999.5, -1e-45, np.nan]),
         make_row(small_registry, "bare", 3, declared={"base_model": [], "num_parameters": None, "licence": None}),
         make_row(small_registry, "later", 4, provenance={"a_later_field": "ü 数", "x": 1.25}, declared={"y": None}),
     ]

@@ -242,5 +242,7 @@ class TestOfARegistry:
         assert clipped.kl(clip=None)["kl"].values[0, 1] > clipped.kl()["kl"].values[0, 1]
 
     def test_bad_clip(self, filled: Registry) -> None:
-        with pytest.raises(InputError, match="clip: expected a number, None or 'default'; got 'low'"):
+        with pytest.raises(
+            InputError, match="clip: expected a finite number of at most 0, None or 'default'; got 'low'"
+        ):
             filled.kl(clip="low")

@@ -128,8 +128,7 @@ def _same_or_refused(data: bytes, row: Row, what: str) -> bool:
     try:
         back = parse_row(data, N, shown="row")
     except InvalidFileError as error:
-        assert str(error).startswith("row: "), what
-        return True
+        return error.file == "row"
     assert back.record.digest == row.record.digest, what
     assert back.record.identity == row.record.identity, what
     np.testing.assert_array_equal(back.log_likelihood, row.log_likelihood, what)
@@ -164,7 +163,7 @@ def test_random_regions_overwritten_cut_or_repeated(row_file: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"PK\x05\x06" + bytes(18), b"{}", gzip.compress(b"x"), bytes(10_000)])
 def test_something_else_entirely(data: bytes) -> None:
-    with pytest.raises(InvalidFileError, match="^row: expected"):
+    with pytest.raises(InvalidFileError, match=r"^row: expected"):
         parse_row(data, N, shown="row")
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,8 +234,21 @@ class TestOpening:
 
     @pytest.mark.parametrize("name", ["", "a b", "a\u001b[0m", "../x", "a/b/c", "x" * 201])
     def test_bad_name(self, tmp_path: object, name: str) -> None:
-        with pytest.raises(InvalidFileError, match=r"registry\.json: name"):
+        with pytest.raises(InputError, match=r"name .*: use letters, digits"):
             init(f"{tmp_path}/dir with spaces", name=name)
+
+    def test_name_made_from_the_directory(self, tmp_path: object) -> None:
+        assert init(f"{tmp_path}/dir with spaces").name == "dir-with-spaces"
+
+    def test_files_of_others_are_not_overwritten(self, tmp_path: Path) -> None:
+        (tmp_path / "texts.parquet").write_bytes(b"mine")
+        (tmp_path / ".gitignore").write_text("*.log")
+        with pytest.raises(InputError, match=r"holds texts\.parquet already, which a registry would overwrite"):
+            init(tmp_path)
+        assert (tmp_path / "texts.parquet").read_bytes() == b"mine"
+        (tmp_path / "texts.parquet").unlink()
+        init(tmp_path)
+        assert (tmp_path / ".gitignore").read_text() == "*.log\n.llreg/\n"
 
     @pytest.mark.parametrize("clip", [0.5, float("nan"), float("-inf")])
     def test_bad_clip(self, tmp_path: object, clip: float) -> None:

@@ -21,7 +21,7 @@ from llreg.textset import from_parquet, load_texts, make_text_set, mini, to_parq
 from llreg_schemas import sha256_text, text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 
-MINI_ID = "845f328fcd25294283498e84cb9443555e61fcba092b6ea7fdd7a39cf7cb6da0"
+MINI_ID = "883daad921e5a1b318002cc6cf0d59756cff753de7975f2217ad97562b2faa68"
 
 
 def _jsonl(path: Path, *lines: str | bytes) -> Path:

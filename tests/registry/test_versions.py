@@ -95,7 +95,7 @@ def test_bad_tag(small_registry: Registry, name: str) -> None:
 
 @pytest.mark.parametrize("tag", ["v2", "", "../registry", "../../registry/versions/v1", "v1.json", "V1"])
 def test_no_such_version(tagged: Registry, tag: str) -> None:
-    with pytest.raises(NotFoundError, match="no version .*; versions here: v1"):
+    with pytest.raises(NotFoundError, match=r"no version .*; versions here: v1"):
         open_registry(tagged.path, revision=tag)
 
 

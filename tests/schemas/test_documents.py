@@ -223,7 +223,7 @@ def test_row_of_unknown_revision_only_if_imported() -> None:
 
 
 def test_format_version_must_be_a_number() -> None:
-    with pytest.raises(InvalidFileError, match='format_version: expected .*; got "1"'):
+    with pytest.raises(InvalidFileError, match=r'format_version: expected .*; got "1"'):
         check("registry", _broken("registry", "format_version", "1"), "registry.json")
 
 

@@ -104,6 +104,6 @@ def test_other_failures_are_not_the_disks() -> None:
 
 
 def test_storage_error_is_not_wrapped_twice() -> None:
-    with pytest.raises(StorageError, match=r"^cannot write inner: the disk is full; .*$"), storage_errors("outer"):
-        with storage_errors("inner"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    told = pytest.raises(StorageError, match=r"^cannot write inner: the disk is full; .*$")
+    with told, storage_errors("outer"), storage_errors("inner"):
+        raise OSError(errno.ENOSPC, "No space left on device")

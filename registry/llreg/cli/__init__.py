@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
+from typing import TextIO
 
 import click
 
 from llreg import __version__
-from llreg.cli.common import Context, safe
-from llreg_schemas.errors import LlregError
+from llreg.cli.common import Context, note, safe
+from llreg_schemas.errors import LlregError, LlregWarning
 
 # Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
 _COMMANDS = {
@@ -76,8 +78,27 @@ def cli(ctx: click.Context, registry: str | None) -> None:
     ctx.obj = Context(registry)
 
 
+_python_showwarning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """llreg's own warnings are for the user: one line, no code."""
+    if issubclass(category, LlregWarning):
+        note(safe(str(message)))
+    else:
+        _python_showwarning(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Entry point: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
+    warnings.showwarning = _show_warning
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

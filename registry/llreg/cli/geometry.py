@@ -13,6 +13,8 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from xarray import Dataset
 
+    from llreg.registry import Registry
+
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
@@ -40,14 +42,14 @@ def dist(
     """
     registry = context.registry()
     threshold = _threshold(clip)
-    names = list(models) or [record.row_id for record in registry.records()]
-    if target is not None:
-        first = registry.find(target).row_id
-        names = [first, *(name for name in (registry.find(m).row_id for m in names) if name != first)]
-    if len(names) < 2:
-        raise InputError("a distance needs two rows; see: llreg ls")
-    result = registry.kl(names, clip=threshold)
+    names = list(models) or None
+    if target is None:
+        result = registry.kl(names, clip=threshold)
+    else:
+        result = registry.kl([target], names, clip=threshold) if names else _to_all(registry, target, threshold)
     pairs = _pairs(result, nats=nats, only_first=target is not None)
+    if not pairs:
+        raise InputError("a distance needs two rows; see: llreg ls")
     if as_json:
         print_json(
             {
@@ -80,23 +82,29 @@ def _threshold(given: str | None) -> float | str | None:
     return value
 
 
+def _to_all(registry: Registry, target: str, threshold: float | str | None) -> Dataset:
+    return registry.kl([target], [record.row_id for record in registry.records()], clip=threshold)
+
+
 def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, Any]]:
     """The pairs as plain values: all of i < j in order, or those with the first row, nearest first."""
-    labels = [str(label) for label in result["model"].values]
+    rows, columns = ([str(label) for label in result[dim].values] for dim in ("model", "other"))
     unit = "kl" if nats else "kl_bits_per_byte"
-    columns = {"kl": unit, "se": f"{unit}_se", "tail_share": "tail_share", "num_texts": "num_texts"}
-    values = {key: result[name].values for key, name in columns.items()}
+    names = {"kl": unit, "se": f"{unit}_se", "tail_share": "tail_share", "num_texts": "num_texts"}
+    values = {key: result[name].values for key, name in names.items()}
     found = [
         {
-            "model": labels[i],
-            "other": labels[j],
+            "model": rows[i],
+            "other": columns[j],
             "unit": "nat/text" if nats else "bit/byte",
             **{key: matrix[i, j].item() for key, matrix in values.items()},
         }
-        for i in range(1 if only_first else len(labels))
-        for j in range(i + 1, len(labels))
+        for i in range(len(rows))
+        for j in range(0 if only_first else i + 1, len(columns))
+        if rows[i] != columns[j]
     ]
-    return sorted(found, key=lambda pair: pair["kl"]) if only_first else found
+    # A pair without common texts has no distance, and comes last.
+    return sorted(found, key=lambda pair: (math.isnan(pair["kl"]), pair["kl"])) if only_first else found
 
 
 def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:
@@ -118,6 +126,10 @@ def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:
 
 def _labels(result: Dataset) -> dict[str, str]:
     """Model names where they are unique among the shown rows, else row ids."""
-    ids = [str(name) for name in result["model_id"].values]
-    labels = [str(label) for label in result["model"].values]
-    return {label: name if ids.count(name) == 1 else label for label, name in zip(labels, ids, strict=True)}
+    shown = {
+        str(label): str(name)
+        for dim in ("model", "other")
+        for label, name in zip(result[dim].values, result[f"{dim}_id"].values, strict=True)
+    }
+    names = list(shown.values())
+    return {label: name if names.count(name) == 1 else label for label, name in shown.items()}

@@ -14,9 +14,7 @@ from llreg.cli.common import Context, json_option, print_json, quiet_option, reg
 @click.pass_obj
 def status(context: Context, /, as_json: bool, quiet: bool) -> None:
     """What is not in the build yet, what is unfinished, and which version this is."""
-    from llreg.history import status as state
-
-    found = state(context.registry())
+    found = context.registry().status()
     if as_json:
         print_json(found)
         return
@@ -50,9 +48,7 @@ def status(context: Context, /, as_json: bool, quiet: bool) -> None:
 @click.pass_obj
 def log(context: Context, /, number: int | None, as_json: bool, quiet: bool) -> None:
     """What happened, newest first: rows added, rows retracted, versions named."""
-    from llreg.history import log as events
-
-    found = events(context.registry())[:number]
+    found = context.registry().log()[:number]
     if as_json:
         print_json(found)
         return

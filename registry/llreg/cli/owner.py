@@ -16,7 +16,11 @@ from llreg.cli.common import Context, json_option, note, print_json, quiet_optio
     "--texts", default="mini", show_default=True, help="mini, or a JSON Lines or Parquet file with a 'text' field."
 )
 @click.option("--name", help="Name of the registry (default: the directory's).")
-@click.option("--clip", type=float, help="Frozen clip threshold of the default view, nats per text (default: none).")
+@click.option(
+    "--clip",
+    type=click.FloatRange(max=0),
+    help="Frozen clip threshold of the default view, nats per text (default: none).",
+)
 @click.option("--licence", default="CC0-1.0", show_default=True, help="Licence of the rows, as an SPDX identifier.")
 def init(directory: Path, texts: str, name: str | None, clip: float | None, licence: str) -> None:
     """Make an empty registry in DIRECTORY (default: here)."""

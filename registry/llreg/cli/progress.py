@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from llreg.adding import AddResult
+from llreg.adding import AddResult, Reporter
 from llreg.cli.common import safe
 
 
@@ -22,8 +22,8 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} tokens/s" if speed else "")
 
 
-class Bars:
-    """A `llreg.adding.Reporter` that draws on stderr."""
+class Bars(Reporter):
+    """Draws on stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
 from llreg_schemas.errors import InputError
+
+
+def _device(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N; got {value!r}")
+    return value
 
 
 @click.command()
@@ -27,7 +34,7 @@ from llreg_schemas.errors import InputError
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="dtype of the weights; auto: float32 on a CPU, the checkpoint's own on a GPU.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
+@click.option("--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda, or cuda:N.")
 @click.option(
     "--overwrite",
     default="only-missing",
@@ -55,6 +62,8 @@ def add(
     names = [*models, *(_names_in(from_file) if from_file else [])]
     if not names:
         raise click.UsageError("name at least one model, or give --from-file")
+    if len(names) > 1 and (options["name"] or options["revision"]):
+        raise click.UsageError("--name and --revision go with one model: add such models one at a time")
     registry = context.registry()
     with Bars(quiet=quiet) as bars:
         results = registry.add(names, reporter=bars, **options)
@@ -74,7 +83,7 @@ def _names_in(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8 text, a model a line") from error
-    names = [line.split("#", 1)[0].strip() for line in lines]
+    names = [re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in lines]
     return [name for name in names if name]
 
 

@@ -1,0 +1,179 @@
+"""Reading ``store.zarr`` by row digest, also while another process swaps it for a newer one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llreg.rowfile import Row
+from llreg.settings import SHARD_ROWS
+from llreg.store import STORE
+from llreg_schemas import RowRecord, row_digest
+from llreg_schemas.errors import FormatVersionError, InvalidFileError, LlregError, NotFoundError
+from llreg_schemas.records import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+# What damaged or half-copied files make zarr, numpy and json raise.
+_DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError)
+
+
+class StoreReader:
+    """Reads rows of a ``store.zarr`` by digest.
+
+    Every read happens against one store: where it was swapped meanwhile, the read is repeated, because
+    rows may have moved.
+
+    Parameters
+    ----------
+    path : Path
+        The store; it may be missing, which reads as no rows.
+    shown : str
+        Name used in messages.
+    """
+
+    def __init__(self, path: Path, *, shown: str = STORE) -> None:
+        self.path, self.shown = path, shown
+        self._signature: tuple[int, int, int] | None = None
+        self._group: Any = None
+        self._positions: dict[str, int] = {}
+        self._records: list[RowRecord] | None = None
+
+    def digests(self) -> list[str]:
+        """Digests of the store's rows, in its order."""
+        return self._consistently(lambda: list(self._positions))
+
+    def records(self) -> list[RowRecord]:
+        """Records of the store's rows, in its order.
+
+        Raises
+        ------
+        InvalidFileError
+            If the store is damaged.
+        """
+        return self._consistently(self._read_records)
+
+    def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
+        """Values of an array for some rows.
+
+        Parameters
+        ----------
+        name : {"log_likelihood", "num_tokens"}
+        digests : sequence of str
+            Rows that are in the store.
+        columns : slice or intp array
+            Texts to read.
+
+        Returns
+        -------
+        float32 (log_likelihood, nats) or int32 (num_tokens) array of shape (len(digests), n_columns)
+
+        Raises
+        ------
+        InvalidFileError
+            If the store is damaged.
+        NotFoundError
+            If it does not hold such a row.
+        """
+        return self._consistently(lambda: self._read(name, digests, columns))
+
+    def intact_rows(self, records: Sequence[RowRecord]) -> dict[str, Row]:
+        """Those of the given rows that are in the store with the values their digest names, by digest."""
+        there = set(self.digests())
+        wanted = [record for record in records if record.digest in there]
+        if not wanted:
+            return {}
+        digests = [record.digest for record in wanted]
+        values, tokens = (self.read(name, digests, slice(None)) for name in ("log_likelihood", "num_tokens"))
+        rows = [Row(record, *pair) for record, *pair in zip(wanted, values, tokens, strict=True)]
+        return {
+            row.record.digest: row
+            for row in rows
+            if row_digest(row.record.identity.to_json(), row.log_likelihood, row.num_tokens) == row.record.digest
+        }
+
+    def _consistently(self, read: Callable[[], T]) -> T:
+        """Open the store if need be and read; again if it was swapped before the read was over."""
+        while True:
+            signature = self._current_signature()
+            try:
+                if signature != self._signature:
+                    self._open(signature)
+                value = read()
+            except _DAMAGE as error:
+                if self._current_signature() != signature:
+                    continue
+                if isinstance(error, LlregError):
+                    raise
+                raise InvalidFileError(
+                    self.shown,
+                    f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "
+                    "the directory and run: llreg build; else get it again from where it came",
+                ) from error
+            if self._current_signature() == signature:
+                return value
+
+    def _current_signature(self) -> tuple[int, int, int] | None:
+        try:
+            status = (self.path / "zarr.json").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _open(self, signature: tuple[int, int, int] | None) -> None:
+        self._signature, self._records = None, None  # so that a failure is not taken for an opened store
+        self._group, self._positions = (None, {}) if signature is None else self._open_group()
+        self._signature = signature
+
+    def _open_group(self) -> tuple[Any, dict[str, int]]:
+        import zarr
+
+        group = zarr.open_group(self.path, mode="r", use_consolidated=True)
+        version: Any = group.attrs.get("build_format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise FormatVersionError(
+                self.shown,
+                f"expected build format {FORMAT_VERSION} or older; got {version}, made by a newer llreg: "
+                "pip install --upgrade llreg",
+            )
+        column: Any = group["digest"]
+        digests = [str(digest) for digest in column[:]]
+        for name in ("log_likelihood", "num_tokens"):
+            self._check_shards(group[name], name, len(digests))
+        return group, {digest: position for position, digest in enumerate(digests)}
+
+    def _check_shards(self, array: Any, name: str, count: int) -> None:
+        # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
+        if array.shape[0] != count:
+            raise ValueError(f"{name} has {array.shape[0]} rows, digest {count}")
+        for shard in range(math.ceil(count / SHARD_ROWS)):
+            if not (self.path / name / f"c.{shard}.0").is_file():
+                raise ValueError(f"{name}/c.{shard}.0 is missing")
+
+    def _read_records(self) -> list[RowRecord]:
+        if self._records is None:
+            texts = [] if self._group is None else self._group["record"][:]
+            records = [RowRecord.from_json(json.loads(text)) for text in texts]
+            if [record.digest for record in records] != list(self._positions):
+                raise ValueError("its records are of other rows than its digests")
+            self._records = records
+        return list(self._records)
+
+    def _read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
+        import numpy as np
+
+        gone = [digest for digest in digests if digest not in self._positions]
+        if gone:
+            raise NotFoundError(f"row {gone[0][:12]} is not in {self.shown}")
+        positions = [self._positions[digest] for digest in digests]
+        first, count = positions[0], len(positions)
+        neighbours = positions == list(range(first, first + count))
+        rows: Any = slice(first, first + count) if neighbours else np.asarray(positions)
+        return np.asarray(self._group[name].oindex[rows, columns])
