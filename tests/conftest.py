@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import llreg
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.rowfile import Row
 from llreg_schemas import Identity, RowRecord, row_digest
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llreg.create import init as init
     from llreg.registry import Registry as Registry
-    from llreg.registry import init as init
     from llreg.registry import open_registry as open
     from llreg.rowfile import Row as Row
     from llreg.textset import TextSet as TextSet
@@ -29,7 +29,7 @@ _LAZY = {
     "Registry": ("llreg.registry", "Registry"),
     "Row": ("llreg.rowfile", "Row"),
     "TextSet": ("llreg.textset", "TextSet"),
-    "init": ("llreg.registry", "init"),
+    "init": ("llreg.create", "init"),
     "load_texts": ("llreg.textset", "load_texts"),
     "open": ("llreg.registry", "open_registry"),
 }

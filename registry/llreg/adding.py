@@ -354,7 +354,7 @@ class _Run:
         return Row(record, values, tokens)
 
     def _provenance(self, entries: NDArray[Any], tokens: int, seconds: float) -> dict[str, Any]:
-        from llreg.registry import now
+        from llreg_schemas.records import now
 
         environment = llreg_extract.environment(self.model)
         status = llreg_extract.Status

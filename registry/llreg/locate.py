@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llreg import settings
-from llreg.registry import CONFIG, Registry, init
+from llreg.create import init
+from llreg.registry import CONFIG, Registry
 from llreg_schemas.errors import InputError, NotFoundError
 
 

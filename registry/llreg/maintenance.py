@@ -107,7 +107,7 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
         raise InputError(
             f"tag {name} names version {there['version'][:12]} already; tags never move: choose another name"
         )
-    from llreg.registry import now
+    from llreg_schemas.records import now
 
     manifest = version_manifest(name, version_id(rows), now(), sorted(rows), registry.info["view"]["id"])
     files.write_atomic(registry.path, path, pretty_json(check("version", manifest, path.name)).encode())
@@ -124,7 +124,7 @@ def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     why : str
         The reason, one line.
     """
-    from llreg.registry import now
+    from llreg_schemas.records import now
 
     _current_only(registry)
     if not why.strip() or not why.isprintable() or len(why) > 500:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llreg import files, rowfile
+from llreg import rowfile
+from llreg.find import find_record
 from llreg.rowfile import Row
 from llreg.store import STORE
 from llreg.storereader import StoreReader
-from llreg.textset import TextIndex, TextSet, from_parquet, is_name, load_texts, read_index, to_parquet, valid_name
-from llreg_schemas import Identity, RowRecord, hash_json, make_view, modelmap_protocol, parse, pretty_json, version_id
-from llreg_schemas.errors import InputError, InvalidFileError, LlregError, LlregWarning, NotFoundError, storage_errors
-from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT
+from llreg.textset import TextIndex, TextSet, from_parquet, read_index
+from llreg_schemas import Identity, RowRecord, hash_json, make_view, parse, version_id
+from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -28,96 +25,6 @@ if TYPE_CHECKING:
     from llreg.checking import Problem
 
 CONFIG, TEXTS = "registry.json", "texts.parquet"
-
-_GITATTRIBUTES = "rows/**/*.zip filter=lfs diff=lfs merge=lfs -text\nstore.zarr/** filter=lfs diff=lfs merge=lfs -text\n*.parquet filter=lfs diff=lfs merge=lfs -text\n"
-
-
-def now() -> str:
-    """The time in UTC to the microsecond, as records hold it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def init(
-    path: str | Path,
-    *,
-    texts: str | Path = "mini",
-    name: str | None = None,
-    clip: float | None = None,
-    licence: str = "CC0-1.0",
-) -> Registry:
-    """Make an empty registry.
-
-    Parameters
-    ----------
-    path : str or Path
-        Directory; made if it is missing. It may hold other files, but no registry.
-    texts : str or Path
-        "mini", or a JSON Lines or Parquet file with a `text` field.
-    name : str, optional
-        By default the directory's name.
-    clip : float, optional
-        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
-    licence : str
-        Licence of the rows.
-
-    Raises
-    ------
-    InputError
-        If there is a registry already, or the texts are not usable.
-    StorageError
-        If the directory cannot be written.
-    """
-    root = Path(path).expanduser().resolve()
-    with storage_errors(root):
-        there = (root / CONFIG).exists()
-    if there:
-        raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
-    _check_clip(clip)
-    _refuse_foreign_files(root)
-    text_set = load_texts(texts)
-    document = {
-        "format": REGISTRY_FORMAT,
-        "format_version": FORMAT_VERSION,
-        "name": valid_name(root.name) if name is None else _checked_name(name),
-        "licence": licence,
-        "created": now(),
-        "text_set": text_set.info.to_json(),
-        "protocol": modelmap_protocol(text_set.info.id),
-        "view": make_view(clip),
-    }
-    parse("registry", pretty_json(document), CONFIG)
-    with storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(root, root / TEXTS, to_parquet(text_set))
-    _add_lines(root, ".gitattributes", _GITATTRIBUTES)
-    _add_lines(root, ".gitignore", ".llreg/\n")
-    # Last: a directory is a registry once this file is there.
-    files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
-    return Registry(root)
-
-
-def _refuse_foreign_files(root: Path) -> None:
-    """A registry writes files of these names, and must not overwrite anybody's."""
-    there = [name for name in (TEXTS, STORE, "models.parquet", "README.md", "rows") if (root / name).exists()]
-    if there:
-        raise InputError(
-            f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
-        )
-
-
-def _checked_name(name: str) -> str:
-    if not is_name(name):
-        raise InputError(f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}")
-    return name
-
-
-def _add_lines(root: Path, name: str, lines: str) -> None:
-    """Add the lines that a file lacks; it may be the user's."""
-    path = root / name
-    there = path.read_text(encoding="utf-8") if path.exists() else ""
-    missing = [line for line in lines.splitlines() if line not in there.splitlines()]
-    text = there if not there or there.endswith("\n") else there + "\n"
-    files.write_atomic(root, path, (text + "".join(f"{line}\n" for line in missing)).encode())
 
 
 def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
@@ -435,8 +342,9 @@ class Registry:
         from llreg.geometry import kl_matrix
 
         threshold = self.clip if clip == "default" else clip
-        if isinstance(threshold, str) or (threshold is not None and not -math.inf < threshold <= 0):
-            raise InputError(f"clip: expected a finite number of at most 0, None or 'default'; got {threshold!r}")
+        if isinstance(threshold, str):
+            raise InputError(f"clip: expected a number, None or 'default'; got {threshold!r}")
+        view = make_view(threshold)
         data = self.dataset(models)
         other = data if others is None else self.dataset(others)
         values = data["log_likelihood"].values
@@ -452,7 +360,7 @@ class Registry:
             "model_id": ("model", data["model_id"].values),
             "other_id": ("other", other["model_id"].values),
         }
-        attrs = {**data.attrs, "clip": "none" if threshold is None else threshold, "view": make_view(threshold)["id"]}
+        attrs = {**data.attrs, "clip": "none" if threshold is None else threshold, "view": view["id"]}
         return result.assign_coords(coordinates).assign_attrs(attrs)
 
     def status(self) -> dict[str, Any]:
@@ -532,11 +440,6 @@ class Registry:
         return manifest
 
 
-def _check_clip(clip: float | None) -> None:
-    if clip is not None and not (math.isfinite(clip) and clip <= 0):
-        raise InputError(f"clip: expected a finite number of at most 0 nats, or none; got {clip}")
-
-
 def _scan(directory: Path) -> list[os.DirEntry[str]]:
     """Entries of a directory; none if it is missing."""
     try:
@@ -556,24 +459,3 @@ def _check_ids(info: dict[str, Any], shown: str) -> None:
             raise InvalidFileError(
                 shown, f"expected the hash of the {part}, {hash_json(rules)[:12]}…", field=f"{part}.id"
             )
-
-
-def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
-    """The one record that `name` means: a model name, a row id, or a digest prefix of 6 or more digits."""
-    by_id = [record for record in records if record.row_id == name]
-    by_model = [record for record in records if record.identity.model == name]
-    by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
-    matches = by_id or by_model or by_digest
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise _no_such_row(records, name)
-    ids = ", ".join(f"{record.row_id} ({record.identity.weight_dtype})" for record in matches)
-    raise InputError(f"{name} has {len(matches)} rows; name one by its id: {ids}")
-
-
-def _no_such_row(records: Sequence[RowRecord], name: str) -> LlregError:
-    names = sorted({record.identity.model for record in records})
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
-    return NotFoundError(f"no row of {name} in this registry; {hint}")

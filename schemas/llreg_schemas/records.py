@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from llreg_schemas.canonical import hash_json
+from llreg_schemas.errors import InputError
 
 REGISTRY_FORMAT, ROW_FORMAT = "llreg-registry", "llreg-row"
 VERSION_FORMAT, RETRACTION_FORMAT = "llreg-version", "llreg-retraction"
@@ -154,7 +157,15 @@ def modelmap_protocol(text_set: str) -> dict[str, Any]:
 
 
 def make_view(clip: float | None) -> dict[str, Any]:
-    """View that clips log-likelihoods below at `clip` nats per text (None: as they are)."""
+    """View that clips log-likelihoods below at `clip` nats per text (None: as they are).
+
+    Raises
+    ------
+    InputError
+        If `clip` is not a finite number of at most 0.
+    """
+    if clip is not None and not -math.inf < clip <= 0:
+        raise InputError(f"clip: expected a finite number of at most 0 nats, or none; got {clip}")
     rules: dict[str, Any] = {"clip": clip}
     return {**rules, "id": hash_json(rules)}
 
@@ -183,3 +194,8 @@ def retraction(digest: str, model: str, why: str, by: str | None, at: str) -> di
         "by": by,
         "at": at,
     }
+
+
+def now() -> str:
+    """The time in UTC to the microsecond, as records hold it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.rowfile import Row
 
 Cli = Callable[..., Any]

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 
 Cli = Callable[..., Any]

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from llreg.create import init
 from llreg.journal import Journal
-from llreg.registry import Registry, init
+from llreg.registry import Registry
 from llreg.rowfile import Row
 
 pytest.importorskip("torch")

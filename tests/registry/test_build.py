@@ -15,7 +15,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 from llreg.settings import CHUNK_BYTES, SHARD_ROWS
 from llreg.store import chunk_rows

@@ -232,7 +232,7 @@ class TestOfARegistry:
         assert (filled.kl().attrs["clip"], filled.kl().attrs["view"]) == ("none", make_view(None)["id"])
 
     def test_frozen_clip_is_the_default(self, filled: Registry, tmp_path: Any, small_texts: Any) -> None:
-        from llreg.registry import init
+        from llreg.create import init
 
         clipped = init(tmp_path / "clipped", texts=small_texts, clip=-2094.0)
         for name in ("org/m0", "org/m2"):
@@ -242,7 +242,5 @@ class TestOfARegistry:
         assert clipped.kl(clip=None)["kl"].values[0, 1] > clipped.kl()["kl"].values[0, 1]
 
     def test_bad_clip(self, filled: Registry) -> None:
-        with pytest.raises(
-            InputError, match="clip: expected a finite number of at most 0, None or 'default'; got 'low'"
-        ):
+        with pytest.raises(InputError, match="clip: expected a number, None or 'default'; got 'low'"):
             filled.kl(clip="low")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import llreg
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llreg.registry import Registry, init
+from llreg.create import init
+from llreg.registry import Registry
 from llreg.settings import MAX_TEXT_BYTES
 from llreg.textset import from_parquet, load_texts, make_text_set, mini, to_parquet
 from llreg_schemas import sha256_text, text_set_id

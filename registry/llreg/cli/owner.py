@@ -24,7 +24,7 @@ from llreg.cli.common import Context, json_option, note, print_json, quiet_optio
 @click.option("--licence", default="CC0-1.0", show_default=True, help="Licence of the rows, as an SPDX identifier.")
 def init(directory: Path, texts: str, name: str | None, clip: float | None, licence: str) -> None:
     """Make an empty registry in DIRECTORY (default: here)."""
-    from llreg.registry import init as make
+    from llreg.create import init as make
 
     registry = make(directory, texts=texts, name=name, clip=clip, licence=licence)
     header = registry.info["text_set"]

@@ -1,0 +1,101 @@
+"""`init`: make an empty registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llreg import files
+from llreg.build import PARTS
+from llreg.registry import CONFIG, TEXTS, Registry
+from llreg.textset import is_name, load_texts, to_parquet, valid_name
+from llreg_schemas import make_view, modelmap_protocol, parse, pretty_json
+from llreg_schemas.errors import InputError, storage_errors
+from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, now
+
+# Written once and never edited, so that no contribution touches it.
+_GITATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ("rows/**/*.zip", "store.zarr/**", "*.parquet")
+)
+
+
+def init(
+    path: str | Path,
+    *,
+    texts: str | Path = "mini",
+    name: str | None = None,
+    clip: float | None = None,
+    licence: str = "CC0-1.0",
+) -> Registry:
+    """Make an empty registry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory; made if it is missing. It may hold other files, but no registry.
+    texts : str or Path
+        "mini", or a JSON Lines or Parquet file with a `text` field.
+    name : str, optional
+        By default the directory's name.
+    clip : float, optional
+        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
+    licence : str
+        Licence of the rows.
+
+    Raises
+    ------
+    InputError
+        If there is a registry already, or the texts are not usable.
+    StorageError
+        If the directory cannot be written.
+    """
+    root = Path(path).expanduser().resolve()
+    with storage_errors(root):
+        there = (root / CONFIG).exists()
+    if there:
+        raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
+    view = make_view(clip)
+    _refuse_foreign_files(root)
+    text_set = load_texts(texts)
+    document = {
+        "format": REGISTRY_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": valid_name(root.name) if name is None else _checked_name(name),
+        "licence": licence,
+        "created": now(),
+        "text_set": text_set.info.to_json(),
+        "protocol": modelmap_protocol(text_set.info.id),
+        "view": view,
+    }
+    parse("registry", pretty_json(document), CONFIG)
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(root, root / TEXTS, to_parquet(text_set))
+    _add_lines(root, ".gitattributes", _GITATTRIBUTES)
+    _add_lines(root, ".gitignore", ".llreg/\n")
+    # Last: a directory is a registry once this file is there.
+    files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
+    return Registry(root)
+
+
+def _refuse_foreign_files(root: Path) -> None:
+    """A registry writes files of these names, and must not overwrite anybody's."""
+    there = [name for name in (TEXTS, *PARTS, "rows") if (root / name).exists()]
+    if there:
+        raise InputError(
+            f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
+        )
+
+
+def _checked_name(name: str) -> str:
+    if not is_name(name):
+        raise InputError(f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}")
+    return name
+
+
+def _add_lines(root: Path, name: str, lines: str) -> None:
+    """Add the lines that a file lacks; it may be the user's."""
+    path = root / name
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    missing = [line for line in lines.splitlines() if line not in there.splitlines()]
+    text = there if not there or there.endswith("\n") else there + "\n"
+    files.write_atomic(root, path, (text + "".join(f"{line}\n" for line in missing)).encode())

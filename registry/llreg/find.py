@@ -1,0 +1,30 @@
+"""Which row a name means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from llreg_schemas import RowRecord
+from llreg_schemas.errors import InputError, LlregError, NotFoundError
+
+
+def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
+    """The one record that `name` means: a model name, a row id, or a digest prefix of 6 or more digits."""
+    by_id = [record for record in records if record.row_id == name]
+    by_model = [record for record in records if record.identity.model == name]
+    by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
+    matches = by_id or by_model or by_digest
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise _no_such_row(records, name)
+    ids = ", ".join(f"{record.row_id} ({record.identity.weight_dtype})" for record in matches)
+    raise InputError(f"{name} has {len(matches)} rows; name one by its id: {ids}")
+
+
+def _no_such_row(records: Sequence[RowRecord], name: str) -> LlregError:
+    names = sorted({record.identity.model for record in records})
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
+    return NotFoundError(f"no row of {name} in this registry; {hint}")
