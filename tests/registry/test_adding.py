@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,39 @@ def test_always_scores_again_and_says_that_it_is_equal(
     assert len(small_registry.row_files()) == 1
 
 
+def test_retracted_row_is_not_added_again_unasked(small_registry: Registry, toy_model: ToyModel, toy_row: Row) -> None:
+    write_row(small_registry.path, toy_row)
+    small_registry.retract("toy", why="wrong tokenizer")
+    recorder = Recorder()
+    (result,) = small_registry.add([str(toy_model())], reporter=recorder)
+    assert result.status == "failed"
+    assert "was retracted (wrong tokenizer); to measure it again all the same: --overwrite always" in result.message
+    assert recorder.starts == []
+    (again,) = small_registry.add([str(toy_model())], overwrite="always")
+    assert (again.status, again.message) == (
+        "failed",
+        f"it gave exactly the row that was retracted, {toy_row.record.row_id}; nothing was added",
+    )
+    assert small_registry.records() == []
+
+
+def test_no_run_is_left_behind(small_registry: Registry, toy_model: ToyModel) -> None:
+    runs = small_registry.path / ".llreg" / "runs"
+    small_registry.add([str(toy_model())])
+    assert list(runs.glob("*.journal")) == []
+    assert small_registry.status()["unfinished"] == 0
+
+
+def test_contributor_is_checked_before_anything_is_scored(
+    small_registry: Registry, toy_model: ToyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLREG_CONTRIBUTOR", "Ann\tB")
+    recorder = Recorder()
+    with pytest.raises(InputError, match="LLREG_CONTRIBUTOR: expected one printable line"):
+        small_registry.add([str(toy_model())], reporter=recorder)
+    assert recorder.begun == []
+
+
 class TestIncompleteRow:
     """A row of the same identity lacks half its texts."""
 
@@ -172,6 +206,18 @@ class TestIncompleteRow:
         assert f"superseded by {row.record.row_id}" in retraction["why"]
         assert small_registry.validate() == []
         assert small_registry.add([str(toy_model())])[0].status == "present"
+
+    def test_row_of_other_libraries_is_not_completed(
+        self, small_registry: Registry, toy_model: ToyModel, toy_row: Row
+    ) -> None:
+        old = _half_missing(toy_row)
+        versions = {**old.record.provenance["versions"], "torch": "1.0"}
+        provenance = {**old.record.provenance, "versions": versions}
+        write_row(small_registry.path, replace(old, record=replace(old.record, provenance=provenance)))
+        (result,) = small_registry.add([str(toy_model())])
+        assert result.status == "failed"
+        assert "was scored with other library versions" in result.message
+        assert len(small_registry.row_files()) == 1
 
     def test_always(self, small_registry: Registry, toy_model: ToyModel, planted: Row, toy_row: Row) -> None:
         (result,) = small_registry.add([str(toy_model())], overwrite="always")
