@@ -36,7 +36,9 @@ READER = """
     kept = Registry(root)
     seen, rounds = [], 0
     Path(sys.argv[3]).touch()
-    while rounds < 3 or not stop.exists():
+    last = False
+    while not last:
+        last = rounds >= 2 and stop.exists()  # asked before reading, so that the last read sees the last state
         registry = kept if rounds % 2 else Registry(root)
         records = registry.records()
         data = registry.dataset()
