@@ -13,9 +13,9 @@ from llreg.journal import Journal, make_entries
 from llreg.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord, check, hash_json, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, ModelError, NonFiniteError, storage_errors
+from llreg_schemas.records import now
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from llreg.registry import Registry
@@ -197,7 +197,7 @@ def _present(registry: Registry, identity: Identity, model: str, options: Option
         _refuse_retracted(registry, identity)
         return None
     record = there[-1]
-    if options.overwrite == "only-missing" and len(_unexplained(registry, record)):
+    if options.overwrite == "only-missing" and _lacks_texts(registry, record):
         return None
     return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
 
@@ -214,15 +214,14 @@ def _refuse_retracted(registry: Registry, identity: Identity) -> None:
             )
 
 
-def _unexplained(registry: Registry, record: RowRecord) -> NDArray[np.intp]:
-    """Indices of texts, shape (n,), that a row lacks for no reason of the model's own, as a context too short."""
+def _lacks_texts(registry: Registry, record: RowRecord) -> bool:
+    """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
     import numpy as np
 
     values = registry.row(record.row_id).log_likelihood
-    missing = np.flatnonzero(np.isnan(values))
     reasons = ("over_context", "non_finite", "unscored")
     explained = sum(int(record.provenance.get(name, 0)) for name in reasons)
-    return missing if len(missing) > explained else missing[:0]
+    return int(np.isnan(values).sum()) > explained
 
 
 def _run_key(device: str, options: Options) -> str:
@@ -261,6 +260,7 @@ class _Run:
         entries = self._score(self._carried())
         row = self._row(entries, time.monotonic() - started)
         if row.record.digest in self.registry.retractions():
+            self.journal.remove()  # the run is over: nothing is left to go on with
             raise InputError(f"it gave exactly the row that was retracted, {row.record.row_id}; nothing was added")
         there = row.record.digest in self.registry.digests()
         if not there:
@@ -283,12 +283,12 @@ class _Run:
 
     def _refuse_other_environment(self, record: RowRecord) -> None:
         """A row is of one environment: its record could not tell which values came from which."""
-        now = llreg_extract.environment(self.model)
+        here = llreg_extract.environment(self.model)
         then = record.provenance
         if (then["device"]["type"], then["versions"].get("torch"), then["versions"].get("transformers")) != (
-            now["device"]["type"],
-            now["versions"]["torch"],
-            now["versions"]["transformers"],
+            here["device"]["type"],
+            here["versions"]["torch"],
+            here["versions"]["transformers"],
         ):
             raise InputError(
                 f"{record.row_id} lacks texts, and was scored with other library versions or on another kind of device: "
@@ -354,8 +354,6 @@ class _Run:
         return Row(record, values, tokens)
 
     def _provenance(self, entries: NDArray[Any], tokens: int, seconds: float) -> dict[str, Any]:
-        from llreg_schemas.records import now
-
         environment = llreg_extract.environment(self.model)
         status = llreg_extract.Status
         return {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llreg_schemas import version_id
+
 if TYPE_CHECKING:
     from llreg.registry import Registry
 
@@ -12,7 +14,7 @@ def status(registry: Registry) -> dict[str, Any]:
     """What is not in the build yet, what is unfinished, and which version this is."""
     records = {record.digest: record for record in registry.records()}
     built = registry.build_records()
-    version = registry.version
+    version = version_id(records)
     retracted = registry.retractions()
     missing = [record.row_id for digest, record in records.items() if digest not in built]
     extra = [record.row_id for digest, record in built.items() if digest not in records]

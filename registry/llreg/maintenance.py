@@ -13,7 +13,7 @@ from llreg.rowfile import Row, write_row
 from llreg.store import STORE
 from llreg_schemas import RowRecord, check, pretty_json, version_id
 from llreg_schemas.errors import InputError, InvalidFileError
-from llreg_schemas.records import retraction, version_manifest
+from llreg_schemas.records import now, retraction, version_manifest
 
 if TYPE_CHECKING:
     from llreg.registry import Registry
@@ -107,8 +107,6 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
         raise InputError(
             f"tag {name} names version {there['version'][:12]} already; tags never move: choose another name"
         )
-    from llreg_schemas.records import now
-
     manifest = version_manifest(name, version_id(rows), now(), sorted(rows), registry.info["view"]["id"])
     files.write_atomic(registry.path, path, pretty_json(check("version", manifest, path.name)).encode())
     return manifest
@@ -124,8 +122,6 @@ def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     why : str
         The reason, one line.
     """
-    from llreg_schemas.records import now
-
     _current_only(registry)
     if not why.strip() or not why.isprintable() or len(why) > 500:
         raise InputError("--why: give the reason in one printable line of at most 500 characters")

@@ -309,9 +309,10 @@ class Registry:
         from llreg.dataset import make_dataset
 
         records = self.records()
+        version = version_id(record.digest for record in records)
         if models is not None:
             records = [find_record(records, name) for name in models]
-        attrs = {"registry": self.name, "version": version_id(self.digests()), "view": self.info["view"]["id"]}
+        attrs = {"registry": self.name, "version": version, "view": self.info["view"]["id"]}
         return make_dataset(self._source(), records, self.text_index, attrs)
 
     # Geometry
