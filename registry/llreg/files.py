@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llreg.settings import STALE_TEMP_SECONDS
-from llreg_schemas.errors import storage_errors
+from llreg_schemas.errors import InputError, storage_errors
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -68,6 +68,36 @@ def write_atomic(root: Path, target: Path, data: bytes) -> None:
             temp.unlink(missing_ok=True)
             raise
         _sync_directory(target.parent)
+
+
+def write_output(target: Path, data: bytes) -> None:
+    """Write a file that the user asked for, anywhere: beside the target, then into its place.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; what stood there stays, and nothing is left behind.
+    """
+    with output_file(target) as temp:
+        temp.write_bytes(data)
+
+
+@contextmanager
+def output_file(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`, with its ending, that takes its place when the block ends without an error."""
+    if target.is_dir():
+        raise InputError(f"{target} is a directory; name a file in it")
+    with storage_errors(target):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
+        os.close(handle)
+        temp = Path(name)
+        try:
+            yield temp
+            temp.chmod(0o644 & ~_umask())
+            temp.replace(target)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

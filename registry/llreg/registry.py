@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,22 @@ from llreg.rowfile import Row
 from llreg.store import STORE
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex, TextSet, from_parquet, read_index
-from llreg_schemas import Identity, RowRecord, hash_json, make_view, parse, version_id
+from llreg_schemas import Identity, RowRecord, hash_json, parse, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from xarray import Dataset
 
     from llreg.adding import AddResult
     from llreg.checking import Problem
+    from llreg.dataset import RowSource
+    from llreg.geometry.design import Design
+    from llreg.geometry.rows import Rows
+    from llreg.geometry.view import View
+
+    AnyView = View | Mapping[str, Any] | Path | str
 
 CONFIG, TEXTS = "registry.json", "texts.parquet"
 
@@ -287,7 +295,25 @@ class Registry:
         stored = self.store.intact_rows([record])
         return stored.get(record.digest) or self.read_file(self.row_files()[record.digest])
 
-    def _source(self) -> Any:
+    def select(self, models: Sequence[str] | None) -> tuple[list[RowRecord], str]:
+        """Records of some rows, as in `find`, in the order given (of all in build order if None), and the version."""
+        records = self.records()
+        version = version_id(record.digest for record in records)  # of the same reading: rows may come meanwhile
+        return (records if models is None else [find_record(records, name) for name in models]), version
+
+    def values(self, records: Sequence[RowRecord], texts: slice = slice(None)) -> NDArray[np.float32]:
+        """Raw log-likelihoods of some rows, float32 array of shape (n_models, n_texts), nats; NaN where not scored."""
+        digests = [record.digest for record in records]
+        values: NDArray[np.float32] = self._source().read("log_likelihood", digests, texts, self.num_texts)
+        return values
+
+    def designs(self, records: Sequence[RowRecord]) -> list[Design | None]:
+        """How the texts of each row were drawn; None for a row scored on the whole set."""
+        from llreg.subsets import read_designs
+
+        return read_designs(self, records)
+
+    def _source(self) -> RowSource:
         from llreg.dataset import RowSource
 
         return RowSource(self.store, self.row_files(), self.read_file)
@@ -308,14 +334,33 @@ class Registry:
         """
         from llreg.dataset import make_dataset
 
-        records = self.records()
-        version = version_id(record.digest for record in records)
-        if models is not None:
-            records = [find_record(records, name) for name in models]
+        records, version = self.select(models)
         attrs = {"registry": self.name, "version": version, "view": self.info["view"]["id"]}
         return make_dataset(self._source(), records, self.text_index, attrs)
 
     # Geometry
+
+    @property
+    def view(self) -> View:
+        """The default view: its clip threshold is frozen, so that distances do not move when rows come."""
+        from llreg.geometry.view import View
+
+        return View.from_json(self.info["view"])
+
+    def rows(self, models: Sequence[str] | None = None, *, view: AnyView = "default") -> Rows:
+        """Rows as a view shows them, in memory: what all geometry is computed from.
+
+        Parameters
+        ----------
+        models : sequence of str, optional
+            Which rows, as in `find`; all by default.
+        view : View, mapping, path or "default"
+            A view, its document, a JSON file that holds one, or the registry's own.
+        """
+        from llreg.geometry.rows import load_rows
+        from llreg.geometry.view import read_view
+
+        return load_rows(self, models, self.view if view == "default" else read_view(view))
 
     def kl(
         self,
@@ -323,6 +368,9 @@ class Registry:
         others: Sequence[str] | None = None,
         *,
         clip: float | str | None = "default",
+        view: AnyView = "default",
+        se: bool = True,
+        tail_share: bool | None = None,
     ) -> Dataset:
         """KL divergences between rows, with standard errors.
 
@@ -331,7 +379,11 @@ class Registry:
         models, others : sequence of str, optional
             Which rows, as in `find`. `models` are all by default; `others` are `models` by default.
         clip : float, None or "default"
-            Clip threshold, nats per text; None for none; "default" for the registry's frozen one.
+            Clip threshold instead of the view's, nats per text; None for none.
+        view : View, mapping, path or "default"
+            As in `rows`.
+        se, tail_share : bool
+            Whether to compute standard errors and tail shares; the latter by default up to 20,000 pairs.
 
         Returns
         -------
@@ -340,29 +392,19 @@ class Registry:
             ``kl_bits_per_byte_se``, ``tail_share``; int64 ``num_texts``; row ids and model names as coordinates;
             the version and the view in the attributes. Formulas in `llreg.geometry.kl_matrix`.
         """
-        from llreg.geometry import kl_matrix
+        from dataclasses import replace
 
-        threshold = self.clip if clip == "default" else clip
-        if isinstance(threshold, str):
-            raise InputError(f"clip: expected a number, None or 'default'; got {threshold!r}")
-        view = make_view(threshold)
-        data = self.dataset(models)
-        other = data if others is None else self.dataset(others)
-        values = data["log_likelihood"].values
-        result = kl_matrix(
-            values,
-            self.text_index.bytes_per_text,
-            clip=threshold,
-            others=None if others is None else other["log_likelihood"].values,
-        )
-        coordinates = {
-            "model": data["model"].values,
-            "other": other["model"].values,
-            "model_id": ("model", data["model_id"].values),
-            "other_id": ("other", other["model_id"].values),
-        }
-        attrs = {**data.attrs, "clip": "none" if threshold is None else threshold, "view": view["id"]}
-        return result.assign_coords(coordinates).assign_attrs(attrs)
+        from llreg.geometry.distance import kl_rows
+        from llreg.geometry.view import read_view
+
+        seen = self.view if view == "default" else read_view(view)
+        if clip != "default":
+            if isinstance(clip, str):
+                raise InputError(f"clip: expected a number, None or 'default'; got {clip!r}")
+            seen = replace(seen, clip=clip)
+        rows = self.rows(models, view=seen)
+        second = None if others is None else self.rows(others, view=seen)
+        return kl_rows(rows, second, se=se, tail_share=tail_share)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""

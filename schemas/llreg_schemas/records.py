@@ -156,8 +156,15 @@ def modelmap_protocol(text_set: str) -> dict[str, Any]:
     return {**rules, "id": hash_json(rules)}
 
 
-def make_view(clip: float | None) -> dict[str, Any]:
-    """View that clips log-likelihoods below at `clip` nats per text (None: as they are).
+def make_view(clip: float | None, **rules: Any) -> dict[str, Any]:
+    """Document of a view: clips log-likelihoods below at `clip` nats per text (None: as they are), and what else it does.
+
+    Parameters
+    ----------
+    clip : float or None
+    **rules
+        Further rules of ``registry.schema.json``'s view: only, without, drop, weights. Those that are not given
+        are not in the document, so that they do not change its id.
 
     Raises
     ------
@@ -166,8 +173,8 @@ def make_view(clip: float | None) -> dict[str, Any]:
     """
     if clip is not None and not -math.inf < clip <= 0:
         raise InputError(f"clip: expected a finite number of at most 0 nats, or none; got {clip}")
-    rules: dict[str, Any] = {"clip": clip}
-    return {**rules, "id": hash_json(rules)}
+    document = {"clip": clip, **rules}
+    return {**document, "id": hash_json(document)}
 
 
 def version_manifest(tag: str, version: str, created: str, rows: Sequence[str], view: str) -> dict[str, Any]:

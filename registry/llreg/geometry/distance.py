@@ -1,0 +1,201 @@
+"""KL divergence between models from their log-likelihoods, with standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llreg.geometry.moments import pair_moments
+from llreg.geometry.patterns import Pattern, pair_texts, patterns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from xarray import Dataset
+
+    from llreg.geometry.design import Design
+    from llreg.geometry.rows import Rows
+
+_BLOCK = 1024  # models at a time: bounds temporaries at 3 x 80 MB for 10,000 texts
+TAIL_PAIRS = 20_000  # up to here the tail share is computed unless told otherwise: it needs a sort a pair
+_NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")
+
+
+def kl_matrix(
+    log_likelihood: NDArray[np.floating],
+    num_bytes: NDArray[np.floating],
+    *,
+    clip: float | None,
+    others: NDArray[np.floating] | None = None,
+    weights: NDArray[np.float64] | None = None,
+    designs: Sequence[Design | None] | None = None,
+    other_designs: Sequence[Design | None] | None = None,
+    se: bool = True,
+    tail_share: bool | None = None,
+) -> Dataset:
+    """Pairwise KL divergences of models, estimated from their log-likelihoods.
+
+    Parameters
+    ----------
+    log_likelihood : float array of shape (n_models, n_texts), nats
+        NaN where a text was not scored; such texts are left out of a pair.
+    num_bytes : float array of shape (n_texts,)
+        UTF-8 bytes of the texts.
+    clip : float or None
+        Values below are raised to it, in both rows, nats per text.
+    others : float array of shape (n_others, n_texts), nats, optional
+        Second models of the pairs; by default the first ones, and then half the work is saved.
+    weights : float64 array of shape (n_texts,), optional
+        Weight of each text, above 0; all equal by default.
+    designs, other_designs : sequence of (Design or None), optional
+        How the texts of each row were drawn, for rows scored on a sample of the texts.
+    se : bool
+        Whether to compute standard errors: twice the time for a large matrix.
+    tail_share : bool, optional
+        Whether to compute the tail share, which takes a sort a pair; by default up to 20,000 pairs.
+
+    Returns
+    -------
+    xarray.Dataset
+        float64 variables with dims (model, other): ``kl``, nats per text; ``kl_se``, its standard error;
+        ``kl_bits_per_byte`` and ``kl_bits_per_byte_se``; ``tail_share``, the share of the variance that the
+        top 1 % of texts carry; and int64 ``num_texts``, the texts used. All NaN where a pair shares
+        fewer than two texts. What was not asked for is not there.
+
+    Notes
+    -----
+    2 KL(p_i, p_j) = Var_s(l_i - l_j) over texts s, with divisor N (Oyama et al. 2025, arXiv 2502.16173, the
+    estimate of the KL divergence by the squared distance of centred log-likelihood vectors). It is
+    symmetric: half the Jeffreys divergence (Shimodaira 1993, theorem 2), and close to it for models near the
+    distribution of the texts. Its standard error is that of a variance over independent texts,
+    SE(KL) = sqrt((m4 - m2**2) / N) / 2 with the central moments m2, m4 of l_i - l_j. Bits per byte divide by
+    (mean bytes of the texts used) * ln 2 (P3, arXiv 2505.15353). Weighted texts enter mean and variance with their
+    weights; sampled rows with the weights of P2 (arXiv 2505.15428), see `llreg.geometry.patterns.pair_texts`.
+
+    Large matrices are Gram matrices of centred rows, in float64; pairs so close that cancellation would take
+    digits are then taken again as direct differences, so the KL of near-duplicates keeps its digits.
+    """
+    first = _clipped(log_likelihood, clip)
+    second = first if others is None else _clipped(others, clip)
+    symmetric = others is None
+    tail = first.shape[0] * second.shape[0] <= TAIL_PAIRS if tail_share is None else tail_share
+    rows = patterns(first, designs)
+    columns = rows if symmetric else patterns(second, other_designs)
+    result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES}
+    shift = _column_mean(first)
+    for a, one in enumerate(rows):
+        for other in columns[a if symmetric else 0 :]:
+            _fill(result, first, second, (one, other), num_bytes, weights, shift, symmetric, se, tail)
+    return _dataset(result, se=se, tail=tail)
+
+
+def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
+    """KL divergences between rows that are seen through a view, with names, version and view attached.
+
+    Parameters
+    ----------
+    rows, others : Rows
+        Of one view; `others` are `rows` by default.
+    se, tail_share : bool
+        As in `kl_matrix`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `kl_matrix`, with row ids (model, other) and model names (model_id, other_id) as coordinates, and
+        registry, version, view and clip as attributes.
+    """
+    result = kl_matrix(
+        rows.values,
+        rows.num_bytes,
+        clip=None,  # the view has clipped
+        others=None if others is None else others.values,
+        weights=rows.weights,
+        designs=rows.designs,
+        other_designs=None if others is None else others.designs,
+        se=se,
+        tail_share=tail_share,
+    )
+    right = rows if others is None else others
+    coordinates = {
+        "model": np.array(rows.row_ids, dtype=object),
+        "other": np.array(right.row_ids, dtype=object),
+        "model_id": ("model", np.array(rows.names, dtype=object)),
+        "other_id": ("other", np.array(right.names, dtype=object)),
+    }
+    attrs = {
+        "registry": rows.registry,
+        "version": rows.version,
+        "view": rows.view.id,
+        "clip": "none" if rows.view.clip is None else rows.view.clip,
+        "view_description": rows.view.describe(),
+    }
+    return result.assign_coords(coordinates).assign_attrs(attrs)
+
+
+def _fill(
+    result: dict[str, NDArray[np.float64]],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    pair: tuple[Pattern, Pattern],
+    num_bytes: NDArray[np.floating],
+    weights: NDArray[np.float64] | None,
+    shift: NDArray[np.float64],
+    symmetric: bool,
+    se: bool,
+    tail: bool,
+) -> None:
+    """Write the pairs of two patterns into the result, block by block."""
+    one, other = pair
+    texts = pair_texts(one, other, weights, len(num_bytes))
+    same = symmetric and one is other
+    bytes_used = float(np.average(num_bytes[texts.columns], weights=texts.weights)) if texts.count >= 2 else math.nan
+    for i in range(0, len(one.rows), _BLOCK):
+        rows = one.rows[i : i + _BLOCK]
+        left = texts.prepare(first, rows, shift)
+        for j in range(i if same else 0, len(other.rows), _BLOCK):
+            columns = other.rows[j : j + _BLOCK]
+            right = left if same and i == j else texts.prepare(second, columns, shift)
+            kl, kl_se, share = pair_moments(left, right, texts, se=se, tail=tail)
+            found = (kl, kl_se, share, np.full_like(kl, texts.count), np.full_like(kl, bytes_used))
+            for name, block in zip(_NAMES, found, strict=True):
+                result[name][np.ix_(rows, columns)] = block
+                if symmetric:
+                    result[name][np.ix_(columns, rows)] = block.T
+
+
+def _dataset(result: dict[str, NDArray[Any]], *, se: bool, tail: bool) -> Dataset:
+    import xarray as xr
+
+    scale = result.pop("mean_bytes") * math.log(2)
+    result["kl_bits_per_byte"], result["kl_bits_per_byte_se"] = result["kl"] / scale, result["kl_se"] / scale
+    result["num_texts"] = result["num_texts"].astype(np.int64)
+    unwanted = {*(() if se else ("kl_se", "kl_bits_per_byte_se")), *(() if tail else ("tail_share",))}
+    return xr.Dataset(
+        {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name not in unwanted}
+    )
+
+
+_ATTRS = {
+    "kl": {"long_name": "KL divergence", "units": "nat/text"},
+    "kl_se": {"long_name": "standard error of kl", "units": "nat/text"},
+    "kl_bits_per_byte": {"long_name": "KL divergence", "units": "bit/byte"},
+    "kl_bits_per_byte_se": {"long_name": "standard error of kl_bits_per_byte", "units": "bit/byte"},
+    "tail_share": {"long_name": "share of the variance that the top 1 % of texts carry", "units": "1"},
+    "num_texts": {"long_name": "texts used", "units": "1"},
+}
+
+
+def _clipped(log_likelihood: NDArray[np.floating], clip: float | None) -> NDArray[np.float64]:
+    values = np.asarray(log_likelihood, dtype=np.float64)
+    return values if clip is None else np.maximum(values, clip)  # NaN stays NaN
+
+
+def _column_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What all rows have in common, taken off before products: the smaller the numbers, the less cancels."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=0)
+    total = values.sum(axis=0, where=present)
+    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))

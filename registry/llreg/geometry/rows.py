@@ -1,0 +1,143 @@
+"""Rows as a view shows them: what every estimate is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llreg.geometry.design import Design
+from llreg.geometry.view import View, double_centred
+from llreg_schemas import RowRecord
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a registry, clipped and restricted to the texts of a view.
+
+    Attributes
+    ----------
+    records : sequence of RowRecord
+    values : float64 array of shape (n_models, n_texts), nats
+        NaN where a text was not scored.
+    num_bytes : float64 array of shape (n_texts,)
+        UTF-8 bytes of the texts.
+    texts : intp array of shape (n_texts,)
+        Their indices in the text set.
+    subsets : object array of shape (n_texts,)
+        Their subsets.
+    weights : float64 array of shape (n_texts,) or None
+        The view's text weights; None if all are equal.
+    designs : sequence of (Design or None)
+        One a row: how its texts were drawn, for a row that was scored on a sample of the texts.
+    view : View
+    registry, version : str
+        Where the rows are from.
+    """
+
+    records: Sequence[RowRecord]
+    values: NDArray[np.float64]
+    num_bytes: NDArray[np.float64]
+    texts: NDArray[np.intp]
+    subsets: NDArray[np.object_]
+    weights: NDArray[np.float64] | None
+    designs: Sequence[Design | None]
+    view: View
+    registry: str
+    version: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Row ids."""
+        return [record.row_id for record in self.records]
+
+    @property
+    def names(self) -> list[str]:
+        """Model names; not unique where a model has several rows."""
+        return [record.identity.model for record in self.records]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Model names where they are unique among these rows, else row ids."""
+        names = self.names
+        return [name if names.count(name) == 1 else row_id for name, row_id in zip(names, self.row_ids, strict=True)]
+
+    @property
+    def bits(self) -> float:
+        """Nats per text in a bit per byte: mean bytes of the texts times ln 2 (P3, arXiv 2505.15353)."""
+        return float(np.average(self.num_bytes, weights=self.weights) * np.log(2))
+
+    @cached_property
+    def q(self) -> NDArray[np.float64]:
+        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored (P1)."""
+        return np.nan_to_num(double_centred(self.values))
+
+    def take(self, positions: Sequence[int] | NDArray[np.intp]) -> Rows:
+        """Some of the rows, in the given order."""
+        chosen = [int(k) for k in positions]
+        return replace(
+            self,
+            records=[self.records[k] for k in chosen],
+            values=self.values[chosen],
+            designs=[self.designs[k] for k in chosen],
+        )
+
+    def take_texts(self, columns: NDArray[np.intp]) -> Rows:
+        """Some of the texts."""
+        return replace(
+            self,
+            values=self.values[:, columns],
+            num_bytes=self.num_bytes[columns],
+            texts=self.texts[columns],
+            subsets=self.subsets[columns],
+            weights=None if self.weights is None else self.weights[columns],
+        )
+
+
+def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> Rows:
+    """Rows of a registry through a view.
+
+    Parameters
+    ----------
+    registry : Registry
+    models : sequence of str or None
+        Which rows, as in `Registry.find`; None for all.
+    view : View
+
+    Raises
+    ------
+    NotFoundError
+        If a name means no row.
+    InputError
+        If a name means several rows, or the view does not fit the text set.
+    """
+    index = registry.text_index
+    texts = view.texts(index)
+    records, version = registry.select(models)
+    raw = registry.values(records)
+    values = (raw if len(texts) == len(index) else raw[:, texts]).astype(np.float64)
+    if view.clip is not None:
+        np.maximum(values, view.clip, out=values)  # NaN stays NaN
+    return Rows(
+        records=records,
+        values=values,
+        num_bytes=index.bytes_per_text[texts],
+        texts=texts,
+        subsets=np.asarray(index.subset, dtype=object)[texts],
+        weights=view.text_weights(index),
+        designs=registry.designs(records),
+        view=view,
+        registry=registry.name,
+        version=version,
+    )
