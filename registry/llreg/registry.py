@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llreg.checking import Problem
     from llreg.dataset import RowSource
     from llreg.geometry.design import Design
+    from llreg.geometry.lineage import Duplicates, Lineage
+    from llreg.geometry.neighbors import Neighbors
     from llreg.geometry.rows import Rows
     from llreg.geometry.view import View
 
@@ -405,6 +407,24 @@ class Registry:
         rows = self.rows(models, view=seen)
         second = None if others is None else self.rows(others, view=seen)
         return kl_rows(rows, second, se=se, tail_share=tail_share)
+
+    def neighbors(self, query: str | Path | NDArray[np.floating], k: int = 10, **options: Any) -> Neighbors:
+        """The rows nearest to a row or a vector; see `llreg.geometry.neighbors.neighbors`."""
+        from llreg.geometry.neighbors import neighbors
+
+        return neighbors(self, query, k, **options)
+
+    def lineage(self, model: str, **options: Any) -> Lineage:
+        """Whether the nearest rows are relatives of a row; see `llreg.geometry.lineage.lineage`."""
+        from llreg.geometry.lineage import lineage
+
+        return lineage(self, model, **options)
+
+    def duplicates(self, *, view: View | None = None) -> list[Duplicates]:
+        """Rows of different models that cannot be told apart; see `llreg.geometry.lineage.duplicates`."""
+        from llreg.geometry.lineage import duplicates
+
+        return duplicates(self, view=view)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""

@@ -13,7 +13,7 @@ from llreg_schemas.canonical import hash_json
 from llreg_schemas.errors import InputError
 
 REGISTRY_FORMAT, ROW_FORMAT = "llreg-registry", "llreg-row"
-VERSION_FORMAT, RETRACTION_FORMAT = "llreg-version", "llreg-retraction"
+VERSION_FORMAT, RETRACTION_FORMAT, SUBSET_FORMAT = "llreg-version", "llreg-retraction", "llreg-subset"
 FORMAT_VERSION = 1
 
 PROTOCOL_NAME = "modelmap-1"
@@ -40,6 +40,8 @@ class Identity:
         How the weights were quantised, as "gguf:Q4_1".
     text_set, protocol : str
         Their ids, 64 hex digits.
+    subset : str or None
+        Id of the text subset the row was scored on; None: all texts.
     """
 
     model: str
@@ -52,10 +54,12 @@ class Identity:
     subfolder: str | None = None
     adapter: Mapping[str, str] | None = None
     quantization: str | None = None
+    subset: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The identity as JSON."""
-        return {**vars(self), "adapter": dict(self.adapter) if self.adapter else None}
+        """The identity as JSON; without `subset` where there is none, so that digests of full rows stay what they were."""
+        document = {**vars(self), "adapter": dict(self.adapter) if self.adapter else None}
+        return {name: value for name, value in document.items() if name != "subset" or value is not None}
 
     @property
     def id(self) -> str:

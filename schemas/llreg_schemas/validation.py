@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-Kind = Literal["registry", "row", "textset", "text", "version", "retraction"]
-KINDS: tuple[Kind, ...] = ("registry", "row", "textset", "text", "version", "retraction")
+Kind = Literal["registry", "row", "textset", "text", "version", "retraction", "map"]
+KINDS: tuple[Kind, ...] = ("registry", "row", "textset", "text", "version", "retraction", "map")
 
 MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB, a row record or registry.json
-MAX_VERSION_BYTES = 1 << 26  # 64 MiB, about 900,000 row digests
+MAX_VERSION_BYTES = 1 << 26  # 64 MiB, about 900,000 row digests, or a map of 250,000 rows
 _SHOWN = 60  # characters of a wrong value shown in a message
 
 
@@ -50,7 +50,7 @@ def check(kind: Kind, document: Any, file: str) -> dict[str, Any]:
     Parameters
     ----------
     kind : str
-        Which schema: "registry", "row", "textset", "text", "version", "retraction".
+        Which schema: one of `KINDS`.
     document : object
         The parsed JSON.
     file : str
@@ -87,7 +87,7 @@ def parse(kind: Kind, data: bytes | str, file: str) -> dict[str, Any]:
     InvalidFileError, FormatVersionError
         As `check`; also for text that is not JSON, not UTF-8, or too large.
     """
-    limit = MAX_VERSION_BYTES if kind == "version" else MAX_DOCUMENT_BYTES
+    limit = MAX_VERSION_BYTES if kind in ("version", "map") else MAX_DOCUMENT_BYTES
     if len(data) > limit:
         raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {len(data):,}")
     try:
@@ -134,6 +134,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         "maximum": lambda: f"a number of at most {limit}",
         "exclusiveMinimum": lambda: f"a number above {limit}",
         "minLength": lambda: f"at least {limit} characters",
+        "minItems": lambda: f"at least {limit} items",
         "maxLength": lambda: f"at most {limit} characters",
         "maxItems": lambda: f"at most {limit} items",
         "maxProperties": lambda: f"at most {limit} fields",

@@ -93,7 +93,32 @@ def _registry() -> dict[str, Any]:
     }
 
 
+def _map() -> dict[str, Any]:
+    return {
+        "format": "llreg-map",
+        "format_version": 1,
+        "id": HASH,
+        "registry": "org/models",
+        "text_set": HASH,
+        "protocol": HASH,
+        "version": HASH,
+        "view": make_view(-1412.5, without=["code"]),
+        "method": "tsne",
+        "settings": {"perplexity": 30.0, "iterations": 1000, "seed": 42},
+        "software": {"llreg": "0.1.0", "openTSNE": "1.0.4"},
+        "axes": ["", ""],
+        "models": [
+            {"row_id": f"org/name@{HASH[:8]}", "digest": HASH, "x": 0.5, "y": -2, "placed": False,
+             "ellipse": [1.5, -0.25, 1.0]}
+        ],
+        "resamples": 100,
+        "aligned_to": HASH,
+        "onto": HASH,
+    }  # fmt: skip
+
+
 VALID: dict[str, Callable[[], dict[str, Any]]] = {
+    "map": _map,
     "registry": _registry,
     "row": _row,
     "textset": _text_set,
@@ -104,6 +129,14 @@ VALID: dict[str, Callable[[], dict[str, Any]]] = {
 
 # kind, dotted field, the value put there (or DELETE), expected as told, got as told
 BROKEN: list[tuple[str, str, Any, str, str]] = [
+    ("map", "method", "isomap", "one of 'tsne', 'pca', 'mds', 'umap'", '"isomap"'),
+    ("map", "view.clip", 1.0, "a number of at most 0", "1.0"),
+    ("map", "models.0.digest", "f" * 63, "text matching", '"ffff'),
+    ("map", "models.0.row_id", "org/na me@01234567", "text matching", '"org/na me'),
+    ("map", "models.0.x", "1", "a value of type number", '"1"'),
+    ("map", "models.0.y", DELETE, "a value", "the field is missing"),
+    ("map", "settings.perplexity", 0, "a number of at least 1", "0"),
+    ("map", "axes.0", "\u202eright to left", "text matching", "\\u202e"),
     ("registry", "format", "llreg-row", "'llreg-registry'", '"llreg-row"'),
     ("registry", "format_version", 0, "1", "0"),
     ("registry", "name", DELETE, "a value", "the field is missing"),

@@ -25,13 +25,16 @@ _COMMANDS = {
     "dist": ("geometry", "KL divergence between models, with standard errors."),
     "info": ("rows", "One row's full record."),
     "init": ("owner", "Make an empty registry."),
+    "lineage": ("relatives", "Is a model derived from another, or the same under another name?"),
     "log": ("history", "What happened to the registry, newest first."),
     "ls": ("rows", "List the rows."),
+    "nn": ("relatives", "The nearest rows of a model, with KL ± standard error."),
     "retract": ("owner", "Withdraw a row, saying why."),
     "status": ("history", "What is not built, not finished, or not in a version."),
     "tag": ("owner", "Name the present version."),
     "texts": ("texts", "The registry's text set."),
     "validate": ("owner", "Check files: form, hashes, values."),
+    "view": ("views", "Show, make or freeze a view: clip threshold, texts, weights."),
 }
 
 

@@ -7,20 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.views import ViewChoice, view_options
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
+    from llreg.geometry.rows import Rows
+    from llreg.geometry.view import View
     from llreg.registry import Registry
+
+_SHORT = {"identical": "identical", "same within noise": "within noise"}
+_SNIPPET = 60  # characters of a text that are shown
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--to", "target", metavar="MODEL", help="Only the distances to this one, nearest first.")
+@click.option("--by", type=click.Choice(["subset"]), help="Two models: in which subsets of the texts they differ.")
+@click.option("--texts", "count", metavar="N", type=click.IntRange(1), help="Two models: the N texts that differ most.")
 @click.option("--nats", is_flag=True, help="Nats per text instead of bits per byte.")
-@click.option("--clip", metavar="C|none", help="Clip threshold, nats per text (default: the registry's frozen one).")
+@view_options
 @json_option
 @quiet_option
 @registry_option
@@ -30,8 +38,10 @@ def dist(
     /,
     models: tuple[str, ...],
     target: str | None,
+    by: str | None,
+    count: int | None,
     nats: bool,
-    clip: str | None,
+    view: ViewChoice,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -39,14 +49,18 @@ def dist(
 
     Between every two of the MODELs, or of all rows; in bits per byte of text, so that values compare across
     models and text sets. TAIL is the share of the value that the top 1 % of texts carry: near 1, a few texts decide it.
+    Two rows are "within noise" if two runs of one model could lie as far apart, given their dtypes.
     """
     registry = context.registry()
-    threshold = _threshold(clip)
+    seen = view.of(registry)
+    if by or count:
+        _print_contrast(registry, models, seen, by, count, as_json)
+        return
     names = list(models) or None
     if target is None:
-        result = registry.kl(names, clip=threshold)
+        result = registry.kl(names, view=seen)
     else:
-        result = registry.kl([target], names, clip=threshold) if names else _to_all(registry, target, threshold)
+        result = registry.kl([target], names, view=seen) if names else _to_all(registry, target, seen)
     pairs = _pairs(result, nats=nats, only_first=target is not None)
     if not pairs:
         raise InputError("a distance needs two rows; see: llreg ls")
@@ -64,26 +78,16 @@ def dist(
         click.echo("".join(f"{pair['model']}\t{pair['other']}\t{pair['kl']!r}\n" for pair in pairs), nl=False)
         return
     _print(result, pairs, nats=nats)
-    clipped = "no clipping" if result.attrs["clip"] == "none" else f"clipped at {result.attrs['clip']} nats"
-    note(f"version {result.attrs['version'][:12]}, view {result.attrs['view'][:12]} ({clipped})")
+    note_view(result.attrs["version"], seen)
 
 
-def _threshold(given: str | None) -> float | str | None:
-    if given is None:
-        return "default"
-    if given == "none":
-        return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not -math.inf < value <= 0:
-        raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {given!r}")
-    return value
+def note_view(version: str, view: View) -> None:
+    """Say on stderr of which version and through which view numbers are."""
+    note(f"version {version[:12]}, view {view.id[:12]} ({safe(view.describe())})")
 
 
-def _to_all(registry: Registry, target: str, threshold: float | str | None) -> Dataset:
-    return registry.kl([target], [record.row_id for record in registry.records()], clip=threshold)
+def _to_all(registry: Registry, target: str, view: View) -> Dataset:
+    return registry.kl([target], [record.row_id for record in registry.records()], view=view)
 
 
 def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, Any]]:
@@ -91,13 +95,15 @@ def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, A
     rows, columns = ([str(label) for label in result[dim].values] for dim in ("model", "other"))
     unit = "kl" if nats else "kl_bits_per_byte"
     names = {"kl": unit, "se": f"{unit}_se", "tail_share": "tail_share", "num_texts": "num_texts"}
-    values = {key: result[name].values for key, name in names.items()}
+    values = {key: result[name].values for key, name in names.items() if name in result}
+    verdicts = _verdicts(result)
     found = [
         {
             "model": rows[i],
             "other": columns[j],
             "unit": "nat/text" if nats else "bit/byte",
             **{key: matrix[i, j].item() for key, matrix in values.items()},
+            "verdict": verdicts[i][j],
         }
         for i in range(len(rows))
         for j in range(0 if only_first else i + 1, len(columns))
@@ -105,6 +111,13 @@ def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, A
     ]
     # A pair without common texts has no distance, and comes last.
     return sorted(found, key=lambda pair: (math.isnan(pair["kl"]), pair["kl"])) if only_first else found
+
+
+def _verdicts(result: Dataset) -> list[list[str]]:
+    from llreg.geometry.noise import verdict
+
+    kl, kl_se, floor = (result[name].values for name in ("kl", "kl_se", "noise_floor"))
+    return [[verdict(*cell) for cell in zip(*row, strict=True)] for row in zip(kl, kl_se, floor, strict=True)]
 
 
 def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:
@@ -116,12 +129,68 @@ def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:
             names[pair["other"]],
             f"{pair['kl']:.6f}",
             f"± {pair['se']:.6f}",
-            f"{pair['tail_share']:.2f}",
+            f"{pair['tail_share']:.2f}" if "tail_share" in pair else "",
             str(pair["num_texts"]),
+            _SHORT.get(pair["verdict"], ""),
         ]
         for pair in pairs
     ]
-    print_table(["MODEL", "OTHER", unit, "SE", "TAIL", "TEXTS"], table, right=(2, 3, 4, 5))
+    print_table(["MODEL", "OTHER", unit, "SE", "TAIL", "TEXTS", ""], table, right=(2, 3, 4, 5))
+
+
+def _print_contrast(
+    registry: Registry, models: tuple[str, ...], view: View, by: str | None, count: int | None, as_json: bool
+) -> None:
+    from llreg.geometry.contrast import by_subset, widest_texts
+
+    if len(models) != 2:
+        raise click.UsageError(f"--by and --texts compare two models; got {len(models)}")
+    rows = registry.rows(models, view=view)
+    found: dict[str, Any] = {}
+    if by:
+        found["subsets"] = _records(by_subset(rows), "subset")
+    if count:
+        found["texts"] = [
+            {**entry, "start": _start(registry, entry["text"])} for entry in _records(widest_texts(rows, count), "text")
+        ]
+    if as_json:
+        print_json({"models": rows.row_ids, "version": rows.version, "view": view.id, **found})
+        return
+    if by:
+        _print_subsets(sorted(found["subsets"], key=lambda entry: -entry["share"]))
+    if count:
+        _print_texts(found["texts"], rows)
+    note_view(rows.version, view)
+
+
+def _records(data: Dataset, dim: str) -> list[dict[str, Any]]:
+    columns = {str(name): data[name].values.tolist() for name in (dim, *data.variables) if data[name].dims == (dim,)}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _start(registry: Registry, text: int) -> str:
+    """First characters of a text, on one line; empty where the text is not here."""
+    return " ".join((registry.texts.texts[text] or "")[: 4 * _SNIPPET].split())[:_SNIPPET]
+
+
+def _print_subsets(subsets: list[dict[str, Any]]) -> None:
+    table = [
+        [
+            entry["subset"],
+            str(entry["num_texts"]),
+            f"{entry['share']:.3f}",
+            f"{entry['kl_bits_per_byte']:.6f}",
+            f"± {entry['kl_bits_per_byte_se']:.6f}",
+            f"{entry['mean_difference']:+.4f}",
+        ]
+        for entry in subsets
+    ]
+    print_table(["SUBSET", "TEXTS", "SHARE", "BITS/BYTE", "SE", "MEAN DIFF"], table, right=(1, 2, 3, 4, 5))
+
+
+def _print_texts(texts: list[dict[str, Any]], rows: Rows) -> None:
+    table = [[str(e["text"]), e["subset"], f"{e['difference']:+.1f}", f"{e['share']:.4f}", e["start"]] for e in texts]
+    print_table(["TEXT", "SUBSET", "NATS", "SHARE", f"{rows.labels[0]} less {rows.labels[1]}"], table, right=(0, 2, 3))
 
 
 def _labels(result: Dataset) -> dict[str, str]:

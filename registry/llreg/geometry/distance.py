@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.moments import pair_moments
+from llreg.geometry.noise import noise_floor
 from llreg.geometry.patterns import Pattern, pair_texts, patterns
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     Returns
     -------
     xarray.Dataset
-        As `kl_matrix`, with row ids (model, other) and model names (model_id, other_id) as coordinates, and
+        As `kl_matrix`, with ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text (see
+        `llreg.geometry.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
         registry, version, view and clip as attributes.
     """
     result = kl_matrix(
@@ -119,6 +121,12 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
         tail_share=tail_share,
     )
     right = rows if others is None else others
+    floor = noise_floor(rows.records, right.records, len(rows.num_bytes))
+    result["noise_floor"] = (
+        ("model", "other"),
+        floor,
+        {"long_name": "KL between two runs of one model", "units": "nat/text"},
+    )
     coordinates = {
         "model": np.array(rows.row_ids, dtype=object),
         "other": np.array(right.row_ids, dtype=object),
@@ -151,7 +159,7 @@ def _fill(
     one, other = pair
     texts = pair_texts(one, other, weights, len(num_bytes))
     same = symmetric and one is other
-    bytes_used = float(np.average(num_bytes[texts.columns], weights=texts.weights)) if texts.count >= 2 else math.nan
+    bytes_used = texts.mean_bytes(num_bytes)
     for i in range(0, len(one.rows), _BLOCK):
         rows = one.rows[i : i + _BLOCK]
         left = texts.prepare(first, rows, shift)

@@ -119,7 +119,7 @@ def _panel(one: NDArray[np.float64], many: NDArray[np.float64], texts: PairTexts
     square *= square
     kl = square.sum(axis=1) / (2 * texts.total)
     variance = _sampling_variance(square, 2 * kl, texts)
-    share = _tail_share(square) if tail else np.full_like(kl, np.nan)
+    share = _tail_share(square, texts) if tail else np.full_like(kl, np.nan)
     return kl, np.sqrt(variance) / 2, share
 
 
@@ -129,22 +129,34 @@ def _sampling_variance(
     """Variance of the second moments.
 
     Over independent texts it is sum (w (d**2 - m2))**2 / (sum w)**2, which is (m4 - m2**2) / N for equal weights.
-    For a sample of the texts the variance of the draw is added to that of the set it was drawn from; with c_s draws
-    of text s it is (sum (w d**2)**2 / c - (sum w d**2)**2 / n) / total**2.
+    For a sample of the texts that is estimated with the weights of the sample, and the variance of the draw is added
+    (`llreg.geometry.patterns.Sampling`).
     """
-    if texts.draws is None:
-        weighted = second[:, None] * (1.0 if texts.weights is None else texts.weights)
+    weighted = second[:, None] * (1.0 if texts.weights is None else texts.weights)
+    sampling = texts.sampling
+    if sampling is None:
         return np.asarray(((square - weighted) ** 2).sum(axis=1) / texts.total**2)
-    assert texts.weights is not None
-    fourth = (square**2 / texts.weights).sum(axis=1) / texts.total
-    of_the_set = np.maximum(fourth - second**2, 0) / texts.population
-    draws = (square**2 / texts.draws).sum(axis=1) - square.sum(axis=1) ** 2 / texts.draws.sum()
-    return np.asarray(of_the_set + np.maximum(draws, 0) / texts.total**2)
+    of_the_set = ((square - weighted) ** 2 / sampling.weights).sum(axis=1) / (texts.total * sampling.size)
+    rest = square - square.sum(axis=1)[:, None] * sampling.shares
+    draw = rest**2 @ sampling.noise - sum(scale * (rest @ part) ** 2 for part, scale in sampling.parts)
+    return np.asarray(of_the_set + np.maximum(draw, 0) / texts.total**2)
 
 
-def _tail_share(square: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each row's sum in its ceil(1 %) largest entries; 0 where the sum is 0."""
+def _tail_share(square: NDArray[np.float64], texts: PairTexts) -> NDArray[np.float64]:
+    """Share of each row's sum in its ceil(1 %) largest entries, or in 1 % of the set sampled; 0 where the sum is 0."""
     total = square.sum(axis=1)
-    top = int(np.ceil(square.shape[1] * TAIL_SHARE))
-    sums = np.partition(square, square.shape[1] - top, axis=1)[:, -top:].sum(axis=1)
+    if texts.sampling is None:
+        top = int(np.ceil(square.shape[1] * TAIL_SHARE))
+        sums = np.partition(square, square.shape[1] - top, axis=1)[:, -top:].sum(axis=1)
+    else:
+        sums = _sampled_top(square, texts.sampling.weights)
     return np.asarray(np.divide(sums, total, out=np.zeros_like(total), where=total > 0))
+
+
+def _sampled_top(square: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over the texts of largest difference that together stand for 1 % of the set, the last one in part."""
+    order = np.argsort(-square / weights, axis=1)
+    size = weights[order]
+    before = np.cumsum(size, axis=1) - size
+    part = np.clip((TAIL_SHARE * weights.sum() - before) / size, 0, 1)
+    return np.asarray((np.take_along_axis(square, order, axis=1) * part).sum(axis=1))

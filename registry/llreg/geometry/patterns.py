@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +53,35 @@ def patterns(values: NDArray[np.float64], designs: Sequence[Design | None] | Non
 
 
 @dataclass(frozen=True, eq=False)
+class Sampling:
+    """How the texts of a pair were drawn: what the standard error needs.
+
+    With r the weighted squared differences less their mean, the draw adds ``noise @ r**2 - sum(scale * (part @ r)**2)``
+    to the variance of their sum; `scale`, `part` over `parts`, one a design.
+
+    Attributes
+    ----------
+    weights : float64 array of shape (count,)
+        How many texts of the set each stands for.
+    shares : float64 array of shape (count,)
+        Share of the sum of squares that each would have if the draw were ideal.
+    noise : float64 array of shape (count,)
+    parts : tuple of (float64 array of shape (count,), float)
+    size : float
+        Texts of the set that both rows could be scored on, weighted as the view has them.
+    base : float64 array of shape (n_texts,) or None
+        The view's weights, if every text drawn was scored: then nothing about the texts themselves is estimated.
+    """
+
+    weights: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    parts: tuple[tuple[NDArray[np.float64], float], ...]
+    size: float
+    base: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, eq=False)
 class PairTexts:
     """The texts of a pair of patterns.
 
@@ -63,18 +94,15 @@ class PairTexts:
         None: all equal.
     total : float
         What weighted sums are divided by.
-    draws : float64 array of shape (count,) or None
-        How often each text was drawn; None if the texts are no sample of the set.
-    population : int
-        Texts of the set, of which the used ones may be a sample.
+    sampling : Sampling or None
+        None if the texts are no sample of the set.
     """
 
     columns: slice | NDArray[np.intp]
     count: int
     weights: NDArray[np.float64] | None
     total: float
-    draws: NDArray[np.float64] | None
-    population: int
+    sampling: Sampling | None = None
 
     def prepare(
         self, values: NDArray[np.float64], rows: NDArray[np.intp], shift: NDArray[np.float64]
@@ -91,8 +119,33 @@ class PairTexts:
         if self.count:
             centred -= np.average(centred, axis=1, weights=self.weights)[:, None]
         if self.weights is not None:
-            centred *= np.sqrt(self.weights)
+            centred *= self.roots
         return np.asarray(centred)
+
+    def mean_bytes(self, num_bytes: NDArray[np.floating]) -> float:
+        """Mean bytes of the texts used, or of those that they are a sample of; NaN for fewer than two.
+
+        Parameters
+        ----------
+        num_bytes : float array of shape (n_texts,)
+        """
+        if self.count < 2:
+            return math.nan
+        if self.sampling is not None and self.sampling.base is not None:
+            return float(np.average(num_bytes, weights=self.sampling.base))
+        return float(np.average(num_bytes[self.columns], weights=self.weights))
+
+    @cached_property
+    def roots(self) -> NDArray[np.float64] | float:
+        """Roots of the weights; those of a sample with Bessel's correction, for its mean is estimated too.
+
+        The variance of the weighted mean, which the sum of squares about it lacks, is itself a weighted sum of squares.
+        """
+        if self.weights is None:
+            return 1.0
+        if self.sampling is None:
+            return np.sqrt(self.weights)
+        return np.asarray(np.sqrt(self.weights + self.sampling.noise * self.weights**2 / self.total))
 
 
 def pair_texts(one: Pattern, other: Pattern, weights: NDArray[np.float64] | None, num_texts: int) -> PairTexts:
@@ -108,29 +161,68 @@ def pair_texts(one: Pattern, other: Pattern, weights: NDArray[np.float64] | None
     Notes
     -----
     Rows scored on all texts: weights as the view has them, divided by their sum. Rows scored on a sample: a drawn
-    text stands for 1 / (n p_s) texts (P2, arXiv 2505.15428), and sums are divided by the number of texts of the set,
-    not by the sum of the weights, which varies with the draw. For two rows drawn independently the product of the
-    two weights is unbiased again; for rows of one sample it is counted once.
+    text stands for counts / expected of the set (P2, arXiv 2505.15428), and sums are divided by the number of texts
+    of the set, not by the sum of the weights, which varies with the draw. For two rows drawn independently the product
+    of the two weights is unbiased again; for rows of one sample it is counted once. A view that leaves out texts, or
+    a pair of samples, holds more or fewer draws than expected by chance: the ratio of the chances drawn to the
+    expected ones takes that out (it is 1 for one sample and all texts).
     """
     used = one.present & other.present
-    base = np.ones(num_texts) if weights is None else weights
-    design = _joint(one.design, other.design)
-    columns = slice(None) if used.all() else np.flatnonzero(used)
-    if design is None:
-        chosen = None if weights is None else base[columns]
-        total = float(np.count_nonzero(used) if chosen is None else chosen.sum())
-        return PairTexts(columns, int(used.sum()), chosen, total, None, num_texts)
-    sampling, draws = design
-    drawn = base * sampling
+    designs = [one.design] if one.design == other.design else [one.design, other.design]
+    drawn = [design for design in designs if design is not None]
+    if not drawn:
+        columns = slice(None) if used.all() else np.flatnonzero(used)
+        chosen = None if weights is None else weights[columns]
+        return PairTexts(columns, int(used.sum()), chosen, float(used.sum() if chosen is None else chosen.sum()))
+    return _sampled(used, drawn, np.ones(num_texts) if weights is None else weights)
+
+
+def _sampled(used: NDArray[np.bool_], designs: list[Design], base: NDArray[np.float64]) -> PairTexts:
+    """Texts of a pair of which at least one row was scored on a sample."""
+    stands_for = np.prod([design.weights for design in designs], axis=0)
+    drawn = base * stands_for
     columns = np.flatnonzero(used & (drawn > 0))
+    if not len(columns) or not all(design.covers for design in designs):
+        return PairTexts(np.empty(0, np.intp), 0, np.empty(0), 0.0)
     # Of the drawn texts some may lack in a row (too long for its context): they lack in the same share of the set.
-    total = float(base.sum() * drawn[columns].sum() / drawn.sum()) if drawn.any() else 0.0
-    return PairTexts(columns, len(columns), drawn[columns], total, draws[columns], num_texts)
+    size = float(base.sum() * drawn[columns].sum() / drawn.sum())
+    chances = sum((design.expected / design.expected.sum() for design in designs), np.zeros(len(base)))
+    seen = stands_for * chances
+    sampling = Sampling(
+        weights=stands_for[columns],
+        shares=seen[columns] / seen[columns].sum(),
+        noise=_noise(designs)[columns],
+        parts=tuple((_part(design)[columns], _scale(design)) for design in designs),
+        size=size,
+        base=base if len(columns) == np.count_nonzero(drawn) else None,
+    )
+    return PairTexts(columns, len(columns), drawn[columns], size * float(seen.sum() / chances.sum()), sampling)
 
 
-def _joint(one: Design | None, other: Design | None) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Sampling weights and draws of a pair, or None if neither row is of a sample."""
-    if one is None or other is None or one == other:
-        design = one or other
-        return None if design is None else (design.weights, design.counts.astype(np.float64))
-    return one.weights * other.weights, np.minimum(one.counts, other.counts).astype(np.float64)
+def _noise(designs: list[Design]) -> NDArray[np.float64]:
+    """Coefficient of each squared term in the variance of the draw.
+
+    One sample: sum over draws of r**2, times n / (n - 1). Two: V(A) + E V(B given A), each term estimated from the texts
+    in both, and the mean of that and the same with A and B exchanged.
+    """
+    own = [
+        design.correction * np.divide(design.freedom, design.counts**2, out=_zeros(design), where=design.counts > 0)
+        for design in designs
+    ]
+    if len(own) == 1:
+        return own[0]
+    one, other = (np.divide(1.0, d.weights, out=_zeros(d), where=d.counts > 0) for d in designs)
+    return np.asarray((own[0] * (1 + other) + own[1] * (1 + one)) / 2)
+
+
+def _part(design: Design) -> NDArray[np.float64]:
+    return np.divide(design.freedom, design.counts, out=_zeros(design), where=design.counts > 0)
+
+
+def _scale(design: Design) -> float:
+    total = float(design.freedom.sum())
+    return design.correction / total if total > 0 else 0.0
+
+
+def _zeros(design: Design) -> NDArray[np.float64]:
+    return np.zeros(len(design.counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.design import Design
+from llreg.geometry.patterns import Pattern, pair_texts
 from llreg.geometry.view import View, double_centred
 from llreg_schemas import RowRecord
+from llreg_schemas.errors import InputError, LlregWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,8 +83,37 @@ class Rows:
 
     @cached_property
     def q(self) -> NDArray[np.float64]:
-        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored (P1)."""
-        return np.nan_to_num(double_centred(self.values))
+        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored (P1).
+
+        If some rows were scored on a sample of the texts, all are seen on that sample, weighted as P2 does (arXiv
+        2505.15428): squared distances of the coordinates are then estimates of those on all texts.
+
+        Raises
+        ------
+        InputError
+            If rows were scored on different samples: no coordinates give all their distances.
+        """
+        designs = list({design for design in self.designs if design is not None})
+        if not designs:
+            return np.nan_to_num(double_centred(self.values))
+        if len(designs) > 1:
+            raise InputError(
+                f"coordinates need rows of one text subset; these have {len(designs)}: name the rows, or use distances"
+            )
+        return self._sampled_q(designs[0])
+
+    def _sampled_q(self, design: Design) -> NDArray[np.float64]:
+        everywhere = np.ones(len(self.texts), dtype=bool)
+        pattern = Pattern(np.arange(len(self)), everywhere, design)
+        texts = pair_texts(pattern, pattern, self.weights, len(self.texts))
+        q = np.zeros_like(self.values)
+        if texts.weights is None or not texts.count:
+            return q
+        values = np.ma.masked_invalid(self.values[:, texts.columns])
+        values -= np.ma.average(values, axis=1, weights=texts.weights)[:, None]
+        values -= values.mean(axis=0)
+        q[:, texts.columns] = np.ma.filled(values, 0.0) * texts.roots * np.sqrt(len(self.texts) / texts.total)
+        return q
 
     def take(self, positions: Sequence[int] | NDArray[np.intp]) -> Rows:
         """Some of the rows, in the given order."""
@@ -102,6 +134,7 @@ class Rows:
             texts=self.texts[columns],
             subsets=self.subsets[columns],
             weights=None if self.weights is None else self.weights[columns],
+            designs=[None if design is None else design.take(columns) for design in self.designs],
         )
 
 
@@ -129,6 +162,8 @@ def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> R
     values = (raw if len(texts) == len(index) else raw[:, texts]).astype(np.float64)
     if view.clip is not None:
         np.maximum(values, view.clip, out=values)  # NaN stays NaN
+    designs = [None if design is None else design.take(texts) for design in registry.designs(records)]
+    _warn_uncovered(records, designs)
     return Rows(
         records=records,
         values=values,
@@ -136,8 +171,19 @@ def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> R
         texts=texts,
         subsets=np.asarray(index.subset, dtype=object)[texts],
         weights=view.text_weights(index),
-        designs=registry.designs(records),
+        designs=designs,
         view=view,
         registry=registry.name,
         version=version,
     )
+
+
+def _warn_uncovered(records: Sequence[RowRecord], designs: Sequence[Design | None]) -> None:
+    outside = [record.row_id for record, design in zip(records, designs, strict=True) if design and not design.covers]
+    if outside:
+        warnings.warn(
+            f"no distance in this view for {', '.join(outside[:3])}{' …' if len(outside) > 3 else ''}: scored on a sample "
+            "of another view's texts; use a view within that one (the subset file serves as --view)",
+            LlregWarning,
+            stacklevel=3,
+        )

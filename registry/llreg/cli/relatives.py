@@ -1,0 +1,205 @@
+"""Commands on relatives of a model: nn, lineage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.geometry import note_view
+from llreg.cli.views import ViewChoice, view_options
+from llreg_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from llreg.geometry.lineage import Lineage, Relative
+    from llreg.geometry.neighbors import Neighbor
+
+
+@click.command()
+@click.argument("model")
+@click.option("-k", "count", default=10, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "--by",
+    "where",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Only rows whose metadata meet this (= != < <= > >=), as num_parameters<2e9; can be repeated.",
+)
+@click.option(
+    "--score", is_flag=True, help="MODEL is no row: score it now (Hub id, directory, .gguf), without adding it."
+)
+@view_options
+@json_option
+@quiet_option
+@registry_option
+@click.pass_obj
+def nn(
+    context: Context,
+    /,
+    model: str,
+    count: int,
+    where: tuple[str, ...],
+    score: bool,
+    view: ViewChoice,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """The nearest rows of MODEL, with KL ± standard error in bits per byte.
+
+    MODEL is a row, a .npy file with log-likelihoods on the registry's texts (nats, NaN where not scored), or with
+    --score a model that is scored now. The declared base model is marked, with its rank where it is not among the nearest.
+    """
+    registry = context.registry()
+    query: Any = model
+    if score:
+        from llreg.scoring import score_model
+
+        query = score_model(registry, model)
+    found = registry.neighbors(query, count, view=view.of(registry), where=where)
+    if as_json:
+        print_json({**dataclasses.asdict(found), "view": found.view.to_json()})
+        return
+    if quiet:
+        click.echo("".join(f"{neighbor.row_id}\n" for neighbor in found.nearest), nl=False)
+        return
+    _print_neighbors(found.nearest)
+    shown = {neighbor.row_id for neighbor in found.nearest}
+    for base in found.bases:
+        if base.row_id not in shown:
+            note(
+                f"the declared base {safe(base.model)} is number {base.rank}, at {base.kl:.6f} ± {base.kl_se:.6f} bits/byte"
+            )
+    _note_missing(found.missing_bases)
+    note_view(found.version, found.view)
+
+
+def _print_neighbors(neighbors: Sequence[Neighbor]) -> None:
+    labels = _labels(neighbors)
+    table = [
+        [
+            str(n.rank),
+            label,
+            f"{n.kl:.6f}",
+            f"± {n.kl_se:.6f}",
+            f"{n.tail_share:.2f}",
+            str(n.num_texts),
+            "; ".join(filter(None, [n.relation, n.verdict if n.verdict != "different" else ""])),
+        ]
+        for n, label in zip(neighbors, labels, strict=True)
+    ]
+    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "TAIL", "TEXTS", ""], table, right=(0, 2, 3, 4, 5))
+
+
+def _labels(neighbors: Sequence[Neighbor]) -> list[str]:
+    names = [neighbor.model for neighbor in neighbors]
+    return [n.model if names.count(n.model) == 1 else n.row_id for n in neighbors]
+
+
+def _note_missing(bases: Sequence[str]) -> None:
+    for base in bases:
+        note(f"the declared base {safe(base)} has no row here; add it with: llreg add {safe(base)}")
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "-k", "count", default=10, show_default=True, type=click.IntRange(1), help="How many of the nearest rows."
+)
+@click.option(
+    "--level", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="False discovery rate for 'related'."
+)
+@click.option(
+    "--families",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="CSV with columns model and family: models known to be related, besides what they declare.",
+)
+@view_options
+@json_option
+@registry_option
+@click.pass_obj
+def lineage(
+    context: Context,
+    /,
+    model: str | None,
+    count: int,
+    level: float,
+    families: Path | None,
+    view: ViewChoice,
+    as_json: bool,
+) -> None:
+    """Is MODEL derived from another model, or the same under another name?
+
+    The nearest rows with P, the share of unrelated pairs of the same kind that are as close, and Q, the same corrected for
+    the number of rows tested. Unrelated are models that no declared base connects. Without MODEL: all duplicates under
+    other names.
+    """
+    registry = context.registry()
+    seen = view.of(registry)
+    if model is None:
+        groups = registry.duplicates(view=seen)
+        if as_json:
+            print_json([dataclasses.asdict(group) for group in groups])
+            return
+        print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
+        return
+    found = registry.lineage(model, candidates=count, level=level, view=seen, families=_read_families(families))
+    if as_json:
+        print_json({**dataclasses.asdict(found), "view": seen.to_json()})
+        return
+    _print_lineage(found)
+    _note_bases(found)
+    note_view(found.version, seen)
+
+
+def _read_families(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    import csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected CSV in UTF-8 with columns model and family") from error
+    if not lines or not {"model", "family"} <= set(lines[0]):
+        raise InputError(f"{path}: expected CSV with columns model and family")
+    return {line["model"]: line["family"] for line in lines if line["family"]}
+
+
+def _print_lineage(found: Lineage) -> None:
+    labels = _labels([relative.neighbor for relative in found.relatives])
+    table = [
+        [
+            str(r.neighbor.rank),
+            label,
+            f"{r.neighbor.kl:.6f}",
+            f"± {r.neighbor.kl_se:.6f}",
+            f"{r.p:.2g}",
+            f"{r.q:.2g}",
+            "; ".join(filter(None, [r.finding, r.neighbor.relation])),
+        ]
+        for r, label in zip(found.relatives, labels, strict=True)
+    ]
+    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "P", "Q", "FINDING"], table, right=(0, 2, 3, 4, 5))
+    nulls = {f"{r.null_pairs:,} unrelated pairs ({r.null})" for r in found.relatives if r.null_pairs}
+    note(
+        f"compared with {', '.join(sorted(nulls)) or 'nothing: too few unrelated rows'}; Q is over {found.num_tests:,} rows"
+    )
+
+
+def _note_bases(found: Lineage) -> None:
+    """Declared against measured base."""
+    for base in found.declared_bases:
+        note(f"declared base {safe(base.neighbor.model)}: {_agreement(base)}")
+    _note_missing(found.missing_bases)
+
+
+def _agreement(base: Relative) -> str:
+    place = f"rank {base.neighbor.rank}, {base.neighbor.kl:.6f} ± {base.neighbor.kl_se:.6f} bits/byte"
+    if base.finding:
+        return f"the distance agrees ({place})"
+    return f"the distance does not show it ({place}, P {base.p:.2g}): a long training, a wrong card, or too few rows to tell"

@@ -1,0 +1,135 @@
+"""Options that choose a view, and the command that makes one: view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, registry_option, safe
+
+if TYPE_CHECKING:
+    from llreg.geometry.view import View
+    from llreg.registry import Registry
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """What the options say; a view once the registry is known."""
+
+    clip: float | str | None = "default"
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    file: Path | None = None
+
+    def of(self, registry: Registry) -> View:
+        """The registry's own view or the file's, changed by the other options."""
+        from llreg.geometry.view import read_view
+
+        view = registry.view if self.file is None else read_view(self.file)
+        if not isinstance(self.clip, str):
+            view = replace(view, clip=self.clip)
+        if self.only or self.without:
+            view = replace(view, only=self.only, without=self.without)
+        return view
+
+
+def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a view; the command gets them as one argument, `view`."""
+
+    def collect(*args: Any, clip: str | None, only: Any, without: Any, view_file: Path | None, **rest: Any) -> Any:
+        return command(*args, view=ViewChoice(parse_clip(clip), tuple(only), tuple(without), view_file), **rest)
+
+    collect.__doc__, collect.__name__ = command.__doc__, command.__name__
+    collect.__dict__.update(command.__dict__)  # click keeps the options of decorators further down here
+    for option in reversed(_OPTIONS):
+        option(collect)
+    return collect
+
+
+_OPTIONS = (
+    click.option(
+        "--clip", metavar="C|none", help="Clip threshold, nats per text (default: the registry's frozen one)."
+    ),
+    click.option("--only", metavar="SUBSET", multiple=True, help="Only texts of this subset; can be repeated."),
+    click.option("--without", metavar="SUBSET", multiple=True, help="Leave out texts of this subset; can be repeated."),
+    click.option(
+        "--view",
+        "view_file",
+        type=click.Path(path_type=Path),
+        help="A view from a JSON file (llreg view -o), or a map's.",
+    ),
+)
+
+
+def parse_clip(given: str | None) -> float | str | None:
+    """A threshold from its option: "default" if not given, None for none."""
+    if given is None:
+        return "default"
+    if given == "none":
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not -math.inf < value <= 0:
+        raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {given!r}")
+    return value
+
+
+@click.command()
+@view_options
+@click.option(
+    "--clip-quantile",
+    metavar="Q",
+    type=click.FloatRange(0, 1),
+    help="Clip at this quantile over all rows; 0.02 is P1's.",
+)
+@click.option(
+    "--drop-tail",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Leave out this share of the texts: those that carry most of all distances.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the view to a JSON file.")
+@click.option("--freeze", is_flag=True, help="Make it the registry's default view, in registry.json.")
+@json_option
+@registry_option
+@click.pass_obj
+def view(
+    context: Context,
+    /,
+    view: ViewChoice,
+    clip_quantile: float | None,
+    drop_tail: float | None,
+    output: Path | None,
+    freeze: bool,
+    as_json: bool,
+) -> None:
+    """Show, make or freeze a view: clip threshold, texts, weights.
+
+    Rows are stored raw; every distance and map is computed through a view and names it. A registry has one default
+    view, frozen, so that distances do not move when rows come. Quantile and tail are taken over the rows that are here
+    now; what they give is written into the view.
+    """
+    from llreg.files import write_output
+    from llreg.geometry.freezing import freeze_view, measured_view
+    from llreg_schemas import pretty_json
+
+    registry = context.registry()
+    made = measured_view(registry, view.of(registry), clip_quantile=clip_quantile, drop_tail=drop_tail)
+    document = made.to_json()
+    if output:
+        write_output(output, pretty_json(document).encode())
+    if freeze:
+        freeze_view(registry, made)
+        note(f"{registry.name}: view {made.id[:12]} is the default now; run llreg build to carry it into the build")
+    if as_json:
+        print_json({**document, "num_texts": len(made.texts(registry.text_index))})
+    else:
+        kept = len(made.texts(registry.text_index))
+        click.echo(f"view {made.id[:12]}: {safe(made.describe())}; {kept:,} of {registry.num_texts:,} texts")

@@ -1,0 +1,68 @@
+"""Families of models, as declared: what cross-validation must not split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from llreg_schemas import RowRecord
+
+# "7b", "1_6b", "8x7b", "410m": from there on a name tells the size and what was done to it.
+_SIZE = re.compile(
+    r"(\d+x)?\d+([._]\d+)?[kmbt]|nano|micro|tiny|mini|small|base|medium|large|x+l",
+)
+
+
+def families_of(records: Sequence[RowRecord]) -> list[str]:
+    """Family of each row.
+
+    Parameters
+    ----------
+    records : sequence of RowRecord
+        Rows whose bases are looked for among each other.
+
+    Returns
+    -------
+    list of str
+        One label a row.
+
+    Notes
+    -----
+    A row's declared base, the base of that if it has a row here, and so on to the end: the stem of the last name is
+    the family, as "pythia" of EleutherAI/pythia-410m. A row that declares no base has the family of its own stem if
+    another row's chain ends in it, else the architecture class, which siblings share that say nothing either; else
+    its stem. Of several declared bases, as of a merge, the first counts. Cards are incomplete, so siblings can still
+    be told apart (and land on both sides of a fold): give families of your own where you know them.
+    """
+    bases = {record.identity.model: base for record in records if (base := _base(record))}
+    stems = [stem(_root(record.identity.model, bases)) for record in records]
+    declared = {own for own, record in zip(stems, records, strict=True) if _base(record)}
+    return [
+        own if own in declared else str(record.declared.get("architecture") or own)
+        for own, record in zip(stems, records, strict=True)
+    ]
+
+
+def stem(name: str) -> str:
+    """A model name without organisation, size, and all that follows the size; lower case."""
+    parts = name.rstrip("/").rsplit("/", 1)[-1].lower().split("-")
+    sizes = [k for k, part in enumerate(parts) if k and _SIZE.fullmatch(part)]
+    return "-".join(parts[: sizes[0]] if sizes else parts)
+
+
+def _base(record: RowRecord) -> str | None:
+    """The first declared base that is not the model itself."""
+    for base in record.declared.get("base_model") or ():
+        if base != record.identity.model:
+            return str(base)
+    return None
+
+
+def _root(name: str, bases: Mapping[str, str]) -> str:
+    """The end of the chain of bases; of a circle, its first name in the alphabet."""
+    seen = [name]
+    while (base := bases.get(seen[-1])) is not None:
+        if base in seen:
+            return min(seen[seen.index(base) :])
+        seen.append(base)
+    return seen[-1]

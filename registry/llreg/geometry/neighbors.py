@@ -1,0 +1,289 @@
+"""Nearest rows of a row, or of a vector that is in no registry."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llreg.geometry.distance import kl_matrix
+from llreg.geometry.noise import Verdict, noise_floor, verdict
+from llreg.geometry.view import View
+from llreg.store import model_columns
+from llreg_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+    from llreg_schemas import RowRecord
+
+_BLOCK = 512  # rows in memory at a time: 40 MB of float64 for 10,000 texts
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """One of the nearest rows.
+
+    Attributes
+    ----------
+    row_id, model : str
+    rank : int
+        1 for the nearest.
+    kl, kl_se : float
+        KL divergence and its standard error, bits per byte.
+    tail_share : float
+        Share of the variance that the top 1 % of texts carry.
+    num_texts : int
+        Texts used.
+    relation : str
+        What the records say of the two: "declared base", "declares it as its base", "same declared base",
+        "same model", or "".
+    verdict : {"identical", "same within noise", "different", "unknown"}
+    """
+
+    row_id: str
+    model: str
+    rank: int
+    kl: float
+    kl_se: float
+    tail_share: float
+    num_texts: int
+    relation: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The nearest rows, and where the declared base stands among them.
+
+    Attributes
+    ----------
+    query : str
+        Row id, or what was given.
+    nearest : sequence of Neighbor
+    bases : sequence of Neighbor
+        Rows of the declared base models, wherever they rank.
+    missing_bases : sequence of str
+        Declared base models that have no row here.
+    version, view : str
+    """
+
+    query: str
+    nearest: Sequence[Neighbor]
+    bases: Sequence[Neighbor]
+    missing_bases: Sequence[str]
+    version: str
+    view: View
+
+
+def neighbors(
+    registry: Registry,
+    query: str | Path | NDArray[np.floating],
+    k: int = 10,
+    *,
+    view: View | None = None,
+    where: Sequence[str] = (),
+) -> Neighbors:
+    """The rows nearest to one row.
+
+    Parameters
+    ----------
+    registry : Registry
+    query : str, Path or float array of shape (n_texts,)
+        A row, as in `Registry.find`; a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts,
+        NaN where not scored.
+    k : int
+        How many.
+    view : View, optional
+        The registry's own by default.
+    where : sequence of str
+        Conditions on metadata, all of which must hold, as "architecture=LlamaForCausalLM" or "num_parameters<2e9".
+
+    Raises
+    ------
+    NotFoundError, InputError
+        If the query is no row, or no vector of this text set; if a condition cannot be read.
+    """
+    if k < 1:
+        raise InputError(f"k: expected at least 1 neighbour; got {k}")
+    seen = view or registry.view
+    records, version = registry.select(None)
+    record, values = _query(registry, query)
+    candidates = _filtered([other for other in records if record is None or other.digest != record.digest], where)
+    if not candidates:
+        condition = " that meets the conditions" if where else ""
+        raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
+    kl = distances(registry, values[None], candidates, seen)[0]
+    order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
+    declared = set(record.declared.get("base_model") or ()) if record else set()
+    ranks = {int(position): rank for rank, position in enumerate(order, 1)}
+    based = [position for position in ranks if candidates[position].identity.model in declared]
+    found = _described(registry, record, values, candidates, [*map(int, order[:k]), *based], ranks, seen)
+    return Neighbors(
+        query=record.row_id if record else str(query) if isinstance(query, (str, Path)) else "the given vector",
+        nearest=found[: min(k, len(candidates))],
+        bases=found[min(k, len(candidates)) :],
+        missing_bases=sorted(declared - {other.identity.model for other in records}),
+        version=version,
+        view=seen,
+    )
+
+
+def _query(
+    registry: Registry, query: str | Path | NDArray[np.floating]
+) -> tuple[RowRecord | None, NDArray[np.float64]]:
+    if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
+        record = registry.find(str(query))
+        return record, registry.values([record])[0].astype(np.float64)
+    return None, read_vector(query, registry.num_texts)
+
+
+def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> NDArray[np.float64]:
+    """A vector of raw log-likelihoods from an array or a ``.npy`` file, float64 of shape (n_texts,), nats.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, has another shape, or holds values that no log-likelihood has.
+    """
+    shown = str(source) if isinstance(source, (str, Path)) else "the vector"
+    try:
+        values = np.load(source, allow_pickle=False) if isinstance(source, (str, Path)) else np.asarray(source)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{shown}: expected a .npy file with one array of numbers; it cannot be read as one"
+        ) from error
+    if values.shape != (num_texts,) or values.dtype.kind not in "fi":
+        raise InputError(
+            f"{shown}: expected {num_texts:,} numbers, one log-likelihood a text in nats; got {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    values = values.astype(np.float64)
+    if np.isinf(values).any() or (values > 0).any():
+        raise InputError(f"{shown}: a log-likelihood is a finite number of at most 0, or NaN where not scored")
+    return values
+
+
+def distances(
+    registry: Registry, values: NDArray[np.float64], candidates: Sequence[RowRecord], view: View
+) -> NDArray[np.float64]:
+    """KL from some vectors to many rows, which pass through memory a block at a time.
+
+    Parameters
+    ----------
+    registry : Registry
+    values : float64 array of shape (n_queries, n_texts), nats
+        Raw, on the whole text set.
+    candidates : sequence of RowRecord
+    view : View
+
+    Returns
+    -------
+    float64 array of shape (n_queries, n_candidates), nats per text
+    """
+    parts = [
+        _kl(registry, values, candidates[start : start + _BLOCK], view, se=False)["kl"].values
+        for start in range(0, len(candidates), _BLOCK)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _kl(registry: Registry, values: NDArray[np.float64], records: Sequence[RowRecord], view: View, *, se: bool) -> Any:
+    index = registry.text_index
+    texts = view.texts(index)
+    return kl_matrix(
+        values[:, texts],
+        index.bytes_per_text[texts],
+        clip=view.clip,
+        others=registry.values(records)[:, texts],
+        weights=view.text_weights(index),
+        other_designs=[None if design is None else design.take(texts) for design in registry.designs(records)],
+        se=se,
+        tail_share=se,
+    )
+
+
+def _described(
+    registry: Registry,
+    record: RowRecord | None,
+    values: NDArray[np.float64],
+    candidates: Sequence[RowRecord],
+    positions: Sequence[int],
+    ranks: dict[int, int],
+    view: View,
+) -> list[Neighbor]:
+    """The candidates at some positions, with standard errors and what their records say."""
+    chosen = [candidates[k] for k in positions]
+    result = _kl(registry, values[None], chosen, view, se=True)
+    numbers = {name: result[name].values[0] for name in result}
+    floors = noise_floor([record], chosen, registry.num_texts)[0] if record else np.zeros(len(chosen))
+    return [
+        Neighbor(
+            row_id=other.row_id,
+            model=other.identity.model,
+            rank=ranks[position],
+            kl=float(numbers["kl_bits_per_byte"][i]),
+            kl_se=float(numbers["kl_bits_per_byte_se"][i]),
+            tail_share=float(numbers["tail_share"][i]),
+            num_texts=int(numbers["num_texts"][i]),
+            relation=_relation(record, other) if record else "",
+            verdict=verdict(float(numbers["kl"][i]), float(numbers["kl_se"][i]), float(floors[i])),
+        )
+        for i, (position, other) in enumerate(zip(positions, chosen, strict=True))
+    ]
+
+
+def _relation(record: RowRecord, other: RowRecord) -> str:
+    """What two records declare of each other."""
+    model, there = record.identity.model, other.identity.model
+    bases, their_bases = (set(entry.declared.get("base_model") or ()) for entry in (record, other))
+    if model == there:
+        return "same model"
+    if there in bases:
+        return "declared base"
+    if model in their_bases:
+        return "declares it as its base"
+    return "same declared base" if bases & their_bases else ""
+
+
+_CONDITION = re.compile(r"\s*([a-z_]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
+
+
+def _filtered(records: Sequence[RowRecord], where: Sequence[str]) -> list[RowRecord]:
+    """Records that meet all conditions."""
+    columns = model_columns(records)
+    keep = [True] * len(records)
+    for condition in where:
+        match = _CONDITION.fullmatch(condition)
+        if not match or match[1] not in columns:
+            raise InputError(
+                f"{condition!r}: expected FIELD=VALUE (or != < <= > >=) with FIELD one of {', '.join(columns)}"
+            )
+        holds = _test(match[2], match[3], condition, numeric=match[1] == "num_parameters")
+        keep = [kept and holds(value) for kept, value in zip(keep, columns[match[1]], strict=True)]
+    return [record for record, kept in zip(records, keep, strict=True) if kept]
+
+
+def _test(sign: str, given: str, condition: str, *, numeric: bool) -> Callable[[Any], bool]:
+    compare = _OPERATORS[sign]
+    if not numeric:
+        return lambda value: compare(value, given)
+    try:
+        number = float(given)
+    except ValueError:
+        raise InputError(f"{condition!r}: expected a number after {sign}; got {given!r}") from None
+    return lambda value: value >= 0 and compare(value, number)  # -1: unknown
