@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import llreg_extract
 from llreg import __version__, files, settings
 from llreg.journal import Journal, make_entries
 from llreg.rowfile import Row, write_row
+from llreg.subsets import load_subset, store_subset
 from llreg_schemas import Identity, RowRecord, check, hash_json, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, ModelError, NonFiniteError, storage_errors
 from llreg_schemas.records import now
@@ -82,6 +84,8 @@ class Options:
         Tokens in a batch; None chooses by device.
     trust_remote_code : bool
         Run Python code from the model's repository.
+    subset : str, path, mapping or None
+        A text subset, by its file, document or id: only its texts are scored. See `llreg.subsets.make_subset`.
     """
 
     revision: str | None = None
@@ -91,6 +95,7 @@ class Options:
     overwrite: Overwrite = "only-missing"
     batch_tokens: int | None = None
     trust_remote_code: bool = False
+    subset: str | Path | Mapping[str, Any] | None = None
 
 
 def add(
@@ -124,12 +129,13 @@ def add(
     report = reporter or Reporter()
     files.sweep(registry.path)
     files.check_writable(registry.path)
-    registry.texts.complete()
+    subset = None if chosen.subset is None else load_subset(registry, chosen.subset)
+    registry.texts.complete(None if subset is None else subset["texts"])
     results = []
     for model in models:
         report.begin(model)
         try:
-            result = _add_one(registry, model, chosen, report)
+            result = _add_one(registry, model, subset, chosen, report)
         except (ModelError, InputError) as error:
             result = AddResult(model, "failed", None, str(error))
         report.finish(result)
@@ -152,7 +158,9 @@ def _check_options(registry: Registry, models: Sequence[str], options: Options) 
         raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
 
 
-def _add_one(registry: Registry, model: str, options: Options, report: Reporter) -> AddResult:
+def _add_one(
+    registry: Registry, model: str, subset: Mapping[str, Any] | None, options: Options, report: Reporter
+) -> AddResult:
     source = llreg_extract.resolve(
         model, revision=options.revision, name=options.name, trust_remote_code=options.trust_remote_code
     )
@@ -166,6 +174,7 @@ def _add_one(registry: Registry, model: str, options: Options, report: Reporter)
         quantization=source.quantization,
         text_set=registry.info["text_set"]["id"],
         protocol=registry.info["protocol"]["id"],
+        subset=None if subset is None else subset["id"],
     )
     present = _present(registry, identity, model, options)
     if present:
@@ -182,7 +191,7 @@ def _add_one(registry: Registry, model: str, options: Options, report: Reporter)
         if present is None:
             loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=options.trust_remote_code)
             journal = Journal(runs / f"{identity.id[:24]}-{_run_key(device, options)}.journal")
-            present = _Run(registry, identity, loaded, journal, options, report).result(model)
+            present = _Run(registry, identity, subset, loaded, journal, options, report).result(model)
         for leftover in runs.glob(f"{identity.id[:24]}-*"):  # also of runs with other libraries: the row is there now
             leftover.unlink()
         return present
@@ -195,11 +204,22 @@ def _present(registry: Registry, identity: Identity, model: str, options: Option
     there = registry.replicates(identity)
     if not there:
         _refuse_retracted(registry, identity)
-        return None
+        return _present_in_full(registry, identity, model)
     record = there[-1]
     if options.overwrite == "only-missing" and _lacks_texts(registry, record):
         return None
     return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
+
+
+def _present_in_full(registry: Registry, identity: Identity, model: str) -> AddResult | None:
+    """The result for a subset of the texts where a row of all of them is there: it holds those values."""
+    there = registry.replicates(replace(identity, subset=None)) if identity.subset else []
+    if not there:
+        return None
+    record = there[-1]
+    return AddResult(
+        model, "present", record.row_id, f"is there already on all texts as {record.row_id}; nothing to do"
+    )
 
 
 def _refuse_retracted(registry: Registry, identity: Identity) -> None:
@@ -221,6 +241,8 @@ def _lacks_texts(registry: Registry, record: RowRecord) -> bool:
     values = registry.row(record.row_id).log_likelihood
     reasons = ("over_context", "non_finite", "unscored")
     explained = sum(int(record.provenance.get(name, 0)) for name in reasons)
+    if record.identity.subset is not None:
+        values = values[load_subset(registry, record.identity.subset)["texts"]]
     return int(np.isnan(values).sum()) > explained
 
 
@@ -243,14 +265,18 @@ class _Run:
         self,
         registry: Registry,
         identity: Identity,
+        subset: Mapping[str, Any] | None,
         model: llreg_extract.Model,
         journal: Journal,
         options: Options,
         report: Reporter,
     ) -> None:
-        self.registry, self.identity, self.model = registry, identity, model
+        import numpy as np
+
+        self.registry, self.identity, self.subset, self.model = registry, identity, subset, model
         self.journal, self.options, self.report = journal, options, report
-        self.texts = registry.texts.complete()
+        self.wanted = np.arange(registry.num_texts) if subset is None else np.asarray(subset["texts"])  # of the set
+        self.texts = registry.texts.complete(self.wanted.tolist())
         self.completes: RowRecord | None = None
         self.encoded = llreg_extract.encode(model, self.texts)
 
@@ -264,6 +290,8 @@ class _Run:
             raise InputError(f"it gave exactly the row that was retracted, {row.record.row_id}; nothing was added")
         there = row.record.digest in self.registry.digests()
         if not there:
+            if self.subset is not None:  # first: a row never names a subset that is not there
+                store_subset(self.registry.path, self.subset)
             write_row(self.registry.path, row)
         if self.completes and self.completes.digest != row.record.digest:
             self.registry.retract(
@@ -296,8 +324,10 @@ class _Run:
             )
 
     def _score(self, kept: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
         lengths = self.encoded.lengths
-        done = {int(text) for text in kept["text"]}
+        done = {int(place) for place in np.searchsorted(self.wanted, kept["text"])}  # places in `wanted`
         self.report.start(self.identity.model, int(lengths.sum()), int(lengths[sorted(done)].sum()))
         if done:
             self.report.note(
@@ -308,7 +338,8 @@ class _Run:
             try:
                 for batch in batches:
                     self._refuse_non_finite(batch)
-                    self.journal.append(batch.index, batch.log_likelihood, batch.num_tokens, batch.status)
+                    texts = self.wanted[batch.index]
+                    self.journal.append(texts, batch.log_likelihood, batch.num_tokens, batch.status)
                     self.report.advance(int(lengths[batch.index].sum()))
             finally:
                 batches.close()
@@ -324,15 +355,15 @@ class _Run:
         if dtype == "float32":
             advice = "a sound checkpoint; this one's weights may be damaged"
         raise NonFiniteError(
-            f"{self.identity.model} gives NaN or inf in {dtype} (first seen on text {int(bad[0])}); no row was written: "
+            f"{self.identity.model} gives NaN or inf in {dtype} (first seen on text {self.wanted[bad[0]]}); no row was written: "
             f"use {advice}"
         )
 
     def _row(self, entries: NDArray[Any], seconds: float) -> Row:
         import numpy as np
 
-        values = np.full(len(self.texts), np.nan, np.float32)
-        tokens = np.zeros(len(self.texts), np.int32)
+        values = np.full(self.registry.num_texts, np.nan, np.float32)
+        tokens = np.zeros(self.registry.num_texts, np.int32)
         scored = entries[entries["status"] == llreg_extract.Status.SCORED]
         values[scored["text"]] = np.minimum(
             scored["log_likelihood"], 0.0
@@ -394,4 +425,7 @@ def _sentence(row: Row, there: bool) -> str:
         f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN" if counts["unscored"] else "",
     ]
     notes = "; ".join(note for note in told if note)
-    return f"added as {record.row_id}" + (f" ({notes})" if notes else "")
+    scored = (
+        f", scored on {(row.num_tokens > 0).sum():,} of {len(row.num_tokens):,} texts" if record.identity.subset else ""
+    )
+    return f"added as {record.row_id}{scored}" + (f" ({notes})" if notes else "")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llreg.rowfile import Row, digest_in_name
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
-from llreg_schemas import check
+from llreg.subsets import list_subsets, read_subset
+from llreg_schemas import RowRecord, check
 from llreg_schemas.errors import InvalidFileError, NotFoundError
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def validate(
 
 
 def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> list[Problem]:
+    import numpy as np
+
     shown = registry.shown(path)
     if path.is_symlink() or not path.is_file():
         return [Problem(shown, "expected a regular file")]
@@ -160,13 +163,14 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
         return [Problem(shown, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
     try:
         if inside:
-            record = registry.read_file(path).record
+            row = registry.read_file(path)
         else:
             from llreg.rowfile import read_row
 
             row = read_row(path, registry.num_texts, shown=shown)
             registry.check_row(row, shown)
-            record = row.record
+        record = row.record
+        _check_subset(registry, record, np.isnan(row.log_likelihood), shown)
     except InvalidFileError as error:
         return [_problem(error)]
     other = seen.setdefault(record.row_id, path)
@@ -175,13 +179,39 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
     return []
 
 
+def _check_subset(registry: Registry, record: RowRecord, missing: NDArray[np.bool_], shown: str) -> None:
+    """A row of a text subset has values on its texts only, and names a subset that is here."""
+    import numpy as np
+
+    if record.identity.subset is None:
+        return
+    try:
+        document = read_subset(registry, record.identity.subset)
+    except InvalidFileError as error:
+        raise InvalidFileError(
+            shown, f"expected a sound subset in this registry; {error}", field="identity.subset"
+        ) from error
+    outside = np.ones(registry.num_texts, dtype=bool)
+    outside[document["texts"]] = False
+    _refuse(outside & ~missing, shown, "log_likelihood", "NaN outside the row's text subset", ~missing)
+    reasons = sum(record.provenance.get(name, 0) for name in ("over_context", "non_finite", "unscored"))
+    if reasons > int((missing & ~outside).sum()):
+        raise InvalidFileError(
+            shown,
+            f"expected at most {int((missing & ~outside).sum()):,} texts over the context, non-finite or unscored, as "
+            f"many as are NaN in its text subset; got {reasons:,}",
+            field="provenance",
+        )
+
+
 def _check_documents(registry: Registry) -> list[Problem]:
-    """registry.json was checked on opening; here the texts, retractions, versions and the build."""
+    """registry.json was checked on opening; here the texts, retractions, versions, subsets and the build."""
     problems = []
     checks: list[Callable[[], object]] = [
         lambda: registry.texts,
         registry.retractions,
         registry.versions,
+        lambda: list_subsets(registry),
         lambda: _check_references(registry),
         lambda: _check_store(registry),
     ]
@@ -212,6 +242,8 @@ def _check_references(registry: Registry) -> None:
 
 def _check_store(registry: Registry) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
+    import numpy as np
+
     records = registry.store.records()
     files = registry.row_files()
     for start in range(0, len(records), SHARD_ROWS):
@@ -229,6 +261,7 @@ def _check_store(registry: Registry) -> None:
                 raise InvalidFileError(
                     f"{STORE}: {record.row_id}", "expected values with the row's digest; make it again: llreg build"
                 )
+            _check_subset(registry, record, np.isnan(intact[record.digest].log_likelihood), f"{STORE}: {record.row_id}")
 
 
 def _problem(error: InvalidFileError) -> Problem:

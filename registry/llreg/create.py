@@ -7,6 +7,7 @@ from pathlib import Path
 from llreg import files
 from llreg.build import PARTS
 from llreg.registry import CONFIG, TEXTS, Registry
+from llreg.subsets import DIRECTORY as SUBSETS
 from llreg.textset import is_name, load_texts, to_parquet, valid_name
 from llreg_schemas import make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
@@ -79,7 +80,7 @@ def init(
 
 def _refuse_foreign_files(root: Path) -> None:
     """A registry writes files of these names, and must not overwrite anybody's."""
-    there = [name for name in (TEXTS, *PARTS, "rows") if (root / name).exists()]
+    there = [name for name in (TEXTS, *PARTS, "rows", SUBSETS) if (root / name).exists()]
     if there:
         raise InputError(
             f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"

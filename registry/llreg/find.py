@@ -19,8 +19,13 @@ def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
         return matches[0]
     if not matches:
         raise _no_such_row(records, name)
-    ids = ", ".join(f"{record.row_id} ({record.identity.weight_dtype})" for record in matches)
+    ids = ", ".join(f"{record.row_id} ({_kind(record)})" for record in matches)
     raise InputError(f"{name} has {len(matches)} rows; name one by its id: {ids}")
+
+
+def _kind(record: RowRecord) -> str:
+    subset = record.identity.subset
+    return record.identity.weight_dtype + (f", text subset {subset[:8]}" if subset else "")
 
 
 def _no_such_row(records: Sequence[RowRecord], name: str) -> LlregError:

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llreg.geometry.design import Design
+
 
 def summarise(
     records: Sequence[RowRecord],
     num_bytes: NDArray[np.float64],
     read: Callable[[Sequence[str]], NDArray[np.float32]],
+    designs: Sequence[Design | None] | None = None,
 ) -> list[dict[str, Any]]:
     """Summaries of rows.
 
@@ -27,6 +30,9 @@ def summarise(
     num_bytes : float64 array of shape (n_texts,)
     read : callable
         Digests -> float32 array of shape (n_rows, n_texts), nats.
+    designs : sequence of (Design or None), optional
+        How the texts of each row were drawn. Means of a sampled row are estimates: sum v l / sum v with the design's
+        weights v (Hajek 1971).
     """
     import numpy as np
 
@@ -35,14 +41,19 @@ def summarise(
         batch = records[start : start + SHARD_ROWS]
         values = read([record.digest for record in batch]).astype(np.float64)
         scored = ~np.isnan(values)
-        total = np.where(scored, values, 0.0).sum(axis=1)
-        bits = -total / math.log(2) / (scored * num_bytes).sum(axis=1)
+        weights = scored.astype(np.float64)
+        for k, design in enumerate(designs[start : start + SHARD_ROWS] if designs else ()):
+            if design is not None:
+                weights[k] *= design.weights
+        total = (np.where(scored, values, 0.0) * weights).sum(axis=1)
+        mean = total / weights.sum(axis=1)
+        bits = -total / math.log(2) / (weights * num_bytes).sum(axis=1)
         for k, record in enumerate(batch):
-            lines.append(_line(record, int(scored[k].sum()), float(total[k]), float(bits[k])))
+            lines.append(_line(record, int(scored[k].sum()), float(mean[k]), float(bits[k])))
     return lines
 
 
-def _line(record: RowRecord, scored: int, total: float, bits: float) -> dict[str, Any]:
+def _line(record: RowRecord, scored: int, mean: float, bits: float) -> dict[str, Any]:
     identity = record.identity
     return {
         "model": identity.model,
@@ -51,7 +62,8 @@ def _line(record: RowRecord, scored: int, total: float, bits: float) -> dict[str
         "weights": identity.weight_dtype + (f" ({identity.quantization})" if identity.quantization else ""),
         "num_parameters": record.declared.get("num_parameters"),
         "texts_scored": scored,
-        "mean_log_likelihood": total / scored,
+        "subset": identity.subset,
+        "mean_log_likelihood": mean,
         "bits_per_byte": bits,
         "added_at": record.provenance["added_at"],
         "contributor": record.provenance.get("contributor"),

@@ -67,21 +67,22 @@ class TextSet(TextIndex):
 
     texts: Sequence[str | None]
 
-    def complete(self) -> list[str]:
-        """Every text.
+    def complete(self, indices: Sequence[int] | None = None) -> list[str]:
+        """Every text, or those at some indices.
 
         Raises
         ------
         NotFoundError
             If some are not copied here; scoring needs them all.
         """
-        missing = sum(text is None for text in self.texts)
+        texts = self.texts if indices is None else [self.texts[text] for text in indices]
+        missing = sum(text is None for text in texts)
         if missing:
             raise NotFoundError(
-                f"{missing:,} of {len(self):,} texts of {self.info.name} are not copied in this registry "
+                f"{missing:,} of {len(texts):,} texts of {self.info.name} are not copied in this registry "
                 "(their licence forbids it); rebuild them from their source first"
             )
-        return [text for text in self.texts if text is not None]
+        return [text for text in texts if text is not None]
 
 
 def make_text_set(name: str, items: Sequence[Mapping[str, Any]], *, licence: str, description: str = "") -> TextSet:

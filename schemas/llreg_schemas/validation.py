@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-Kind = Literal["registry", "row", "textset", "text", "version", "retraction", "map"]
-KINDS: tuple[Kind, ...] = ("registry", "row", "textset", "text", "version", "retraction", "map")
+Kind = Literal["registry", "row", "textset", "text", "version", "retraction", "map", "subset"]
+KINDS: tuple[Kind, ...] = ("registry", "row", "textset", "text", "version", "retraction", "map", "subset")
 
 MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB, a row record or registry.json
-MAX_VERSION_BYTES = 1 << 26  # 64 MiB, about 900,000 row digests, or a map of 250,000 rows
+MAX_VERSION_BYTES = (
+    1 << 26
+)  # 64 MiB, about 900,000 row digests, a map of 250,000 rows, a subset of a set of 5,000,000 texts
 _SHOWN = 60  # characters of a wrong value shown in a message
 
 
@@ -87,7 +89,7 @@ def parse(kind: Kind, data: bytes | str, file: str) -> dict[str, Any]:
     InvalidFileError, FormatVersionError
         As `check`; also for text that is not JSON, not UTF-8, or too large.
     """
-    limit = MAX_VERSION_BYTES if kind in ("version", "map") else MAX_DOCUMENT_BYTES
+    limit = MAX_VERSION_BYTES if kind in ("version", "map", "subset") else MAX_DOCUMENT_BYTES
     if len(data) > limit:
         raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {len(data):,}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,16 @@ _SNIPPET = 60  # characters of a text that are shown
 @click.option("--by", type=click.Choice(["subset"]), help="Two models: in which subsets of the texts they differ.")
 @click.option("--texts", "count", metavar="N", type=click.IntRange(1), help="Two models: the N texts that differ most.")
 @click.option("--nats", is_flag=True, help="Nats per text instead of bits per byte.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE.zarr",
+    type=click.Path(path_type=Path),
+    help="Write the matrix, for any number of rows.",
+)
+@click.option(
+    "--cluster", metavar="local|ADDRESS", help="With -o: compute it on a Dask cluster whose workers see the same files."
+)
 @view_options
 @json_option
 @quiet_option
@@ -41,6 +52,8 @@ def dist(
     by: str | None,
     count: int | None,
     nats: bool,
+    output: Path | None,
+    cluster: str | None,
     view: ViewChoice,
     as_json: bool,
     quiet: bool,
@@ -53,6 +66,9 @@ def dist(
     """
     registry = context.registry()
     seen = view.of(registry)
+    if output or cluster:
+        _write(registry, models, seen, output, cluster)
+        return
     if by or count:
         _print_contrast(registry, models, seen, by, count, as_json)
         return
@@ -79,6 +95,17 @@ def dist(
         return
     _print(result, pairs, nats=nats)
     note_view(result.attrs["version"], seen)
+
+
+def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path | None, cluster: str | None) -> None:
+    from llreg.cli.progress import counting
+    from llreg.geometry.bigmatrix import write_kl
+
+    if output is None or output.suffix != ".zarr":
+        raise click.UsageError("the matrix goes to a Zarr store: name it with -o FILE.zarr")
+    with counting("KL blocks") as progress:
+        write_kl(registry, output, models=models or None, view=view, cluster=cluster, progress=progress)
+    note(f'wrote {output}; open it with xarray.open_zarr("{output}")')
 
 
 def note_view(version: str, view: View) -> None:

@@ -42,6 +42,11 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
     type=click.Choice(["never", "only-missing", "always"]),
     help="A row that is there: leave it; score only the texts it lacks; score all again, as a replicate.",
 )
+@click.option(
+    "--subset",
+    metavar="FILE|ID",
+    help="Score only these texts: a file from llreg subset, or the id of a subset that is in the registry.",
+)
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch (default: by device).")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code from the model's repository.")
 @json_option
@@ -93,7 +98,10 @@ def _names_in(path: Path) -> list[str]:
 @registry_option
 @click.pass_obj
 def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
-    """List the rows: id, weights, size, texts scored, and the mean log-likelihood in bits per byte."""
+    """List the rows: id, weights, size, texts scored, and the mean log-likelihood in bits per byte.
+
+    A row that was scored on a text subset says so; its bits per byte are an estimate (~) for all texts.
+    """
     registry = context.registry()
     if quiet:
         click.echo("".join(f"{record.row_id}\n" for record in registry.records()), nl=False)
@@ -109,8 +117,8 @@ def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
             row["row_id"].rpartition("@")[2],
             row["weights"],
             _size(row["num_parameters"]),
-            f"{row['texts_scored']}/{registry.num_texts}",
-            f"{row['bits_per_byte']:.4f}",
+            ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{registry.num_texts}",
+            ("~" if row["subset"] else "") + f"{row['bits_per_byte']:.4f}",
             row["added_at"][:16].replace("T", " "),
         ]
         for row in rows

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg.geometry.masked import MaskedRows, masked_moments
 from llreg.geometry.moments import pair_moments
 from llreg.geometry.noise import noise_floor
-from llreg.geometry.patterns import Pattern, pair_texts, patterns
+from llreg.geometry.patterns import PairTexts, Pattern, pair_texts, patterns, together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llreg.geometry.rows import Rows
 
 _BLOCK = 1024  # models at a time: bounds temporaries at 3 x 80 MB for 10,000 texts
+_MASKED_BLOCK = 256  # of rows with gaps, whose powers are all kept
 TAIL_PAIRS = 20_000  # up to here the tail share is computed unless told otherwise: it needs a sort a pair
 _NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")
 
@@ -84,12 +86,15 @@ def kl_matrix(
     tail = first.shape[0] * second.shape[0] <= TAIL_PAIRS if tail_share is None else tail_share
     rows = patterns(first, designs)
     columns = rows if symmetric else patterns(second, other_designs)
-    result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES}
-    shift = _column_mean(first)
-    for a, one in enumerate(rows):
-        for other in columns[a if symmetric else 0 :]:
-            _fill(result, first, second, (one, other), num_bytes, weights, shift, symmetric, se, tail)
-    return _dataset(result, se=se, tail=tail)
+    if tail or (se and weights is not None):
+        units, other_units = [[row] for row in rows], [[column] for column in columns]
+    else:
+        units, other_units = together(rows), together(columns)
+    filling = _Filling(first, second, num_bytes, weights, symmetric=symmetric, se=se, tail=tail)
+    for a, some in enumerate(units):
+        for rest in other_units[a if symmetric else 0 :]:
+            filling.fill(some, rest)
+    return _dataset(filling.result, se=se, tail=tail)
 
 
 def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
@@ -143,35 +148,81 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     return result.assign_coords(coordinates).assign_attrs(attrs)
 
 
-def _fill(
-    result: dict[str, NDArray[np.float64]],
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    pair: tuple[Pattern, Pattern],
-    num_bytes: NDArray[np.floating],
-    weights: NDArray[np.float64] | None,
-    shift: NDArray[np.float64],
-    symmetric: bool,
-    se: bool,
-    tail: bool,
-) -> None:
-    """Write the pairs of two patterns into the result, block by block."""
-    one, other = pair
-    texts = pair_texts(one, other, weights, len(num_bytes))
-    same = symmetric and one is other
-    bytes_used = texts.mean_bytes(num_bytes)
-    for i in range(0, len(one.rows), _BLOCK):
-        rows = one.rows[i : i + _BLOCK]
-        left = texts.prepare(first, rows, shift)
-        for j in range(i if same else 0, len(other.rows), _BLOCK):
-            columns = other.rows[j : j + _BLOCK]
-            right = left if same and i == j else texts.prepare(second, columns, shift)
-            kl, kl_se, share = pair_moments(left, right, texts, se=se, tail=tail)
-            found = (kl, kl_se, share, np.full_like(kl, texts.count), np.full_like(kl, bytes_used))
-            for name, block in zip(_NAMES, found, strict=True):
-                result[name][np.ix_(rows, columns)] = block
-                if symmetric:
-                    result[name][np.ix_(columns, rows)] = block.T
+class _Filling:
+    """A result in the making, filled by pairs of groups of rows."""
+
+    def __init__(
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        num_bytes: NDArray[np.floating],
+        weights: NDArray[np.float64] | None,
+        *,
+        symmetric: bool,
+        se: bool,
+        tail: bool,
+    ) -> None:
+        self._first, self._second, self._num_bytes, self._weights = first, second, num_bytes, weights
+        self._symmetric, self._se, self._tail = symmetric, se, tail
+        self._shift = _column_mean(first)
+        self.result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES}
+
+    def fill(self, some: list[Pattern], others: list[Pattern]) -> None:
+        """Pairs of two groups: of one pattern each through one product, of mixed ones through masks."""
+        sampled = any(pattern.design for pattern in (*some, *others))
+        if len(some) == len(others) == 1 or sampled:
+            same = self._symmetric and some is others
+            for a, one in enumerate(some):
+                for other in others[a if same else 0 :]:
+                    self._fill_plain(one, other)
+        else:
+            self._fill_masked(*(np.concatenate([pattern.rows for pattern in part]) for part in (some, others)))
+
+    def _fill_plain(self, one: Pattern, other: Pattern) -> None:
+        texts = pair_texts(one, other, self._weights, len(self._num_bytes))
+        same = self._symmetric and one is other
+        bytes_used = self._mean_bytes(texts)
+        for i in range(0, len(one.rows), _BLOCK):
+            rows = one.rows[i : i + _BLOCK]
+            left = texts.prepare(self._first, rows, self._shift)
+            for j in range(i if same else 0, len(other.rows), _BLOCK):
+                columns = other.rows[j : j + _BLOCK]
+                right = left if same and i == j else texts.prepare(self._second, columns, self._shift)
+                kl, kl_se, share = pair_moments(left, right, texts, se=self._se, tail=self._tail)
+                found = (kl, kl_se, share, np.full_like(kl, texts.count), np.full_like(kl, bytes_used))
+                self._store(rows, columns, found)
+
+    def _mean_bytes(self, texts: PairTexts) -> float:
+        if texts.count < 2:
+            return math.nan
+        return float(np.average(self._num_bytes[texts.columns], weights=texts.weights))
+
+    def _fill_masked(self, some: NDArray[np.intp], others: NDArray[np.intp]) -> None:
+        same = self._symmetric and np.array_equal(some, others)
+        for i in range(0, len(some), _MASKED_BLOCK):
+            rows = some[i : i + _MASKED_BLOCK]
+            left = MaskedRows(self._first[rows] - self._shift, self._weights)
+            for j in range(i if same else 0, len(others), _MASKED_BLOCK):
+                columns = others[j : j + _MASKED_BLOCK]
+                right = MaskedRows(self._second[columns] - self._shift, self._weights)
+                kl, kl_se, count, mean_bytes, close = masked_moments(left, right, self._num_bytes, se=self._se)
+                self._store(rows, columns, (kl, kl_se, np.full_like(kl, np.nan), count, mean_bytes))
+                self._again(rows, columns, close)
+
+    def _again(self, rows: NDArray[np.intp], columns: NDArray[np.intp], close: NDArray[np.bool_]) -> None:
+        """Take the pairs that lost digits directly."""
+        for i, j in np.argwhere(close):
+            one, other = (
+                Pattern(np.array([k]), ~np.isnan(values[k]), None)
+                for k, values in ((rows[i], self._first), (columns[j], self._second))
+            )
+            self._fill_plain(one, other)
+
+    def _store(self, rows: NDArray[np.intp], columns: NDArray[np.intp], found: tuple[NDArray[np.float64], ...]) -> None:
+        for name, block in zip(_NAMES, found, strict=True):
+            self.result[name][np.ix_(rows, columns)] = block
+            if self._symmetric:
+                self.result[name][np.ix_(columns, rows)] = block.T
 
 
 def _dataset(result: dict[str, NDArray[Any]], *, se: bool, tail: bool) -> Dataset:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TAIL_SHARE = 0.01  # the texts whose share of the variance is reported: the top 1 %
 # A product loses about (sum of the squares / sum of squared differences) * 1e-16 of a value. Below this ratio
 # a pair is taken directly, so that at least nine digits are right.
-_CANCELLATION = 1e-7
+CANCELLATION = 1e-7
 _DIRECT_PAIRS = 256  # fewer pairs than this are taken directly anyway
 _PANEL = 32  # differences at a time: 2.5 MB for 10,000 texts, which stays in the cache
 
@@ -63,32 +63,30 @@ def _products(
     sum (x - y)**2 = sum x**2 + sum y**2 - 2 sum x y, and so for the fourth power.
     """
     same = left is right
-    square_left = left**2
-    square_right = square_left if same else right**2
-    size = square_left.sum(axis=1)[:, None] + square_right.sum(axis=1)[None, :]
-    second = _minus_twice(left @ right.T, size)
-    close = second <= _CANCELLATION * size
+    size = _outer_sum(left, right)
+    second = left @ right.T  # numpy takes the symmetric product, half the work, where both are one
+    second *= -2
+    second += size
+    close = second <= CANCELLATION * size
     if not se:
         return second, np.full_like(second, np.nan), close
-    products = square_left @ square_right.T
-    size = _squares(square_left)[:, None] + _squares(square_right)[None, :]
-    products *= 6
-    products += size
-    mixed = (square_left * left) @ right.T
-    products -= 4 * mixed
-    products -= 4 * (mixed.T if same else left @ (square_right * right).T)
-    close |= products <= _CANCELLATION * size
-    return second, products, close
+    square_left = left**2
+    square_right = square_left if same else right**2
+    size = _outer_sum(square_left, square_right)
+    fourth = square_left @ square_right.T
+    fourth *= 6
+    fourth += size
+    square_left *= left
+    mixed = square_left @ right.T
+    fourth -= 4 * (mixed + (mixed.T if same else left @ (square_right * right).T))
+    close |= fourth <= CANCELLATION * size
+    return second, fourth, close
 
 
-def _minus_twice(product: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
-    product *= -2
-    product += size
-    return product
-
-
-def _squares(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.einsum("ij,ij->i", values, values))
+def _outer_sum(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of squares of each row of one and each of the other, added."""
+    one, other = (np.einsum("ij,ij->i", values, values) for values in (left, right))
+    return np.asarray(one[:, None] + other[None, :])
 
 
 def _all_direct(left: NDArray[np.float64], right: NDArray[np.float64], texts: PairTexts, tail: bool) -> Triple:

@@ -81,6 +81,15 @@ class Sampling:
     base: NDArray[np.float64] | None
 
 
+def together(found: Sequence[Pattern]) -> list[list[Pattern]]:
+    """Patterns in groups that are taken together: rows with gaps of whatever pattern form one group.
+
+    A pattern of all texts and each pattern of a sample is a group of its own.
+    """
+    gaps = [pattern for pattern in found if pattern.design is None and not pattern.present.all()]
+    return [[pattern] for pattern in found if pattern not in gaps] + ([gaps] if gaps else [])
+
+
 @dataclass(frozen=True, eq=False)
 class PairTexts:
     """The texts of a pair of patterns.

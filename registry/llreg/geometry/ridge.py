@@ -154,7 +154,7 @@ def cross_predict(
     models leave room for fewer than five inner folds of two, and fewer than four for none: then the strongest
     penalty is taken.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     folds = [fold for split in splits for fold in split]
     held: list[list[NDArray[np.float64]]] = []  # by penalty and fold

@@ -155,9 +155,14 @@ def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> R
     InputError
         If a name means several rows, or the view does not fit the text set.
     """
+    records, version = registry.select(models)
+    return view_rows(registry, records, view, version)
+
+
+def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, version: str) -> Rows:
+    """Rows of some records through a view; as `load_rows`, for records that are found already."""
     index = registry.text_index
     texts = view.texts(index)
-    records, version = registry.select(models)
     raw = registry.values(records)
     values = (raw if len(texts) == len(index) else raw[:, texts]).astype(np.float64)
     if view.clip is not None:

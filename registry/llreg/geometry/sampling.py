@@ -42,7 +42,7 @@ def text_scores(values: NDArray[np.float64], method: Method) -> NDArray[np.float
         return np.ones(values.shape[1])
     first, second, third, fourth = _power_sums(values)
     if method == "ls":
-        return second
+        return np.asarray(second)
     return np.asarray(np.sqrt(np.maximum(2 * len(values) * fourth + 6 * second**2 - 8 * first * third, 0)))
 
 
@@ -103,7 +103,7 @@ def text_chances(
     share = (1 - floor) * scores / scores.sum() + floor * base / base.sum()
     if share.min() == share.max():
         return np.ones(len(share), np.int64)
-    return np.maximum(np.rint(share * (len(share) * _MEAN_CHANCE)), 1).astype(np.int64)
+    return np.asarray(np.maximum(np.rint(share * (len(share) * _MEAN_CHANCE)), 1), dtype=np.int64)
 
 
 def expected_draws(chances: NDArray[np.int64], draws: int, *, replacement: bool) -> NDArray[np.float64]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llreg.find import find_record
+from llreg.geometry.scoretable import MODEL_COLUMNS, Table, read_table
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Taken in this order, whatever their case.
-MODEL_COLUMNS = ("row_id", "model", "model_id", "model_name", "name")
+# The first of these that there is, whatever its case.
 FAMILY_COLUMNS = ("family", "model_type", "type", "group")
 _MISSING = {"", "-", "–", "—", "?", "na", "n/a", "nan", "none", "null"}  # noqa: RUF001
 _FIRST = 5  # names that a message shows
@@ -71,7 +68,10 @@ class Scores:
         InputError
             If a name means several rows, or two lines mean one row.
         """
-        positions = [_position(records, index, name, at) for name, at, index in self._with_index(records)]
+        index = _index(records)
+        positions = [
+            _position(records, index, name, place) for name, place in zip(self.models, self.places, strict=True)
+        ]
         unknown = [name for name, k in zip(self.models, positions, strict=True) if k is None]
         if unknown and (strict or len(unknown) == len(self.models)):
             raise NotFoundError(f"{self.source}: {_unknown(unknown, len(self.models))}; names as in: llreg ls")
@@ -90,14 +90,6 @@ class Scores:
             values[k] = self.values[line]
             families[k] = self.families[line] if self.families else None
         return Matched(values, families, unknown)
-
-    def _with_index(self, records: Sequence[RowRecord]) -> list[tuple[str, str, dict[str, list[int]]]]:
-        index: dict[str, list[int]] = {}
-        for k, record in enumerate(records):
-            index.setdefault(record.identity.model, []).append(k)
-        for k, record in enumerate(records):
-            index[record.row_id] = [k]
-        return [(name, at, index) for name, at in zip(self.models, self.places, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +116,8 @@ class Matched:
         if not self.unknown:
             return None
         count = len(self.unknown)
-        return f"{count:,} scored model{'s have' if count > 1 else ' has'} no row and {'are' if count > 1 else 'is'} left out: {_first(self.unknown)}"
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Cells with what is needed to say where they are."""
-
-    header: list[str]
-    cells: list[list[Any]]
-    places: list[str]
-    source: str
-
-    def column(self, k: int) -> list[Any]:
-        return [row[k] for row in self.cells]
+        subject = "1 scored model has no row and is" if count == 1 else f"{count:,} scored models have no row and are"
+        return f"{subject} left out: {_first(self.unknown)}"
 
 
 def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str | None = None) -> Scores:
@@ -169,7 +149,7 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
     half of what it holds are numbers. Empty cells, NaN and the usual words for them are missing scores. Percent signs
     are dropped where a whole column has them.
     """
-    table = _read(source)
+    table = read_table(source)
     model_at = _model_column(table)
     models = [str(cell).strip() if cell is not None else "" for cell in table.column(model_at)]
     _check_models(table, models)
@@ -191,114 +171,10 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
     )
 
 
-# Reading
-
-
-def _read(source: Any) -> _Table:
-    if isinstance(source, (str, Path)):
-        table = _read_file(Path(source))
-    else:
-        table = _from_columns(_columns(source), "scores", "row")
-    repeated = [name for name, count in Counter(name for name in table.header if name).items() if count > 1]
-    if repeated:
-        raise InputError(f"{table.source}: two columns are named {repeated[0]!r}; rename or remove one")
-    if not table.cells:
-        raise InputError(f"{table.source} holds no scores; give a header, then one line a model: model,benchmark")
-    return table
-
-
-def _read_file(path: Path) -> _Table:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a CSV or Parquet file with scores")
-    data = path.read_bytes()
-    if data[:4] == b"PAR1":
-        return _read_parquet(path)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt") or b"\0" in data[:4096]:
-        raise InputError(f"{path}: expected scores as CSV (.csv, .tsv, .txt) or Parquet; export them as one of these")
-    try:
-        return _read_csv(data.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-
-
-def _read_csv(text: str, source: str) -> _Table:
-    lines = text.splitlines(keepends=True)
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=lambda char: len(next(csv.reader([first], delimiter=char), [])))
-    reader = csv.reader(lines, delimiter=delimiter)
-    header: list[str] = []
-    cells: list[list[Any]] = []
-    places: list[str] = []
-    try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            place = f"{source}, line {reader.line_num}"
-            if not header:
-                header = [cell.strip() for cell in row]
-                continue
-            if len(row) > len(header):
-                raise InputError(
-                    f"{place}: {len(row)} cells under {len(header)} column names; quote cells with {delimiter!r}"
-                )
-            cells.append(row + [""] * (len(header) - len(row)))
-            places.append(place)
-    except csv.Error as error:
-        raise InputError(f"{source}, line {reader.line_num}: not CSV ({error}); export the scores again") from error
-    return _Table(header, cells, places, source)
-
-
-def _read_parquet(path: Path) -> _Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        columns = pq.ParquetFile(path).read().to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not readable as Parquet; export the scores again, or as CSV") from error
-    return _from_columns(columns, str(path), "row")
-
-
-def _columns(source: Any) -> Mapping[str, Sequence[Any]]:
-    """Columns of a mapping, a DataFrame or a pyarrow.Table."""
-    if hasattr(source, "to_pydict"):
-        columns: Mapping[str, Sequence[Any]] = source.to_pydict()
-        return columns
-    if hasattr(source, "to_dict") and hasattr(source, "index"):
-        columns = {str(name): list(values) for name, values in source.to_dict("list").items()}
-        has_models = any(name.strip().lower() in MODEL_COLUMNS for name in columns)
-        return columns if has_models else {"model": list(source.index), **columns}
-    if not isinstance(source, Mapping):
-        raise InputError(f"scores: expected a file, a mapping or a DataFrame; got {type(source).__name__}")
-    if source and all(isinstance(value, Mapping) for value in source.values()):
-        tasks = list(dict.fromkeys(str(task) for scores in source.values() for task in scores))
-        by_task = {task: [scores.get(task) for scores in source.values()] for task in tasks}
-        return {"model": list(source), **by_task}
-    single = [name for name, value in source.items() if isinstance(value, str) or not hasattr(value, "__len__")]
-    if single:
-        raise InputError(
-            f"scores: expected a list a column, or a mapping a model; got {type(source[single[0]]).__name__} for "
-            f"{single[0]!r}"
-        )
-    return {str(name): list(values) for name, values in source.items()}
-
-
-def _from_columns(columns: Mapping[str, Sequence[Any]], source: str, unit: str) -> _Table:
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        short = min(lengths, key=lambda name: lengths[name])
-        raise InputError(f"{source}: column {short!r} has {lengths[short]} cells, others {max(lengths.values())}")
-    cells = [list(row) for row in zip(*columns.values(), strict=True)]
-    return _Table(
-        [name.strip() for name in columns], cells, [f"{source}, {unit} {k + 1}" for k in range(len(cells))], source
-    )
-
-
 # Columns
 
 
-def _model_column(table: _Table) -> int:
+def _model_column(table: Table) -> int:
     lower = [name.lower() for name in table.header]
     for wanted in MODEL_COLUMNS:
         if wanted in lower:
@@ -309,7 +185,7 @@ def _model_column(table: _Table) -> int:
     raise InputError(f"{table.source}: expected a column 'model' with model names or row ids; got {found}")
 
 
-def _check_models(table: _Table, models: Sequence[str]) -> None:
+def _check_models(table: Table, models: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for k, name in enumerate(models):
         if not name:
@@ -319,14 +195,14 @@ def _check_models(table: _Table, models: Sequence[str]) -> None:
         seen[name] = k
 
 
-def _family_column(table: _Table, given: str | None, model_at: int) -> int | None:
+def _family_column(table: Table, given: str | None, model_at: int) -> int | None:
     if given is not None:
         return _named_column(table, given)
     lower = [name.lower() for name in table.header]
     return next((lower.index(name) for name in FAMILY_COLUMNS if name in lower and lower.index(name) != model_at), None)
 
 
-def _named_column(table: _Table, name: str) -> int:
+def _named_column(table: Table, name: str) -> int:
     if name in table.header:
         return table.header.index(name)
     alike = [k for k, column in enumerate(table.header) if column.lower() == name.lower()]
@@ -337,7 +213,7 @@ def _named_column(table: _Table, name: str) -> int:
     )
 
 
-def _task_columns(table: _Table, tasks: Sequence[str] | None, other: set[int | None]) -> tuple[list[int], list[str]]:
+def _task_columns(table: Table, tasks: Sequence[str] | None, other: set[int | None]) -> tuple[list[int], list[str]]:
     """Columns of scores, and the names of those that hold no numbers."""
     if tasks:
         return list(dict.fromkeys(_named_column(table, task) for task in tasks)), []
@@ -376,7 +252,7 @@ def _share_of_numbers(cells: Sequence[Any]) -> float:
     return sum(_number(cell) is not None for cell in held) / len(held) if held else 0.0
 
 
-def _numbers(table: _Table, k: int) -> list[float]:
+def _numbers(table: Table, k: int) -> list[float]:
     """A column of scores; NaN where missing."""
     cells, name = table.column(k), table.header[k]
     held = [row for row, cell in enumerate(cells) if not _is_missing(cell)]
@@ -408,6 +284,14 @@ def _label(cell: Any) -> str | None:
 
 
 # Rows
+
+
+def _index(records: Sequence[RowRecord]) -> dict[str, list[int]]:
+    """Positions by model name and by row id."""
+    index: dict[str, list[int]] = {}
+    for k, record in enumerate(records):
+        index.setdefault(record.identity.model, []).append(k)
+    return index | {record.row_id: [k] for k, record in enumerate(records)}
 
 
 def _position(records: Sequence[RowRecord], index: Mapping[str, list[int]], name: str, place: str) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?)"
 _BEGIN, _END = r"(?:(?<=^)|(?<=[/])|[-_.@])", r"(?=$|[-_./@])"
-# "step0300", "global_step_1000", "ckpt-50k", "checkpoint-500", with what it saw, as in "step1000-tokens4B" or "step-50K-105b".
+# "step0300", "global_step_1000", "ckpt-50k", and with what was seen by then, "step1000-tokens4B", "step-50K-105b".
 _STEP = re.compile(
     rf"{_BEGIN}(?:global[-_]?)?(?:step|ckpt|checkpoint|iter|iteration)s?[-_]?{_NUMBER}(?P<unit>[km]?)"
     rf"(?:[-_](?:tokens?[-_]?)?\d+(?:\.\d+)?[bt](?:[-_]?tok(?:en)?s?)?)?{_END}",
@@ -26,7 +26,8 @@ _STEP = re.compile(
 )
 # "100B-tokens", "tokens_2.1T"; a bare "7B" is a size.
 _TOKENS = re.compile(
-    rf"{_BEGIN}(?:{_NUMBER}(?P<unit>[kmbt])[-_]?tok(?:en)?s?|tok(?:en)?s?[-_]?(?P<number2>\d+(?:\.\d+)?)(?P<unit2>[kmbt])){_END}",
+    rf"{_BEGIN}(?:{_NUMBER}(?P<unit>[kmbt])[-_]?tok(?:en)?s?"
+    rf"|tok(?:en)?s?[-_]?(?P<number2>\d+(?:\.\d+)?)(?P<unit2>[kmbt])){_END}",
     re.IGNORECASE,
 )
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -133,7 +134,7 @@ def find_trajectories(records: Sequence[RowRecord]) -> list[Family]:
         step = record_step(record)
         if step is None:
             finals.setdefault((record.identity.model, *_variant(record)), position)
-        elif step.stem.strip("-_./@"):
+        elif step.stem.rpartition("/")[2]:  # "org/step-3" is a name, not a checkpoint of org
             runs.setdefault((step.stem, *_variant(record), step.kind), {}).setdefault(step.value, position)
     found = []
     for key, steps in runs.items():

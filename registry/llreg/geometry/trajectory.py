@@ -83,11 +83,13 @@ def _clock(rows: Rows, order: Sequence[float] | None, by: str) -> NDArray[np.flo
         clock = sizes_of(rows.records)
     else:
         raise InputError(f"by: expected step or size; got {by!r}")
-    values, places, counts = np.unique(clock, return_index=True, return_counts=True, equal_nan=False)
-    if (counts > 1).any():
-        k = int(np.flatnonzero(counts > 1)[0])
-        one, other = (rows.row_ids[int(place)] for place in np.flatnonzero(clock == values[k])[:2])
-        raise InputError(f"{one} and {other} are both at {values[k]:.15g}; leave one out, or give their places as order")
+    for value in np.unique(clock[~np.isnan(clock)]):
+        same = np.flatnonzero(clock == value)
+        if len(same) > 1:
+            one, other = (rows.row_ids[k] for k in same[:2])
+            raise InputError(
+                f"{one} and {other} are both at {value:.15g}; leave one out, or give their places as order"
+            )
     return clock
 
 
@@ -154,6 +156,6 @@ def _exponents(kl: NDArray[np.float64], clock: NDArray[np.float64], since: float
 
 def _why_not(clock: NDArray[np.float64], timed: bool) -> str:
     if not timed:
-        return "sizes have no clock"
+        return "sizes are not times"
     known = int((~np.isnan(clock)).sum())
     return f"a start needs {FEWEST} later checkpoints with known steps and KL above 0; steps of {known} are known"

@@ -76,7 +76,7 @@ class Tree:
     def sizes(self) -> NDArray[np.intp]:
         """Leaves below each node, intp array of shape (n_nodes,)."""
         sizes = np.ones(len(self.lengths), dtype=np.intp)
-        for node, children in self._inner():
+        for node, children in self.inner():
             sizes[node] = sizes[list(children)].sum()
         return sizes
 
@@ -84,7 +84,7 @@ class Tree:
     def depths(self) -> NDArray[np.float64]:
         """Path length from the root to each node, float64 array of shape (n_nodes,)."""
         depths = np.zeros(len(self.lengths))
-        for node, children in reversed(self._inner()):
+        for node, children in reversed(self.inner()):
             depths[list(children)] = depths[node] + self.lengths[list(children)]
         return depths
 
@@ -95,7 +95,7 @@ class Tree:
         Node k then has the places ``starts[k]`` to ``starts[k] + sizes[k] - 1``; a leaf's place is its start.
         """
         starts = np.zeros(len(self.lengths), dtype=np.intp)
-        for node, children in reversed(self._inner()):
+        for node, children in reversed(self.inner()):
             place = starts[node]
             for child in sorted(children, key=lambda k: (self.sizes[k], self._first[k])):
                 starts[child] = place
@@ -108,7 +108,7 @@ class Tree:
         places, order = self.starts[:count], np.argsort(self.starts[:count])
         depth = self.depths[:count][order]
         paths = np.zeros((count, count))  # by place: a node's leaves are then one block
-        for node, children in self._inner():
+        for node, children in self.inner():
             blocks = [slice(self.starts[child], self.starts[child] + self.sizes[child]) for child in children]
             for k, one in enumerate(blocks):
                 for other in blocks[:k]:
@@ -125,7 +125,7 @@ class Tree:
         bits = [1 << leaf for leaf in range(len(self))]
         everything = (1 << len(self)) - 1
         found = {}
-        for node, children in self._inner():
+        for node, children in self.inner():
             bits.append(sum(bits[child] for child in children))  # the children share no leaf
             group = bits[node] if self.rooted or not bits[node] & 1 else everything ^ bits[node]
             if group.bit_count() > 1 and bits[node] != everything and self.lengths[node] > 0:
@@ -133,7 +133,7 @@ class Tree:
         return found
 
     def midpoint(self) -> Tree:
-        """The unrooted tree with a root halfway between the two leaves that are farthest apart; a rooted one as it is."""
+        """The unrooted tree with a root halfway between the two leaves farthest apart; a rooted one as it is."""
         if self.rooted or len(self) < 3:
             return self
         paths = self.paths()
@@ -145,26 +145,27 @@ class Tree:
             node = parents[node]
         return self if node not in parents else self._rerooted(node, rest, parents)
 
-    def _inner(self) -> list[tuple[int, tuple[int, ...]]]:
+    def inner(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Inner nodes with their children, which come before them."""
         return list(enumerate(self.children, start=len(self.labels)))
 
     @cached_property
     def _first(self) -> list[int]:
         """The first leaf below each node: an order that does not depend on how the tree was found."""
         first = list(range(len(self.labels)))
-        for _, children in self._inner():
+        for _, children in self.inner():
             first.append(min(first[child] for child in children))
         return first
 
     def _parents(self) -> dict[int, int]:
-        return {child: node for node, children in self._inner() for child in children}
+        return {child: node for node, children in self.inner() for child in children}
 
     def _rerooted(self, below: int, distance: float, parents: Mapping[int, int]) -> Tree:
-        """Root on the branch above node `below`, at a distance from it: branches from there to the old root turn over."""
+        """Root on the branch above node `below`, at a distance from it: branches up to the old root turn over."""
         # node -> its new children, each with length and support of the branch to it
         new: dict[int, list[tuple[int, float, float]]] = {
             node: [(child, float(self.lengths[child]), float(self.support[child])) for child in children]
-            for node, children in self._inner()
+            for node, children in self.inner()
         }
         branch, root = (float(self.lengths[below]), float(self.support[below])), len(self.lengths)
         new[root] = [(below, distance, branch[1]), (parents[below], max(branch[0] - distance, 0.0), math.nan)]
@@ -269,14 +270,14 @@ def _check(rows: Rows, method: str, bootstrap: int) -> None:
         raise InputError(f"{twice[0]} is given twice; a tree holds each row once")
 
 
-def _distances(rows: Rows) -> NDArray[np.float64]:
+def _distances(rows: Rows, where: str = "") -> NDArray[np.float64]:
     """KL divergences, float64 array of shape (n_models, n_models), bit/byte."""
     kl: NDArray[np.float64] = kl_rows(rows, se=False, tail_share=False)["kl_bits_per_byte"].values
     np.fill_diagonal(kl, 0.0)
     if np.isnan(kl).any():
-        i, j = np.argwhere(np.isnan(kl))[0]
+        one, other = (rows.labels[k] for k in np.argwhere(np.isnan(kl))[0])
         raise InputError(
-            f"no distance between {rows.labels[i]} and {rows.labels[j]}: they share fewer than two texts; leave one out"
+            f"no distance between {one} and {other}{where}: they share fewer than two texts; leave one of them out"
         )
     return kl
 
@@ -297,7 +298,7 @@ def _linkage(distances: NDArray[np.float64], method: str) -> tuple[list[tuple[in
     from scipy.spatial.distance import squareform
 
     merges = linkage(squareform(distances, checks=False), method=method)
-    children = [(int(one), int(other)) for one, other in merges[:, :2]]
+    children: list[tuple[int, ...]] = [(int(one), int(other)) for one, other in merges[:, :2]]
     heights = np.concatenate([np.zeros(len(distances)), merges[:, 2]])
     lengths = np.zeros(len(heights))
     for node, pair in enumerate(children, start=len(distances)):
@@ -318,7 +319,8 @@ def _support(
     groups, seen = tree.groups(), Counter[int]()
     for done in range(1, bootstrap + 1):
         counts = generator.multinomial(len(rows.texts), np.full(len(rows.texts), 1 / len(rows.texts)))
-        seen.update(_grow(_distances(_resampled(rows, counts)), rows.labels, method).groups().keys())
+        distances = _distances(_resampled(rows, counts), where=" in a resample")
+        seen.update(_grow(distances, rows.labels, method).groups().keys())
         if progress:
             progress(done, bootstrap)
     support = np.full(len(tree.lengths), np.nan)
@@ -331,8 +333,8 @@ def _resampled(rows: Rows, counts: NDArray[np.int64]) -> Rows:
     """The texts that were drawn, with how often as weights."""
     drawn = np.flatnonzero(counts)
     taken = rows.take_texts(drawn)
-    weights = counts[drawn] * (1.0 if taken.weights is None else taken.weights)
-    return replace(taken, weights=weights)
+    times = counts[drawn].astype(np.float64)
+    return replace(taken, weights=times if taken.weights is None else times * taken.weights)
 
 
 def _cophenetic_correlation(tree: Tree, distances: NDArray[np.float64]) -> float:

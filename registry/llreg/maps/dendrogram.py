@@ -31,7 +31,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "llreg",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -248,7 +248,9 @@ def _scale(axes: Axes, tree: Tree, longest: float, spacing: float) -> None:
     _note(axes, (0, below), "\n".join(_caption(tree)), (0, -6), "top", 6.5, "#666666")
 
 
-def _note(axes: Axes, at: tuple[float, float], text: str, shift: tuple[float, float], va: Any, size: float, ink: str) -> None:
+def _note(
+    axes: Axes, at: tuple[float, float], text: str, shift: tuple[float, float], va: Any, size: float, ink: str
+) -> None:
     axes.annotate(
         text,
         at,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from llreg.maps.axes import Axes, axis_labels, classical_mds
-from llreg.maps.nearest import nearest, nearest_rows
+from llreg.maps.nearest import Nearest, nearest, nearest_rows
 from llreg.maps.tsne import ITERATIONS, check_perplexity, default_perplexity, num_neighbors, tsne
 from llreg_schemas.errors import InputError
 
@@ -80,10 +80,13 @@ class Embedding:
         Without unit for t-SNE and UMAP; sqrt(bit/byte) for PCA and MDS.
     axes : pair of str
         Axis labels; empty where an axis has no meaning of its own.
+    nearest : Nearest or None
+        Nearest rows of each, where the method has found them.
     """
 
     xy: NDArray[np.float64]
     axes: tuple[str, str] = ("", "")
+    nearest: Nearest | None = None
 
 
 def embed_rows(rows: Rows, settings: Settings) -> Embedding:
@@ -113,7 +116,7 @@ def embed_rows(rows: Rows, settings: Settings) -> Embedding:
         return Embedding(axes.xy, axis_labels("PC", axes.shares))
     assert settings.perplexity is not None
     found = nearest_rows(rows, None, num_neighbors(settings.perplexity, len(rows))).complete(rows.labels)
-    return Embedding(_tsne(found.index, found.kl, axes, settings))
+    return Embedding(_tsne(found, axes, settings), nearest=found)
 
 
 def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None = None) -> Embedding:
@@ -141,7 +144,7 @@ def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None 
         return Embedding(axes.xy, axis_labels("PC" if settings.method == "pca" else "MDS", axes.shares))
     assert settings.perplexity is not None
     found = nearest(kl, num_neighbors(settings.perplexity, len(kl)), own=np.arange(len(kl)))
-    return Embedding(_tsne(found.index, found.kl, axes, settings))
+    return Embedding(_tsne(found, axes, settings), nearest=found)
 
 
 def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -158,14 +161,9 @@ def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray
     if counts is not None:
         drawn = np.flatnonzero(counts)
         weights = counts if rows.weights is None else counts * rows.weights
-        rows = replace(rows.take_texts(drawn), weights=weights[drawn], designs=[_drawn(d, drawn) for d in rows.designs])
+        rows = replace(rows.take_texts(drawn), weights=weights[drawn])
     values: NDArray[np.float64] = kl_rows(rows, se=False, tail_share=False)["kl_bits_per_byte"].values
     return values
-
-
-def _drawn(design: Any, columns: NDArray[np.intp]) -> Any:
-    """A design on some of the texts."""
-    return None if design is None else replace(design, counts=design.counts[columns], weights=design.weights[columns])
 
 
 def filled(rows: Rows) -> Rows:
@@ -220,10 +218,15 @@ def principal_axes(rows: Rows) -> Axes:
     return Axes(xy * signs, (float(values[1] ** 2) / total, float(values[0] ** 2) / total))
 
 
-def _tsne(index: NDArray[np.intp], kl: NDArray[np.float64], axes: Axes, settings: Settings) -> NDArray[np.float64]:
+def _tsne(found: Nearest, axes: Axes, settings: Settings) -> NDArray[np.float64]:
     assert settings.perplexity is not None
     return tsne(
-        index, kl, axes.xy, perplexity=settings.perplexity, iterations=settings.iterations, seed=settings.seed
+        found.index,
+        found.kl,
+        axes.xy,
+        perplexity=settings.perplexity,
+        iterations=settings.iterations,
+        seed=settings.seed,
     )
 
 

@@ -187,11 +187,11 @@ def _figure(scene: Scene, webgl: bool) -> figure:
     # PlainText: a label with $$ in it must not make Bokeh fetch MathJax.
     plot.xaxis.axis_label, plot.yaxis.axis_label = (PlainText(text=printable(axis)) for axis in scene.axes)
     plot.axis.visible = any(scene.axes)
-    _add_layers(plot, placed=scene.placed is not None)
+    _add_layers(plot, placed=scene.placed is not None, many=webgl)
     return plot
 
 
-def _add_layers(plot: figure, *, placed: bool) -> None:
+def _add_layers(plot: figure, *, placed: bool, many: bool) -> None:
     """Glyphs from the bottom to the top, each with an empty source, by whose name the script finds it."""
     from bokeh.models import ColumnDataSource, Ellipse, Scatter, Segment
 
@@ -205,7 +205,7 @@ def _add_layers(plot: figure, *, placed: bool) -> None:
     line = Segment(line_color="color", line_alpha="alpha", line_width="width", line_cap="round")
     arrow = Scatter(size="size", angle="angle", marker="triangle", fill_color="color", fill_alpha="alpha", line_color=None)
     point = Scatter(size="size", marker="marker" if placed else "circle", fill_color="color", fill_alpha="alpha")
-    point.update(line_color="line", line_alpha="alpha", line_width=0.6)
+    point.update(line_color=None if many else "line", line_alpha="alpha", line_width=0.6)  # a rim costs half the time
     ring = Scatter(size="size", fill_color=None, line_color="color", line_width="width")
 
     add("ellipses", ellipse, "x y width height angle color")

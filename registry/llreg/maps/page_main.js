@@ -287,6 +287,8 @@ async function start() {
   colorBy(data.columns.length ? Math.max(data.columns.findIndex(({ name }) => name === data.color), 0) : -1);
   setTheme(state.theme);
 
+  performance.mark("llreg-ready");
+
   // For scripts in the browser's console, and for tests.
   window.llregMap = {
     data, state, plot, pick, colorBy: (name) => colorBy(data.columns.findIndex((column) => column.name === name)), choose, clear,

@@ -5,6 +5,8 @@ const MARGIN = 0.06; // of the map's extent, free on each side
 
 async function makePlot(data, target) {
   const item = JSON.parse(document.getElementById("plot-json").textContent);
+  const { attributes } = item.doc.roots[0];
+  if (attributes.output_backend === "webgl" && !hasFastWebgl()) attributes.output_backend = "canvas";
   await Bokeh.embed.embed_item(item, target.id);
   const doc = Bokeh.documents[Bokeh.documents.length - 1];
   const figure = doc.get_model_by_name("map");
@@ -16,6 +18,14 @@ async function makePlot(data, target) {
   figure.properties.inner_height.change.connect(() => keepAspect(plot));
   fitAll(plot);
   return plot;
+}
+
+// WebGL without a graphics card is several times slower than the canvas.
+function hasFastWebgl() {
+  const gl = document.createElement("canvas").getContext("webgl", { failIfMajorPerformanceCaveat: true });
+  const info = gl?.getExtension("WEBGL_debug_renderer_info"); // not every browser tells of the caveat
+  const renderer = gl?.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER) ?? "software";
+  return !/software|swiftshader|llvmpipe|softpipe|basic render/i.test(renderer);
 }
 
 function source(plot, name) {

@@ -1,0 +1,122 @@
+"""The map command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llreg.cli.common import Context, note, registry_option, safe
+from llreg.cli.views import ViewChoice, view_options
+
+if TYPE_CHECKING:
+    from llreg.maps.making import MapResult, Method
+    from llreg.registry import Registry
+
+_METHODS = ("tsne", "pca", "mds", "umap")
+
+
+@click.command("map")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--output",
+    "-o",
+    "outputs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Where to; can be repeated. .json is the map itself, .html a page, .png .svg .pdf a figure, .parquet .csv a table.",
+)
+@click.option("--method", type=click.Choice(_METHODS), help="How (default: tsne, as in the papers).")
+@click.option("--perplexity", type=float, help="Of t-SNE (default: 30, or what the number of rows allows).")
+@click.option("--iterations", type=click.IntRange(1), help="Of t-SNE (default: 1000; P2's largest map has 10000).")
+@click.option("--seed", type=click.IntRange(0), help="Of t-SNE, UMAP and ellipses (default: 42).")
+@click.option("--onto", type=click.Path(path_type=Path), metavar="MAP.json", help="Place new rows into this map.")
+@click.option("--align", type=click.Path(path_type=Path), metavar="MAP.json", help="Turn the map to this one.")
+@click.option(
+    "--ellipses", type=click.IntRange(0), metavar="R", help="Uncertainty ellipses from R resamples of the texts."
+)
+@click.option("--color", metavar="COLUMN", help="Colour by this column, as architecture, num_parameters or created.")
+@click.option("--label", "labels", multiple=True, metavar="MODEL", help="Name this model in figures; can be repeated.")
+@click.option("--scores", type=click.Path(path_type=Path), metavar="FILE", help="Scores, as more columns.")
+@view_options
+@registry_option
+@click.pass_obj
+def map_(
+    context: Context,
+    /,
+    models: tuple[str, ...],
+    outputs: tuple[Path, ...],
+    color: str | None,
+    labels: tuple[str, ...],
+    scores: Path | None,
+    onto: Path | None,
+    view: ViewChoice,
+    **making: object,
+) -> None:
+    """A map of models in the plane, near where their likelihoods are alike.
+
+    Of the MODELs, or of all rows. A map written as .json can be made again from what it says of itself; --onto places
+    new rows into it and moves nothing. Where the .json is there already, the new map is turned to it.
+    """
+    from llreg.maps.outputs import check_outputs, write_outputs
+
+    check_outputs(outputs)
+    registry = context.registry()
+    names = list(models) or None
+    given = {name: value for name, value in making.items() if value is not None}
+    if onto is not None:
+        result = _place(registry, onto, names, given, view)
+    else:
+        result = _make(registry, outputs, names, given, view)
+    write_outputs(result, outputs, color=color, labels=labels or None, scores=scores)
+    _tell(result, outputs)
+
+
+def _place(
+    registry: Registry, onto: Path, names: list[str] | None, given: dict[str, object], view: ViewChoice
+) -> MapResult:
+    from llreg.maps.making import place_onto
+
+    if given or view != ViewChoice():
+        used = [f"--{name}" for name in given] or ["--view"]
+        raise click.UsageError(f"--onto keeps the map's own view, method and settings; leave out {' and '.join(used)}")
+    return place_onto(registry, onto, names)
+
+
+def _make(
+    registry: Registry, outputs: tuple[Path, ...], names: list[str] | None, given: dict[str, object], view: ViewChoice
+) -> MapResult:
+    from llreg.maps.making import make_map
+    from llreg.maps.outputs import map_to_replace
+
+    if "align" not in given:
+        method: Method = given.get("method", "tsne")  # type: ignore[assignment]
+        old, why_not = map_to_replace(outputs, registry, method)
+        if why_not:
+            note(safe(why_not))
+        if old is not None:
+            given["align"] = old
+            note(f"aligned to map {old.id[:12]}, which is replaced")
+    progress = _bar if given.get("ellipses") else None
+    return make_map(registry, names, view=view.of(registry), progress=progress, **given)  # type: ignore[arg-type]
+
+
+def _bar(done: int, of: int) -> None:
+    if click.get_text_stream("stderr").isatty():
+        click.echo(f"\rmap {done} of {of}", err=True, nl=done == of)
+
+
+def _tell(result: MapResult, outputs: tuple[Path, ...]) -> None:
+    for line in result.notes:
+        note(safe(line))
+    made = result.map
+    settings = ", ".join(f"{name} {value:g}" for name, value in made.settings.items())
+    note(
+        f"{len(result.rows):,} rows of {made.registry}, {made.method}{f' ({settings})' if settings else ''}, version "
+        f"{made.version[:12]}, view {made.view.id[:12]} ({safe(made.view.describe())}): "
+        f"{safe(', '.join(str(path) for path in outputs))}"
+    )

@@ -1,0 +1,100 @@
+"""The command that draws a text subset: subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.cli.views import ViewChoice, view_options
+
+if TYPE_CHECKING:
+    from llreg.registry import Registry
+
+
+@click.command()
+@click.option("--size", metavar="N", type=click.IntRange(min=1), help="Texts of the subset.")
+@click.option(
+    "--draws",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Instead of --size: draws with replacement, as P2 makes them.",
+)
+@click.option(
+    "--method",
+    default="ls",
+    show_default=True,
+    type=click.Choice(["ls", "kl", "uniform"]),
+    help="Which texts are likelier: those that tell the present models apart (ls, kl), or none.",
+)
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1),
+    help="Share of the draws that is uniform all the same (default: 0.5); 0 is P2's rule.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another seed, another subset.")
+@click.option("--curve", is_flag=True, help="Also the error against the size, for all methods: takes a while.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the subset to this file.")
+@view_options
+@json_option
+@quiet_option
+@registry_option
+@click.pass_obj
+def subset(
+    context: Context,
+    /,
+    view: ViewChoice,
+    output: Path | None,
+    curve: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Draw a subset of the texts, so that new models cost a fraction: llreg add --subset FILE MODEL.
+
+    Prints what a row on the subset costs beside one on all texts, and how far its distances will be off: the root mean
+    square relative error, measured by leaving out models that are there.
+    """
+    from llreg.files import write_output
+    from llreg.subsets import describe_subset, dump_subset, make_subset, subset_errors
+
+    if (options["size"] is None) == (options["draws"] is None):
+        raise click.UsageError("give either --size or --draws")
+    registry = context.registry()
+    document = make_subset(registry, view=view.of(registry), **options)
+    if output:
+        write_output(output, dump_subset(document))
+    if quiet:
+        click.echo(document["id"])
+        return
+    cost, errors = describe_subset(registry, document), subset_errors(registry, document, curve=curve)
+    if as_json:
+        print_json({**cost, "errors": errors})
+    else:
+        _print(registry, cost, errors, curve=curve)
+    if not output:
+        note("nothing was written; -o FILE keeps the subset for llreg add --subset FILE MODEL")
+
+
+def _print(registry: Registry, cost: dict[str, Any], errors: list[dict[str, Any]], *, curve: bool) -> None:
+    how = f"{cost['draws']:,} draws with replacement" if cost["replacement"] else "without replacement"
+    click.echo(
+        f"subset {cost['id'][:12]}: {cost['texts']:,} of {registry.num_texts:,} texts ({cost['text_share']:.1%}), "
+        f"{cost['byte_share']:.1%} of the bytes; method {cost['method']}, {how}, seed {cost['seed']}"
+    )
+    if curve:
+        header = ["METHOD", "DRAWS", "TEXTS", "ABSOLUTE", "RELATIVE", "WITH THE SET'S OWN"]
+        print_table(header, [_cells(line) for line in errors], right=(1, 2, 3, 4, 5))
+    elif errors:
+        line = errors[0]
+        click.echo(
+            f"KL of a new model: off by {line['relative']:.1%} (root mean square) from that on all texts; by "
+            f"{line['relative_total']:.1%} with the error that the text set itself has"
+        )
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    shares = [f"{line[name]:.1%}" for name in ("absolute", "relative", "relative_total")]
+    return [line["method"], f"{line['draws']:,}", f"{line['texts']:,.0f}", *shares]
