@@ -57,6 +57,42 @@ def make_matrix(n_models: int, n_texts: int, seed: int = 0) -> Matrix:
     return Matrix(names, values.astype(np.float32), tokens.astype(np.int32))
 
 
+def make_blocks(n_models: int, n_texts: int, seed: int = 0, *, block: int = 1024) -> Iterator[Matrix]:
+    """Measurements like `make_matrix`'s without gaps, a block of models at a time, for more than memory holds."""
+    common = np.random.default_rng(seed)
+    means = common.gamma(9.0, 110.0, n_texts).astype(np.float32)  # nats
+    basis = (common.normal(size=(RANK, n_texts)) * (30 / RANK**0.5)).astype(np.float32)
+    tokens = np.rint(TEXT_BYTES / common.uniform(3.0, 4.5, (TOKENIZERS, n_texts))).astype(np.int32)
+    for start in range(0, n_models, block):
+        rng = np.random.default_rng([seed, start])
+        count = min(block, n_models - start)
+        quality = rng.lognormal(0.0, 0.15, (count, 1)).astype(np.float32)
+        noise = rng.standard_normal((count, n_texts), dtype=np.float32) * np.float32(15)
+        factors = rng.standard_normal((count, RANK), dtype=np.float32) @ basis
+        values = -np.maximum(quality * means + factors + noise, np.float32(1))
+        names = [f"org-{k % 97}/model-{k:06d}" for k in range(start, start + count)]
+        yield Matrix(names, values, tokens[rng.integers(TOKENIZERS, size=count)])
+
+
+def make_registry(path: Path, n_models: int, n_texts: int) -> llreg.Registry:
+    """A registry with a build of so many synthetic rows, written without holding them."""
+    from llreg.store import STORE, write_store
+    from llreg.textset import TextIndex
+
+    texts = path.with_name(f"{path.name}-texts.jsonl")
+    write_texts(texts, n_texts)
+    registry = llreg.init(path, texts=texts)
+    texts.unlink()
+
+    def rows() -> Iterator[llreg.Row]:
+        for start, matrix in enumerate(make_blocks(n_models, n_texts)):
+            yield from make_rows(registry, matrix, start * 1024)
+
+    index: TextIndex = registry.text_index
+    write_store(path / STORE, rows(), [row.record for row in rows()], index, {"registry": registry.name})
+    return llreg.open(path)
+
+
 def write_texts(path: Path, n_texts: int, seed: int = 0) -> None:
     """Unique texts of about `TEXT_BYTES` bytes as JSON Lines, for ``llreg.init(texts=path)``."""
     rng = np.random.default_rng(seed)
@@ -69,10 +105,10 @@ def write_texts(path: Path, n_texts: int, seed: int = 0) -> None:
             file.write(json.dumps({"text": text, "subset": f"subset-{k % 16}"}) + "\n")
 
 
-def make_rows(registry: llreg.Registry, matrix: Matrix) -> Iterator[llreg.Row]:
-    """The measurements as rows of a registry, with full records."""
-    for k, name in enumerate(matrix.names):
-        values, tokens = matrix.log_likelihood[k], matrix.num_tokens[k]
+def make_rows(registry: llreg.Registry, matrix: Matrix, first: int = 0) -> Iterator[llreg.Row]:
+    """The measurements as rows of a registry, with full records; `first` is the number of the first one."""
+    for k, name in enumerate(matrix.names, first):
+        values, tokens = matrix.log_likelihood[k - first], matrix.num_tokens[k - first]
         identity = Identity(
             model=name,
             source="hub",

@@ -71,6 +71,10 @@ class Zoo:
         """Whether the other model is a parent, or a copy of one."""
         return self.original(other) in self._originals(of)
 
+    def is_made_from(self, name: str, of: str) -> bool:
+        """Whether the model is a descendant of another one."""
+        return any(parent == of or self.is_made_from(parent, of) for parent in self.parents(name))
+
     def is_sibling(self, of: str, other: str) -> bool:
         """Whether the two share a parent, copies counted as what they are copies of; no copies of each other."""
         if self.original(of) == self.original(other):
@@ -93,4 +97,4 @@ class Zoo:
             return f"int{entry['bits']}"
         if entry["kind"] == "finetune":
             return f"{entry.get('strength', 'full')} fine-tune"
-        return {"duplicate": "copy", "base": "checkpoint"}.get(entry["kind"], entry["kind"])
+        return {"duplicate": "copy", "base": "checkpoint"}.get(str(entry["kind"]), str(entry["kind"]))

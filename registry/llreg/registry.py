@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
     from llreg.geometry.rows import Rows
+    from llreg.geometry.tree import Tree
     from llreg.geometry.view import View
 
     AnyView = View | Mapping[str, Any] | Path | str
@@ -425,6 +426,18 @@ class Registry:
         from llreg.geometry.lineage import duplicates
 
         return duplicates(self, view=view)
+
+    def tree(self, models: Sequence[str] | None = None, *, view: AnyView = "default", **options: Any) -> Tree:
+        """A tree of rows by their KL divergences; see `llreg.geometry.tree.make_tree`."""
+        from llreg.geometry.tree import make_tree
+
+        return make_tree(self.rows(models, view=view), **options)
+
+    def trajectory(self, models: Sequence[str], *, view: AnyView = "default", **options: Any) -> Dataset:
+        """Checkpoints or sizes as a path; see `llreg.geometry.trajectory.trajectory`."""
+        from llreg.geometry.trajectory import trajectory
+
+        return trajectory(self.rows(models, view=view), **options)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""

@@ -247,9 +247,9 @@ def grouped_rows(noise: float, texts: int = 300) -> Rows:
 @pytest.mark.parametrize("method", METHODS)
 def test_support_is_whole_for_groups_apart_and_low_for_noise(method: Any) -> None:
     apart = make_tree(grouped_rows(5.0), method=method, bootstrap=30)
-    shares = {side: apart.support[node] for side, node in apart.groups().items()}
-    group = {"nj": (0b111000, 0b111000000, 0b111111000)}.get(method, (0b111, 0b111000, 0b111000000))
-    assert [shares[side] for side in group if side in shares].count(1.0) >= 2
+    shares = {bits: apart.support[node] for bits, node in apart.groups().items()}
+    three = 0b111111000 if method == "nj" else 0b000000111  # of a split, the side without leaf 0
+    assert [shares[bits] for bits in (three, 0b000111000, 0b111000000)] == [1, 1, 1]
     noise = make_tree(random_rows(9, 60), method=method, bootstrap=30)
     assert np.nanmean(noise.support) < 0.8
     assert np.nanmin(noise.support) >= 0
@@ -338,7 +338,7 @@ def test_bad_input_is_told() -> None:
     rows = random_rows(4, 10)
     with pytest.raises(InputError, match="a tree needs two rows; got 1"):
         make_tree(rows.take([0]))
-    with pytest.raises(InputError, match="m1@00000000 is given twice|m1@10000000 is given twice"):
+    with pytest.raises(InputError, match=r"m1@\w{8} is given twice; a tree holds each row once"):
         make_tree(rows.take([0, 1, 1]))
     with pytest.raises(InputError, match="expected one of average, ward, nj; got 'upgma'"):
         make_tree(rows, method="upgma")  # type: ignore[arg-type]
@@ -356,19 +356,17 @@ def test_bad_input_is_told() -> None:
 
 def test_a_long_comb_needs_no_recursion() -> None:
     count = sys.getrecursionlimit() + 200
-    at = np.cumsum(np.arange(count, dtype=float))
     children = tuple((0, 1) if k == 0 else (count + k - 1, k + 1) for k in range(count - 1))
     lengths = np.append(np.ones(2 * count - 2), 0.0)
     tree = Tree(tuple(f"m{k}" for k in range(count)), children, lengths, np.full(2 * count - 1, np.nan), False, "x")
     assert tree.midpoint().paths().max() == tree.paths().max()
     assert len(tree.newick()) > count
     assert len(tree.groups()) == count - 3  # an unrooted comb has one split for each inner branch; the root adds one
-    assert at.size == count
 
 
 # Files
 
-HOSTILE = ["$\\frac{1}{0}$", "<script>alert(1)</script>", "it's & \"so\"", "turn\u202eed", "模型 é", "_under", "x" * 300]
+HOSTILE = ["$\\frac{1}{0}$", "<script>alert(1)</script>", 'it\'s & "so"', "turn\u202eed", "模型 é", "_under", "x" * 300]
 
 
 @pytest.fixture
@@ -383,7 +381,7 @@ def test_names_are_text_in_an_svg(hostile: Tree, tmp_path: Path) -> None:
     draw_tree(hostile, path, color=Categories("$kind$", ["_a", "$b$", "<c>", None, "_a", "d", "e"]))
     document = ET.parse(path)
     texts = ["".join(element.itertext()).strip() for element in document.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"$\\frac{1}{0}$", "<script>alert(1)</script>", "it's & \"so\"", "turn\\u202eed", "模型 é"} <= set(texts)
+    assert {"$\\frac{1}{0}$", "<script>alert(1)</script>", 'it\'s & "so"', "turn\\u202eed", "模型 é"} <= set(texts)
     assert {"$kind$", "_a", "$b$", "<c>", "unknown", "d"} <= set(texts)
     assert not [text for text in texts if len(text) > 100]
     assert not list(document.iter("{http://www.w3.org/2000/svg}script"))
@@ -422,7 +420,7 @@ def test_support_below_whole_is_written(tmp_path: Path) -> None:
     tree = make_tree(random_rows(6, 30), bootstrap=10)
     draw_tree(tree, tmp_path / "tree.svg")
     texts = re.findall(r">(\d+)</text>", (tmp_path / "tree.svg").read_text())
-    expected = [str(math.floor(100 * share)) for share in tree.support if share < 1]
+    expected = [f"{share:.0%}".rstrip("%") for share in tree.support if share < 1]
     assert expected
     assert sorted(texts) == sorted(expected)
 
@@ -443,9 +441,7 @@ def test_endings_and_places(hostile: Tree, tmp_path: Path) -> None:
         write_tree(hostile, tmp_path / "nowhere" / "tree.nwk")
 
 
-def test_without_matplotlib_the_extra_is_named(
-    hostile: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_matplotlib_the_extra_is_named(hostile: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=re.escape('pip install "llreg[map]"')):
         draw_tree(hostile, tmp_path / "tree.png")
@@ -496,7 +492,6 @@ def test_tree_command_refuses(cli: Cli, small_registry: Registry, fill: Fill) ->
     for args, told in (
         (["-o", "t.jpg"], "t.jpg: a tree is written as Newick"),
         ([], "a tree needs two rows; got 1"),
-        (["org/m7"], "no row"),
     ):
         result = cli("-r", small_registry.path, "tree", *args)
         assert (result.code, result.out) == (1, "")

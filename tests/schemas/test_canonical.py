@@ -155,6 +155,7 @@ def test_any_changed_value_changes_the_digest(values: list[float], data: st.Data
         ("subfolder", "checkpoint-1"),
         ("adapter", {"model": "org/lora", "revision": "a" * 40}),
         ("quantization", "gptq"),
+        ("subset", "d" * 64),
     ],
 )
 def test_any_changed_identity_field_changes_the_digest(field: str, value: Any) -> None:
@@ -167,6 +168,12 @@ def test_any_changed_identity_field_changes_the_digest(field: str, value: Any) -
 def test_every_identity_field_is_tried_above() -> None:
     tried = test_any_changed_identity_field_changes_the_digest.pytestmark[0].args[1]
     assert {field for field, _ in tried} == {field.name for field in dataclasses.fields(Identity)}
+
+
+def test_no_subset_is_not_written() -> None:
+    """Identities of rows on all texts, and so their digests, are what they were before there were subsets."""
+    assert "subset" not in IDENTITY.to_json()
+    assert dataclasses.replace(IDENTITY, subset="d" * 64).to_json() == {**IDENTITY.to_json(), "subset": "d" * 64}
 
 
 def test_record_reads_back_with_fields_of_a_later_llreg() -> None:

@@ -117,7 +117,30 @@ def _map() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _subset() -> dict[str, Any]:
+    return {
+        "format": "llreg-subset",
+        "format_version": 1,
+        "id": HASH,
+        "text_set": HASH,
+        "num_texts": 4,
+        "method": "ls",
+        "floor": 0.5,
+        "replacement": True,
+        "seed": 0,
+        "draws": 3,
+        "texts": [0, 2],
+        "counts": [1, 2],
+        "chances": [10_000, 5_000, 25_000, 0],
+        "view": make_view(-2094.0, without=["code"]),
+        "registry": "org/registry",
+        "version": HASH,
+        "models": 1018,
+    }
+
+
 VALID: dict[str, Callable[[], dict[str, Any]]] = {
+    "subset": _subset,
     "map": _map,
     "registry": _registry,
     "row": _row,
@@ -137,6 +160,17 @@ BROKEN: list[tuple[str, str, Any, str, str]] = [
     ("map", "models.0.y", DELETE, "a value", "the field is missing"),
     ("map", "settings.perplexity", 0, "a number of at least 1", "0"),
     ("map", "axes.0", "\u202eright to left", "text matching", "\\u202e"),
+    ("subset", "method", "best", "one of 'uniform', 'ls', 'kl'", '"best"'),
+    ("subset", "floor", 1.5, "a number of at most 1", "1.5"),
+    ("subset", "replacement", "no", "a value of type boolean", '"no"'),
+    ("subset", "draws", 0, "a number of at least 1", "0"),
+    ("subset", "texts", [], "at least 1 items", "[]"),
+    ("subset", "texts.0", -1, "a number of at least 0", "-1"),
+    ("subset", "counts.1", 0, "a number of at least 1", "0"),
+    ("subset", "chances.0", 0.5, "a value of type integer", "0.5"),
+    ("subset", "view.clip", 1, "a number of at most 0", "1"),
+    ("subset", "registry", "../up", "text matching", '"../up"'),
+    ("subset", "curve", [], "no such field", ""),
     ("registry", "format", "llreg-row", "'llreg-registry'", '"llreg-row"'),
     ("registry", "format_version", 0, "1", "0"),
     ("registry", "name", DELETE, "a value", "the field is missing"),
@@ -171,6 +205,8 @@ BROKEN: list[tuple[str, str, Any, str, str]] = [
     ("row", "identity.quantization", "", "text matching", '""'),
     ("row", "identity.text_set", HASH[:63], "text matching", '"0123'),
     ("row", "identity.temperature", 1, "no such field", ""),
+    ("row", "identity.subset", None, "a value of type string", "null"),
+    ("row", "identity.subset", "../x", "text matching", '"../x"'),
     ("row", "provenance.added_at", "2026-01-02 03:04:05", "text matching", '"2026-01-02 03:04:05"'),
     ("row", "provenance.added_at", "2026-01-02T03:04:05+01:00", "text matching", '"2026'),
     ("row", "provenance.contributor", "Eve\u202e", "text matching", '"Eve\\u202e"'),

@@ -33,6 +33,8 @@ _COMMANDS = {
     "status": ("history", "What is not built, not finished, or not in a version."),
     "tag": ("owner", "Name the present version."),
     "texts": ("texts", "The registry's text set."),
+    "traj": ("shape", "The path of a training run: KL from checkpoint to checkpoint."),
+    "tree": ("shape", "A tree of models by their KL divergences: Newick, or a figure."),
     "validate": ("owner", "Check files: form, hashes, values."),
     "view": ("views", "Show, make or freeze a view: clip threshold, texts, weights."),
 }

@@ -143,8 +143,8 @@ def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, A
 def _verdicts(result: Dataset) -> list[list[str]]:
     from llreg.geometry.noise import verdict
 
-    kl, kl_se, floor = (result[name].values for name in ("kl", "kl_se", "noise_floor"))
-    return [[verdict(*cell) for cell in zip(*row, strict=True)] for row in zip(kl, kl_se, floor, strict=True)]
+    columns = (result[name].values for name in ("kl", "noise_floor", "num_texts"))
+    return [[verdict(*cell) for cell in zip(*row, strict=True)] for row in zip(*columns, strict=True)]
 
 
 def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.geometry import note_view
 from llreg.cli.views import ViewChoice, view_options
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def predict(
     interval. Rows far likelier than their predicted skill explains are flagged: they may have seen the texts.
     """
     from llreg.geometry.predict import predict as predict_scores
-    from llreg.geometry.prediction import check_ending
+    from llreg.geometry.prediction import check_output
     from llreg.geometry.scores import read_scores
 
     if output:
-        check_ending(output)
+        check_output(output)
     given = read_scores(scores, tasks=tasks or None, family=family)
     registry = context.registry()
     rows = registry.rows(view=view.of(registry))
@@ -80,7 +81,7 @@ def predict(
         click.echo("".join(_quiet_lines(found)), nl=False)
     else:
         _print(found, output)
-        note(f"version {found.version[:12]}, view {found.view[:12]} ({rows.view.describe()})")
+        note_view(found.version, rows.view)
     for text in found.notes:
         note(safe(text))
 
@@ -143,8 +144,12 @@ def _print_predictions(found: Prediction, output: Path | None) -> None:
 def _interval(found: Prediction, k: int, t: int) -> str:
     if math.isnan(found.predicted[k, t]):
         return "scored" if not math.isnan(found.scores[k, t]) else "-"
-    low, high = found.low[k, t], found.high[k, t]
-    return f"{found.predicted[k, t]:.4g}" + ("" if math.isnan(low) else f" [{low:.4g}, {high:.4g}]")
+    value, low, high = (float(array[k, t]) for array in (found.predicted, found.low, found.high))
+    if math.isnan(low):
+        return f"{value:.4g}"
+    # Two digits of the interval's width are what there is to know.
+    decimals = 1 - math.floor(math.log10(high - low)) if high > low else 4
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(value, low, high, d=min(max(decimals, 0), 9))
 
 
 def _spread(mean: float, sd: float) -> str:

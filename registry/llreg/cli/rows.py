@@ -157,6 +157,13 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         for key, value in sorted(document[part].items()):
             click.echo(f"  {safe(key.ljust(width))}  {safe(_value(value))}".rstrip())
     click.echo(f"digest\n  {record.digest}")
+    if record.identity.subset is not None:
+        from llreg.subsets import describe_subset, read_subset
+
+        cost = describe_subset(registry, read_subset(registry, record.identity.subset))
+        click.echo(
+            f"text subset\n  {cost['texts']:,} of {registry.num_texts:,} texts, method {cost['method']}, seed {cost['seed']}"
+        )
 
 
 def _value(value: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from llreg.geometry.masked import MaskedRows, masked_moments
 from llreg.geometry.moments import pair_moments
 from llreg.geometry.noise import noise_floor
-from llreg.geometry.patterns import PairTexts, Pattern, pair_texts, patterns, together
+from llreg.geometry.patterns import Pattern, pair_texts, patterns, together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,7 +181,7 @@ class _Filling:
     def _fill_plain(self, one: Pattern, other: Pattern) -> None:
         texts = pair_texts(one, other, self._weights, len(self._num_bytes))
         same = self._symmetric and one is other
-        bytes_used = self._mean_bytes(texts)
+        bytes_used = texts.mean_bytes(self._num_bytes)
         for i in range(0, len(one.rows), _BLOCK):
             rows = one.rows[i : i + _BLOCK]
             left = texts.prepare(self._first, rows, self._shift)
@@ -191,11 +191,6 @@ class _Filling:
                 kl, kl_se, share = pair_moments(left, right, texts, se=self._se, tail=self._tail)
                 found = (kl, kl_se, share, np.full_like(kl, texts.count), np.full_like(kl, bytes_used))
                 self._store(rows, columns, found)
-
-    def _mean_bytes(self, texts: PairTexts) -> float:
-        if texts.count < 2:
-            return math.nan
-        return float(np.average(self._num_bytes[texts.columns], weights=texts.weights))
 
     def _fill_masked(self, some: NDArray[np.intp], others: NDArray[np.intp]) -> None:
         same = self._symmetric and np.array_equal(some, others)

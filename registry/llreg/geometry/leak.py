@@ -20,7 +20,7 @@ def mean_log_likelihood(rows: Rows) -> NDArray[np.float64]:
     """Mean log-likelihood of each row, float64 array of shape (n_models,), nats per text.
 
     A row that lacks texts is compared on those it has: mean of its differences from the mean row, plus that row's
-    mean. Weights of the view and of samples count.
+    mean. Weights of the view and of samples count. NaN for a row without any of the view's texts.
     """
     base = np.ones(rows.values.shape[1]) if rows.weights is None else rows.weights
     present = ~np.isnan(rows.values)
@@ -28,11 +28,12 @@ def mean_log_likelihood(rows: Rows) -> NDArray[np.float64]:
     total = rows.values.sum(axis=0, where=present)
     column = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
     level = float(np.average(column, weights=base * (count > 0)))
-    means = np.empty(len(rows))
+    means = np.full(len(rows), np.nan)
     for k, row in enumerate(rows.values):
         design = rows.designs[k]
         weights = np.where(present[k], base if design is None else base * design.weights, 0)
-        means[k] = level + np.average(np.where(present[k], row - column, 0), weights=weights)
+        if weights.any():
+            means[k] = level + np.average(np.where(present[k], row - column, 0), weights=weights)
     return means
 
 
@@ -64,7 +65,7 @@ def likelihood_excess(likelihood: NDArray[np.float64], predicted: NDArray[np.flo
     flag is a question, not a finding.
     """
     excess = np.full(len(likelihood), np.nan)
-    known = ~np.isnan(predicted).any(axis=1)
+    known = ~np.isnan(predicted).any(axis=1) & ~np.isnan(likelihood)
     skill = predicted[known]
     skill = skill[:, np.ptp(skill, axis=0) > 0] if known.any() else skill
     if known.sum() < _MIN_ROWS or not skill.shape[1]:

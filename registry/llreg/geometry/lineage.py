@@ -134,8 +134,9 @@ def lineage(
     p = [test.p for test in tests]
     near = len(found.nearest)
     corrected = benjamini_hochberg(p[:near], len(records) - 1)
+    known = {neighbor.row_id: q for neighbor, q in zip(found.nearest, corrected, strict=True)}
     # A base that is not among the nearest is farther than they are: its q is at least that of the last of them.
-    corrected += [max(value, corrected[near - 1]) for value in p[near:]]
+    corrected += [known.get(base.row_id, max(p[near + k], corrected[-1])) for k, base in enumerate(found.bases)]
     relatives = [
         Relative(neighbor, test.p, q, test.kind, test.pairs, _finding(neighbor, q, level))
         for neighbor, test, q in zip(shown, tests, corrected, strict=True)
@@ -334,12 +335,12 @@ def duplicates(registry: Registry, *, view: View | None = None) -> list[Duplicat
     from scipy.sparse.csgraph import connected_components
 
     from llreg.geometry.distance import kl_rows
-    from llreg.geometry.noise import noise_floor
+    from llreg.geometry.noise import noise_bound
 
     rows = registry.rows(view=view or registry.view)
-    result = kl_rows(rows, se=True, tail_share=False)
-    kl, kl_se = result["kl"].values, result["kl_se"].values
-    same = kl - 2 * kl_se <= noise_floor(rows.records, rows.records, registry.num_texts)
+    result = kl_rows(rows, se=False, tail_share=False)
+    kl = result["kl"].values
+    same = kl <= noise_bound(result["noise_floor"].values, result["num_texts"].values)
     names = np.array(rows.names, dtype=object)
     same &= names[:, None] != names[None, :]
     count, group = connected_components(csr_array(same), directed=False)

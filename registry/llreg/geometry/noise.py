@@ -48,10 +48,19 @@ def _variance(record: RowRecord, num_texts: int) -> float:
     return float(_RMS.get(record.identity.weight_dtype, 0.9) ** 2 * max(tokens, 1.0) / _RMS_TOKENS)
 
 
-def verdict(kl: float, kl_se: float, floor: float) -> Verdict:
-    """Whether two rows can be told apart: KL less two standard errors against the noise floor, all in one unit."""
+def noise_bound(floor: NDArray[np.float64], num_texts: NDArray[np.integer] | int) -> NDArray[np.float64]:
+    """The largest KL that noise alone is likely to show over so many texts, in the unit of the floor.
+
+    The variance of n independent normal errors is estimated with a relative standard error of sqrt(2 / (n - 1)); three
+    of them are allowed.
+    """
+    return np.asarray(floor * (1 + 3 * np.sqrt(2 / np.maximum(np.asarray(num_texts) - 1, 1))))
+
+
+def verdict(kl: float, floor: float, num_texts: int) -> Verdict:
+    """Whether two rows can be told apart: their KL against what noise alone may show, both in one unit."""
     if np.isnan(kl):
         return "unknown"
     if kl == 0:
         return "identical"
-    return "same within noise" if kl - 2 * kl_se <= floor else "different"
+    return "same within noise" if kl <= noise_bound(np.float64(floor), num_texts) else "different"

@@ -43,9 +43,10 @@ def patterns(values: NDArray[np.float64], designs: Sequence[Design | None] | Non
         One a row.
     """
     groups: dict[tuple[bytes, Design | None], list[int]] = {}
+    gaps = np.isnan(values.sum(axis=1))  # most rows have none: a sum is quicker than a mask
     for k, row in enumerate(values):
-        key = np.packbits(~np.isnan(row)).tobytes(), designs[k] if designs is not None else None
-        groups.setdefault(key, []).append(k)
+        mask = np.packbits(~np.isnan(row)).tobytes() if gaps[k] else b""
+        groups.setdefault((mask, designs[k] if designs is not None else None), []).append(k)
     return [
         Pattern(np.array(rows, dtype=np.intp), ~np.isnan(values[rows[0]]), design)
         for (_, design), rows in groups.items()
@@ -124,9 +125,11 @@ class PairTexts:
             Sums of squared differences of it are weighted sums of squared centred differences.
         """
         # What all rows share goes first: it carries most of the magnitude and none of the differences.
-        centred = values[rows][:, self.columns] - shift[self.columns]
+        chosen = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
+        centred = chosen[:, self.columns] - shift[self.columns]
         if self.count:
-            centred -= np.average(centred, axis=1, weights=self.weights)[:, None]
+            means = centred.mean(axis=1) if self.weights is None else centred @ (self.weights / self.weights.sum())
+            centred -= means[:, None]
         if self.weights is not None:
             centred *= self.roots
         return np.asarray(centred)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.distance import kl_matrix
 from llreg.geometry.families import families_of
 from llreg.geometry.leak import likelihood_excess, mean_log_likelihood
+from llreg.geometry.points import Distances, Excerpt, comparable, excerpts
 from llreg.geometry.prediction import Agreement, Prediction, TaskResult
 from llreg.geometry.ridge import ALPHAS, Folds, Ridge, cross_predict, fit
 from llreg_schemas.errors import InputError
@@ -91,11 +91,11 @@ def predict(
     columns = _enough(matched.values, scores.tasks, scores.source, notes)
     names, values = [scores.tasks[t] for t in columns], matched.values[:, columns]
     likelihood = mean_log_likelihood(rows)
-    distances = _Distances.of(rows, np.flatnonzero(~np.isnan(values).all(axis=1)))
+    distances = Distances.of(rows, np.flatnonzero(~np.isnan(values).all(axis=1)))
     found = {name: np.full(values.shape, np.nan) for name in _FOUND}
     results: dict[int, TaskResult] = {}
     for part in _parts(values, names, families, distances, notes):
-        of_tasks, arrays = _predict_part(part, distances, method, likelihood, notes)
+        of_tasks, arrays = _predict_part(part, rows, distances, method, likelihood, notes)
         results |= zip(part.tasks.tolist(), of_tasks, strict=True)
         for name, array in arrays.items():
             found[name][:, part.tasks] = array
@@ -144,51 +144,6 @@ class _Method:
 
 
 @dataclass(frozen=True, eq=False)
-class _Distances:
-    """Squared distances of all rows to those with a score.
-
-    Attributes
-    ----------
-    squared : float64 array of shape (n_models, n_scored)
-    column : intp array of shape (n_models,)
-        Column of each row; -1 where it has no score.
-    """
-
-    squared: NDArray[np.float64]
-    column: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, rows: Rows, scored: NDArray[np.intp]) -> _Distances:
-        column = np.full(len(rows), -1, dtype=np.intp)
-        column[scored] = np.arange(len(scored))
-        squared = np.empty((len(rows), len(scored)))
-        squared[scored] = _squared(rows.take(scored), None)
-        other = np.flatnonzero(column < 0)
-        if len(other):
-            squared[other] = _squared(rows.take(other), rows.take(scored))
-        return cls(squared, column)
-
-    def between(self, models: NDArray[np.intp], scored: NDArray[np.intp]) -> NDArray[np.float64]:
-        return self.squared[np.ix_(models, self.column[scored])]
-
-
-def _squared(rows: Rows, others: Rows | None) -> NDArray[np.float64]:
-    """|q_i - q_j|**2 over all texts of the view: 2 N KL; NaN for a pair without common texts."""
-    kl = kl_matrix(
-        rows.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=None if others is None else others.values,
-        weights=rows.weights,
-        designs=rows.designs,
-        other_designs=None if others is None else others.designs,
-        se=False,
-        tail_share=False,
-    )["kl"].values
-    return np.asarray(2 * rows.values.shape[1] * kl)
-
-
-@dataclass(frozen=True, eq=False)
 class _Part:
     """Tasks that have scores of the same models.
 
@@ -219,7 +174,7 @@ class _Part:
 
 
 def _parts(
-    values: NDArray[np.float64], names: Sequence[str], families: Sequence[str], distances: _Distances, notes: list[str]
+    values: NDArray[np.float64], names: Sequence[str], families: Sequence[str], distances: Distances, notes: list[str]
 ) -> list[_Part]:
     """Group the tasks by the models that have a score."""
     present = ~np.isnan(values)
@@ -237,13 +192,10 @@ def _parts(
 
 
 def _comparable(
-    distances: _Distances, scored: NDArray[np.intp], names: Sequence[str], notes: list[str]
+    distances: Distances, scored: NDArray[np.intp], names: Sequence[str], notes: list[str]
 ) -> NDArray[np.intp]:
     """The scored rows without those that share no texts with others."""
-    missing = np.isnan(distances.between(scored, scored))
-    kept = np.ones(len(scored), dtype=bool)
-    while (missing[np.ix_(kept, kept)]).any():
-        kept[np.argmax(np.where(kept, missing[:, kept].sum(axis=1), -1))] = False
+    kept = comparable(distances.between(scored, scored))
     if not kept.all():
         notes.append(
             f"{', '.join(names)}: {(~kept).sum():,} scored rows share too few texts with others and are left out"
@@ -286,7 +238,7 @@ def _note_constant(values: NDArray[np.float64], names: Sequence[str], notes: lis
 
 
 def _predict_part(
-    part: _Part, distances: _Distances, method: _Method, likelihood: NDArray[np.float64], notes: list[str]
+    part: _Part, rows: Rows, distances: Distances, method: _Method, likelihood: NDArray[np.float64], notes: list[str]
 ) -> tuple[list[TaskResult], dict[str, NDArray[np.float64]]]:
     """Results of the tasks, and predictions as arrays of shape (n_models, n_tasks)."""
     ridge = Ridge.of(distances.between(part.scored, part.scored))
@@ -296,14 +248,14 @@ def _predict_part(
     honest = by_family if grouped else at_random
     half = _half_widths(np.abs(honest - part.scores), part, method.level, notes)
     fitted = fit(ridge, part.scores, method.alphas)
-    centre = fitted.predict(distances.between(part.other, part.scored))
-    lost = int(np.isnan(centre).any(axis=1).sum())
-    if lost:
-        notes.append(f"{lost:,} rows share too few texts with scored ones to be predicted")
-    found = {name: np.full((len(likelihood), len(part.tasks)), np.nan) for name in _FOUND}
+    found = {name: np.full((len(rows), len(part.tasks)), np.nan) for name in _FOUND}
     found["out_of_fold"][part.scored] = honest.mean(axis=0)
-    for name, values in (("predicted", centre), ("low", centre - half), ("high", centre + half)):
-        found[name][part.other] = np.clip(values, *part.bounds)
+    whole, in_part = excerpts(rows, part.other)
+    _set(found, whole, fitted.predict(distances.between(whole, part.scored)), half, part)
+    for excerpt in in_part:
+        values, width = _predict_excerpt(part, rows, excerpt, grouped or plain, method, notes)
+        _set(found, excerpt.models, values, width, part)
+    _note_texts(rows, part, found["predicted"], notes)
     results = [
         TaskResult(
             task=name,
@@ -318,6 +270,51 @@ def _predict_part(
         for t, name in enumerate(part.names)
     ]
     return results, found
+
+
+def _predict_excerpt(
+    part: _Part, rows: Rows, excerpt: Excerpt, splits: Sequence[Folds], method: _Method, notes: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predictions for rows that have a part of the texts, and half widths: all is done anew on these texts.
+
+    What a sample of the texts gets wrong in a distance is more than what a point of score makes in it; over the same
+    texts for all models it is wrong alike, and cancels.
+    """
+    nothing = np.full((len(excerpt.models), len(part.names)), np.nan), np.full(len(part.names), np.nan)
+    if len(excerpt.texts) < 2:
+        return nothing
+    among, to = excerpt.squared(rows, part.scored)
+    kept = comparable(among)
+    if kept.sum() < MIN_MODELS:
+        return nothing
+    ridge, scores = Ridge.of(among[np.ix_(kept, kept)]), part.scores[kept]
+    number = np.cumsum(kept) - 1
+    remaining = [[number[fold[kept[fold]]] for fold in folds if kept[fold].any()] for folds in splits]
+    held = np.clip(cross_predict(ridge, scores, remaining, method.alphas), *part.bounds)
+    half = _half_widths(np.abs(held - scores), part, method.level, notes)
+    return fit(ridge, scores, method.alphas).predict(to[:, kept]), half
+
+
+def _set(
+    found: dict[str, NDArray[np.float64]],
+    models: NDArray[np.intp],
+    values: NDArray[np.float64],
+    half: NDArray[np.float64],
+    part: _Part,
+) -> None:
+    """Enter predictions and intervals."""
+    for name, shift in (("predicted", 0), ("low", -half), ("high", half)):
+        found[name][models] = np.clip(values + shift, *part.bounds)
+
+
+def _note_texts(rows: Rows, part: _Part, predicted: NDArray[np.float64], notes: list[str]) -> None:
+    """Say where missing texts make a prediction rougher, or impossible."""
+    lost = int(np.isnan(predicted[part.other]).any(axis=1).sum())
+    if lost:
+        notes.append(f"{lost:,} rows share too few texts with scored ones to be predicted")
+    in_part = sum(len(excerpt.models) for excerpt in excerpts(rows, part.scored)[1])
+    if in_part:
+        notes.append(f"{in_part:,} scored rows have a part of the texts only; what they add is rougher")
 
 
 def _splits(part: _Part, method: _Method, notes: list[str]) -> tuple[list[Folds], list[Folds]]:

@@ -164,11 +164,11 @@ class Prediction:
         Raises
         ------
         InputError
-            If the ending is another.
+            If the ending is another, or there is no such directory.
         StorageError
             If the file cannot be written.
         """
-        check_ending(path)
+        check_output(path)
         if path.suffix.lower() == ".parquet":
             _write_parquet(path, self.table())
         elif path.suffix.lower() == ".json":
@@ -178,15 +178,18 @@ class Prediction:
             write_output(path, _csv(self.table()).encode())
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a file ending before anything is computed.
+def check_output(path: Path) -> None:
+    """Refuse a file that cannot be written before anything is computed.
 
     Raises
     ------
     InputError
+        If its ending is none of ours, or its directory is not there.
     """
     if path.suffix.lower() not in _ENDINGS:
         raise InputError(f"{path}: expected a file name that ends in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no directory {path.parent}; make it first")
 
 
 def _csv(lines: Sequence[dict[str, Any]]) -> str:

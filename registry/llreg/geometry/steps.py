@@ -26,7 +26,7 @@ _STEP = re.compile(
 )
 # "100B-tokens", "tokens_2.1T"; a bare "7B" is a size.
 _TOKENS = re.compile(
-    rf"{_BEGIN}(?:{_NUMBER}(?P<unit>[kmbt])[-_]?tok(?:en)?s?"
+    rf"{_BEGIN}(?:{_NUMBER}(?P<unit>[kmbt])[-_]?tok(?:en)?s?(?![-_]?\d)"  # not the size in "7b-tokens_2T"
     rf"|tok(?:en)?s?[-_]?(?P<number2>\d+(?:\.\d+)?)(?P<unit2>[kmbt])){_END}",
     re.IGNORECASE,
 )

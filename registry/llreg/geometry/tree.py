@@ -233,7 +233,8 @@ def make_tree(
 
     Neighbour joining (Saitou & Nei 1987) has no clock and no root: a branch is as long as that model moved. It assumes
     distances that add up along the tree. Squared Euclidean distances do so when the moves on different branches are
-    independent, as in Brownian motion, because their cross terms vanish; so it takes KL itself, not its root.
+    independent, as in Brownian motion, because their cross terms vanish; so it takes KL itself, not its root. Where a
+    few texts carry all distances, the moves are not independent and many branches come out as 0: clip, or drop those.
 
     Support is Felsenstein's bootstrap (1985) with texts as sites: N texts are drawn with replacement (a text drawn k
     times has k times its weight), distances and tree are made anew, and the share of trees that have the

@@ -59,7 +59,7 @@ def classical_mds(kl: NDArray[np.float64]) -> Axes:
         raise InputError(f"the {len(kl)} rows are all identical; a map needs rows that differ")
     values, vectors = _leading(gram)
     values = np.where(values > _NOTHING * values[0], values, 0.0)
-    vectors = vectors * _signs(vectors)
+    vectors = vectors * axis_signs(vectors)
     return Axes(vectors * np.sqrt(values), (float(values[0]) / total, float(values[1]) / total))
 
 
@@ -104,6 +104,13 @@ def axis_labels(name: str, shares: tuple[float, float]) -> tuple[str, str]:
     return first, second
 
 
+def axis_signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Signs that make the largest entry of each column positive: eigenvectors have none of their own."""
+    largest = np.abs(vectors).argmax(axis=0)
+    signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
+    return np.asarray(np.where(signs == 0, 1.0, signs))
+
+
 def _leading(gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The two largest eigenvalues, and their vectors as columns of shape (n_models, 2)."""
     if len(gram) <= _FULL:
@@ -117,10 +124,3 @@ def _leading(gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
         values, vectors = values[order], vectors[:, order]
     values, vectors = values[::-1][:2], vectors[:, ::-1][:, :2]
     return values, vectors
-
-
-def _signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Signs that make the largest entry of each column positive: eigenvectors have none of their own."""
-    largest = np.abs(vectors).argmax(axis=0)
-    signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
-    return np.asarray(np.where(signs == 0, 1.0, signs))

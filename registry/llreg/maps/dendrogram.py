@@ -227,7 +227,7 @@ def _supports(axes: Axes, tree: Tree, heights: list[float], size: float) -> None
     for node in range(len(tree), len(tree.lengths)):
         if tree.support[node] < 1:  # NaN is not
             axes.annotate(
-                f"{math.floor(100 * tree.support[node])}",
+                f"{min(round(100 * tree.support[node]), 99)}",
                 (tree.depths[node], heights[node]),
                 xytext=(-1.5, 1.0),
                 textcoords="offset points",

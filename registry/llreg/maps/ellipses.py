@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.maps.align import procrustes
-from llreg.maps.embedding import DENSE_ROWS, Settings, embed, filled, kl_bits
+from llreg.maps.embedding import DENSE_ROWS, Settings, embed, kl_bits
+from llreg.maps.pca import filled
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import numpy as np
 
 from llreg.maps.axes import Axes, axis_labels, classical_mds
 from llreg.maps.nearest import Nearest, nearest, nearest_rows
+from llreg.maps.pca import filled, principal_axes
 from llreg.maps.tsne import ITERATIONS, check_perplexity, default_perplexity, num_neighbors, tsne
 from llreg_schemas.errors import InputError
 
@@ -166,58 +167,6 @@ def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray
     return values
 
 
-def filled(rows: Rows) -> Rows:
-    """Rows with a value for each missing text: the one that makes its q zero.
-
-    PCA needs coordinates, and so a value everywhere; a row that misses texts is drawn towards the middle.
-    """
-    missing = np.isnan(rows.values)
-    if not missing.any():
-        return rows
-    centred = rows.values - _row_means(rows)
-    expected = np.nan_to_num(np.nanmean(centred, axis=0)) + _row_means(rows)
-    return replace(rows, values=np.where(missing, expected, rows.values), designs=[None] * len(rows))
-
-
-def principal_axes(rows: Rows) -> Axes:
-    """PCA of rows without their KL matrix: for more rows than a matrix can hold.
-
-    Parameters
-    ----------
-    rows : Rows
-
-    Returns
-    -------
-    Axes
-        As `classical_mds` of the KL matrix of the filled rows.
-    """
-    from scipy.sparse.linalg import LinearOperator, svds
-
-    count, texts = rows.values.shape
-    weights = np.ones(texts) if rows.weights is None else rows.weights
-    scale = np.sqrt(weights / (2 * weights.sum() * rows.bits))  # so that squared distances are KL in bits per byte
-    centre = _column_means(rows)
-    blocks = [slice(start, start + 256) for start in range(0, count, 256)]
-
-    def q(block: slice) -> NDArray[np.float64]:
-        part = rows.values[block]
-        return np.asarray(np.nan_to_num(part - _means(part, rows.weights) - centre) * scale)
-
-    def times(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([q(block) @ vector for block in blocks])
-
-    def transposed_times(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(sum(q(block).T @ vector[block] for block in blocks))
-
-    operator = LinearOperator((count, texts), matvec=times, rmatvec=transposed_times, dtype=np.float64)
-    start = np.random.default_rng(0).normal(size=min(count, texts))
-    left, values, _ = svds(operator, k=2, v0=start)
-    total = float(sum((q(block) ** 2).sum() for block in blocks))
-    xy = (left * values)[:, ::-1]
-    signs = np.where(xy[np.abs(xy).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
-    return Axes(xy * signs, (float(values[1] ** 2) / total, float(values[0] ** 2) / total))
-
-
 def _tsne(found: Nearest, axes: Axes, settings: Settings) -> NDArray[np.float64]:
     assert settings.perplexity is not None
     return tsne(
@@ -250,26 +199,3 @@ def _check_complete(kl: NDArray[np.float64], labels: list[str]) -> None:
         raise InputError(
             f"{one} and {other} share fewer than two texts and have no distance; make a map of the others by naming them"
         )
-
-
-def _means(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Mean of each row over its texts, as a column."""
-    present = ~np.isnan(values)
-    weight = present * (1.0 if weights is None else weights)
-    total = (np.where(present, values, 0.0) * weight).sum(axis=1)
-    return np.asarray((total / np.maximum(weight.sum(axis=1), 1e-300))[:, None])
-
-
-def _row_means(rows: Rows) -> NDArray[np.float64]:
-    return _means(rows.values, rows.weights)
-
-
-def _column_means(rows: Rows) -> NDArray[np.float64]:
-    """Mean of the row-centred values of each text, float64 array of shape (n_texts,), a block of rows at a time."""
-    total, count = np.zeros(rows.values.shape[1]), np.zeros(rows.values.shape[1])
-    for start in range(0, len(rows), 256):
-        part = rows.values[start : start + 256]
-        centred = part - _means(part, rows.weights)
-        total += np.nan_to_num(centred).sum(axis=0)
-        count += ~np.isnan(centred)
-    return np.asarray(total / np.maximum(count, 1))

@@ -36,7 +36,7 @@ _COLORS = (
     "#f58271", "#74e78b", "#803594", "#e5a3ff", "#65a624", "#8877b8",
 )  # fmt: skip
 _OTHER, _UNKNOWN, _INK, _SOFT = "#7d8590", "#c4c9d0", "#222222", "#666666"
-_CUT = 40  # characters of a name in the legend
+_CUT = 28  # characters of a name in the legend
 # No dates and no random ids: the same map gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -153,7 +153,7 @@ def _frame(axes: Axes, scene: Scene) -> None:
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-    axes.margins(0.06)
+    axes.margins(0.08)
 
 
 def _points(axes: Axes, scene: Scene, colors: Sequence[Any], size: float) -> None:
@@ -271,24 +271,32 @@ def _colorbar(figure: Figure, axes: Axes, column: Column) -> list[Any]:
     low, high = _limits(known)
     norm = LogNorm(low, high) if column.log and low > 0 else Normalize(low, high)
     shades = ScalarMappable(norm, _viridis())
-    left, bottom, width, height = axes.get_position().bounds
-    bar_axes = figure.add_axes((left + width + 0.02, bottom + 0.45 * height, 0.016, 0.5 * height))
+    place = axes.get_position()
+    inch = 1 / figure.get_figheight()
+    height = min(2.2 * inch, place.height - 0.25 * inch)
+    bar_axes = figure.add_axes((place.x1 + 0.02, place.y1 - 0.22 * inch - height, 0.016, height))
     outside = {(True, True): "both", (True, False): "min", (False, True): "max"}
     extend = outside.get((bool((known < low).any()), bool((known > high).any())), "neither")
     bar = figure.colorbar(shades, cax=bar_axes, extend=extend)
     bar.outline.set_visible(False)  # type: ignore[operator]  # an Artist
-    bar_axes.tick_params(color="#9a9a9a", width=0.6, length=2.5)
+    bar_axes.tick_params(which="both", color="#9a9a9a", width=0.6, length=2.5)
     if column.kind == "date":
-        _date_ticks(bar_axes)
-    bar_axes.set_title(_heading(column), loc="left", fontsize=7.5, parse_math=False)
+        days = np.linspace(low, high, 5).round() if known.size and known.min() < known.max() else known[:1]
+        bar.set_ticks(list(days), labels=[_day(day, high - low) for day in days])
+    top = place.y1 - 0.02 * inch
+    figure.text(place.x1 + 0.02, top, _heading(column), va="top", parse_math=False)
     return [_UNKNOWN if np.isnan(value) else shades.to_rgba(value) for value in values]
 
 
 def _number(value: str | float | None) -> float:
-    """A number, or the day of a date as matplotlib counts days."""
+    """A number, or the days of a date since year 1."""
     if value is None:
         return np.nan
-    return float(date.fromisoformat(value).toordinal() - date(1970, 1, 1).toordinal()) if isinstance(value, str) else value
+    return float(date.fromisoformat(value).toordinal()) if isinstance(value, str) else value
+
+
+def _day(days: float, span: float) -> str:
+    return date.fromordinal(int(days)).strftime("%Y-%m" if span > 150 else "%Y-%m-%d")
 
 
 def _limits(known: NDArray[np.float64]) -> tuple[float, float]:
@@ -296,7 +304,7 @@ def _limits(known: NDArray[np.float64]) -> tuple[float, float]:
     if not known.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.quantile(known, [0.01, 0.99], method="nearest"))
-    return (low, high) if low < high else (low, low + abs(low) * 1e-3 + 1e-12)
+    return (low, high) if low < high else (low - 0.5 * abs(low or 1), low + 0.5 * abs(low or 1))
 
 
 def _viridis() -> Any:
@@ -306,10 +314,3 @@ def _viridis() -> Any:
 
     return ListedColormap(colormaps["viridis"](np.linspace(0, 0.94, 256)))
 
-
-def _date_ticks(axes: Axes) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    locator = AutoDateLocator(minticks=3, maxticks=6)
-    axes.yaxis.set_major_locator(locator)
-    axes.yaxis.set_major_formatter(ConciseDateFormatter(locator))

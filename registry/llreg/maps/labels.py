@@ -20,7 +20,7 @@ _REACHES = (0.0, 6.0, 12.0, 20.0, 30.0, 42.0)  # distances, points; from the sec
 
 @dataclass(frozen=True)
 class _Spot:
-    """A place for a name: its middle as seen from the point, and how far away it is, in pixels."""
+    """A place for a name: its middle as seen from the point, and how far off it is, in typographic points."""
 
     across: float
     up: float
@@ -48,19 +48,14 @@ def place_labels(axes: Axes, xy: NDArray[np.float64], names: Mapping[int, str], 
         return
     renderer = _renderer(axes)
     dot = renderer.points_to_pixels(1.0)  # pixels a typographic point
-    pixels = axes.transData.transform(xy)
-    radius = size / 2 * dot
-    marks = np.column_stack([pixels - radius, pixels + radius])
-    frame = axes.get_window_extent(renderer).extents
-    texts = {k: axes.text(0, 0, name, fontsize=_SIZE, parse_math=False) for k, name in names.items()}
-    extents = {k: text.get_window_extent(renderer) for k, text in texts.items()}
-    spots = {k: _spots(box.width, box.height, radius + 1.5 * dot, dot) for k, box in extents.items()}
-    boxes = {k: _boxes(pixels[k], spots[k], box.width, box.height) for k, box in extents.items()}
-    for text in texts.values():
-        text.remove()
-    chosen = _choose(list(names), spots, boxes, marks, frame)
-    for k, spot in chosen.items():
-        _write(axes, xy[k], names[k], spots[k][spot], dot, ink)
+    pixels = axes.transData.transform(xy) / dot  # all lengths from here on are typographic points
+    marks = np.column_stack([pixels - size / 2, pixels + size / 2])
+    frame = axes.get_window_extent(renderer).extents / dot
+    sizes = {k: _measure(axes, name, renderer, dot) for k, name in names.items()}
+    spots = {k: _spots(*box, size / 2 + 1.5) for k, box in sizes.items()}
+    boxes = {k: _boxes(pixels[k], spots[k], *box) for k, box in sizes.items()}
+    for k, spot in _choose(list(names), spots, boxes, marks, frame).items():
+        _write(axes, xy[k], names[k], spots[k][spot], sizes[k], ink)
 
 
 def _renderer(axes: Axes) -> Any:
@@ -74,13 +69,20 @@ def _renderer(axes: Axes) -> Any:
     return canvas.get_renderer()
 
 
-def _spots(width: float, height: float, gap: float, dot: float) -> list[_Spot]:
+def _measure(axes: Axes, name: str, renderer: Any, dot: float) -> tuple[float, float]:
+    text = axes.text(0, 0, name, fontsize=_SIZE, parse_math=False)
+    extent = text.get_window_extent(renderer)
+    text.remove()
+    return float(extent.width) / dot, float(extent.height) / dot
+
+
+def _spots(width: float, height: float, gap: float) -> list[_Spot]:
     """Places around a point for a name of some size, the nearest first."""
     angles = 2 * np.pi * np.arange(_AROUND) / _AROUND
     return [
         _Spot(
-            float(np.cos(angle) * (gap + reach * dot) + _side(np.cos(angle)) * width / 2),
-            float(np.sin(angle) * (gap + reach * dot) + _side(np.sin(angle)) * height / 2),
+            float(np.cos(angle) * (gap + reach) + _side(np.cos(angle)) * width / 2),
+            float(np.sin(angle) * (gap + reach) + _side(np.sin(angle)) * height / 2),
             reach,
         )
         for reach in _REACHES
@@ -94,7 +96,7 @@ def _side(part: float) -> float:
 
 
 def _boxes(at: NDArray[np.float64], spots: list[_Spot], width: float, height: float) -> NDArray[np.float64]:
-    """Where a name would be: x0, y0, x1, y1 in pixels for each spot."""
+    """Where a name would be: x0, y0, x1, y1 for each spot."""
     middles = at + np.array([[spot.across, spot.up] for spot in spots])
     half = np.array([width, height]) / 2
     return np.column_stack([middles - half, middles + half])
@@ -109,9 +111,9 @@ def _choose(
 ) -> dict[int, int]:
     """The spot of each name."""
     fixed = {
-        k: 3 * _overlaps(boxes[k], marks)
+        k: 2 * _overlaps(boxes[k], marks)
         + 50 * _outside(boxes[k], frame)
-        + np.array([0.0 if spot.reach == 0 else 20 + 4 * spot.reach for spot in spots[k]])
+        + np.array([0.0 if spot.reach == 0 else 5 + spot.reach for spot in spots[k]])
         for k in order
     }
     chosen: dict[int, int] = {}
@@ -119,39 +121,39 @@ def _choose(
         before = dict(chosen)
         for k in order:
             others = np.array([boxes[other][spot] for other, spot in chosen.items() if other != k]).reshape(-1, 4)
-            chosen[k] = int(np.argmin(fixed[k] + 10 * _overlaps(boxes[k], others)))
+            chosen[k] = int(np.argmin(fixed[k] + 6 * _overlaps(boxes[k], others)))
         if chosen == before:
             break
     return chosen
 
 
 def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pixels of each box that others cover, in sum, float64 array of shape (n_boxes,)."""
+    """Area of each box that others cover, in sum, float64 array of shape (n_boxes,)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.asarray(np.maximum(high - low, 0).prod(axis=2).sum(axis=1))
 
 
 def _outside(boxes: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pixels by which each box leaves the frame."""
+    """How far each box leaves the frame."""
     return np.asarray(
         np.maximum(frame[:2] - boxes[:, :2], 0).sum(axis=1) + np.maximum(boxes[:, 2:] - frame[2:], 0).sum(axis=1)
     )
 
 
-def _write(axes: Axes, at: NDArray[np.float64], name: str, spot: _Spot, dot: float, ink: str) -> None:
-    line = {"arrowstyle": "-", "color": "#9a9a9a", "lw": 0.4, "shrinkA": 0, "shrinkB": 0}
+def _write(axes: Axes, at: NDArray[np.float64], name: str, spot: _Spot, box: tuple[float, float], ink: str) -> None:
+    """A name whose middle, as its size, is given in typographic points."""
+    offset: dict[str, Any] = {
+        "xy": (float(at[0]), float(at[1])),
+        "textcoords": "offset points",
+        "annotation_clip": False,
+        "parse_math": False,
+    }
+    if spot.reach > 0:
+        half = np.array(box) / 2
+        end = np.clip(0.0, [spot.across, spot.up] - half, [spot.across, spot.up] + half)  # the edge that faces the point
+        line = {"arrowstyle": "-", "color": "#9a9a9a", "lw": 0.4, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xytext=(float(end[0]), float(end[1])), arrowprops=line, **offset)
     axes.annotate(
-        name,
-        (float(at[0]), float(at[1])),
-        xytext=(spot.across / dot, spot.up / dot),
-        textcoords="offset points",
-        ha="center",
-        va="center",
-        fontsize=_SIZE,
-        color=ink,
-        zorder=4,
-        parse_math=False,
-        annotation_clip=False,
-        arrowprops=line if spot.reach > 0 else None,
+        name, xytext=(spot.across, spot.up), ha="center", va="center", fontsize=_SIZE, color=ink, zorder=4, **offset
     )

@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,12 +125,11 @@ def _bokeh_script(webgl: bool) -> str:
         from bokeh.resources import Resources
     except ImportError as error:
         raise MissingExtraError("bokeh", "map") from error
-    components = ["bokeh", "bokeh-gl"] if webgl else ["bokeh"]
-    bundle = Resources(mode="inline", components=components, minified=True, log_level="warn").js_raw
-    return re.sub(r"\r\n?", "\n", "\n".join(bundle))  # as the HTML parser will, or the hash would not match
+    inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
+    return re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))  # as the HTML parser will, or the hash would not match
 
 
-def _policy(scripts: Any, webgl: bool) -> str:
+def _policy(scripts: Iterable[str], webgl: bool) -> str:
     """The Content-Security-Policy: the page's own scripts run, nothing is loaded, nothing is sent."""
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
     # Bokeh's WebGL (regl) compiles its draw commands with `Function`; its canvas does without.
@@ -144,7 +143,7 @@ def _policy(scripts: Any, webgl: bool) -> str:
 def _plot_json(scene: Scene, webgl: bool) -> dict[str, Any]:
     from bokeh.embed import json_item
 
-    item: Mapping[str, Any] = json_item(_figure(scene, webgl))  # type: ignore[arg-type]  # its TypedDict
+    item: Mapping[str, Any] = json_item(_figure(scene, webgl), theme=None)
     renamed: dict[str, str] = {}
     _rename_ids(item, renamed)
     return {**item, "target_id": None, "root_id": renamed[item["root_id"]]}
@@ -171,8 +170,8 @@ def _figure(scene: Scene, webgl: bool) -> figure:
     plot = figure(
         name="map",
         sizing_mode="stretch_both",
-        x_range=Range1d(0, 1),
-        y_range=Range1d(0, 1),
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
         tools=[pan, wheel, BoxSelectTool(name="box"), LassoSelectTool(name="lasso")],
         active_drag=pan,
         active_scroll=wheel,
@@ -203,7 +202,9 @@ def _add_layers(plot: figure, *, placed: bool, many: bool) -> None:
     ellipse = Ellipse(x="x", y="y", width="width", height="height", angle="angle")
     ellipse.update(fill_color="color", fill_alpha=0.12, line_color="color", line_alpha=0.5)
     line = Segment(line_color="color", line_alpha="alpha", line_width="width", line_cap="round")
-    arrow = Scatter(size="size", angle="angle", marker="triangle", fill_color="color", fill_alpha="alpha", line_color=None)
+    arrow = Scatter(
+        size="size", angle="angle", marker="triangle", fill_color="color", fill_alpha="alpha", line_color=None
+    )
     point = Scatter(size="size", marker="marker" if placed else "circle", fill_color="color", fill_alpha="alpha")
     point.update(line_color=None if many else "line", line_alpha="alpha", line_width=0.6)  # a rim costs half the time
     ring = Scatter(size="size", fill_color=None, line_color="color", line_width="width")

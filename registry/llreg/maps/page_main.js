@@ -12,7 +12,7 @@ async function start() {
   const byId = (id) => document.getElementById(id);
   const data = readData();
   const state = {
-    theme: "light", column: -1, sizeBy: -1, scale: 1, only: null, unfolded: false, picked: -1, hovered: -1, chosen: [],
+    theme: "light", column: -1, sizeBy: -1, scale: 1, growth: 1, only: null, unfolded: false, picked: -1, hovered: -1, chosen: [],
     layers: { edges: false, trajectories: true, ellipses: false },
   };
   const plot = await makePlot(data, byId("plot"));
@@ -25,7 +25,7 @@ async function start() {
   function paint() {
     const chosen = new Set(state.chosen);
     const strong = chosen.size ? (row) => chosen.has(row) : () => true;
-    const sizes = pointSizes(data, data.columns[state.sizeBy], state.scale);
+    const sizes = pointSizes(data, data.columns[state.sizeBy], state.scale * state.growth);
     paintPoints(plot, { theme: theme(), colorOf: coloring.colorOf, sizes, visible, strong });
     paintLayers();
     paintPicked();
@@ -63,7 +63,7 @@ async function start() {
     paintLines(plot, "links", near.map(({ row }, rank) => (
       { from: state.picked, to: row, color: theme().link, alpha: 0.9 - 0.045 * rank, width: 2.2 - 0.12 * rank }
     )));
-    const base = pointSizes(data, null, state.scale)[0];
+    const base = pointSizes(data, null, state.scale * state.growth)[0];
     const ring = (row, more, width) => ({ row, size: base + more, width, color: theme().accent });
     const rings = near.map(({ row }) => ring(row, 4, 1.2));
     if (state.picked >= 0) rings.push(ring(state.picked, 9, 2.6));
@@ -73,14 +73,14 @@ async function start() {
   }
 
   function placeLabels() {
-    const labels = [];
+    const labels = state.picked < 0 ? [] : [{ name: data.names[state.picked], row: state.picked, picked: true }];
     if (state.layers.trajectories) {
       data.trajectories.forEach(({ name, rows }, i) => {
         if (rows.length) labels.push({ name, row: rows[rows.length - 1], color: trajectoryColor(i) });
       });
     }
-    if (state.picked >= 0) labels.push({ name: data.names[state.picked], row: state.picked, picked: true });
     byId("labels").replaceChildren(...labels.flatMap(labelElement));
+    dropOverlaps([...byId("labels").children]);
   }
 
   function labelElement({ name, row, color, picked }) {
@@ -96,13 +96,14 @@ async function start() {
 
   // --- actions
 
-  function pick(row, { travel = true } = {}) {
+  // `travel`: "always" centres on it, "needed" only if it is not well in view, "never" leaves the view alone.
+  function pick(row, { travel = "needed" } = {}) {
     state.picked = row;
     renderModel(byId("model"), data, row, { pick, close: () => pick(-1) });
     if (row >= 0) {
       byId("live").textContent = shown(data.names[row]);
       byId("panel").scrollTop = 0;
-      if (travel) goTo(plot, row);
+      if (travel !== "never") goTo(plot, row, travel === "needed");
     }
     if (state.layers.edges) paintLayers();
     paintPicked();
@@ -210,7 +211,7 @@ async function start() {
     const [row] = under(event);
     if (row === undefined) return;
     const stack = together(row).sort((a, b) => a - b);
-    pick(stack.includes(state.picked) ? stack[(stack.indexOf(state.picked) + 1) % stack.length] : row, { travel: false });
+    pick(stack.includes(state.picked) ? stack[(stack.indexOf(state.picked) + 1) % stack.length] : row, { travel: "never" });
   }
 
   function listenPointer() {
@@ -273,7 +274,16 @@ async function start() {
   let chosenTheme = false;
   dark.addEventListener("change", () => { if (!chosenTheme) setTheme(dark.matches ? "dark" : "light"); });
 
-  plot.onmove = () => { byId("card").hidden = true; placeLabels(); };
+  // Points grow a little as one comes nearer; in steps, as each costs a painting.
+  let growing = 0;
+  function grow() {
+    const growth = Math.min(Math.max((fullUnit(plot) / plot.unit) ** 0.3, 1), 2.2);
+    if (Math.abs(growth / state.growth - 1) < 0.15) return;
+    clearTimeout(growing);
+    growing = setTimeout(() => { state.growth = growth; paint(); }, 120);
+  }
+
+  plot.onmove = () => { byId("card").hidden = true; placeLabels(); grow(); };
   const points = source(plot, "points");
   points.selected.properties.indices.change.connect(() => choose(points.selected.indices));
 
@@ -282,7 +292,7 @@ async function start() {
   listenPointer();
   fillChoices();
   fillLayers();
-  listenPage(makeSearch(data, { pick, choose, clear }));
+  listenPage(makeSearch(data, { pick: (row) => pick(row, { travel: "always" }), choose, clear }));
   state.theme = dark.matches ? "dark" : "light";
   colorBy(data.columns.length ? Math.max(data.columns.findIndex(({ name }) => name === data.color), 0) : -1);
   setTheme(state.theme);

@@ -91,11 +91,11 @@ function panBy(plot, shareX, shareY) {
   setView(plot, x + shareX * width * plot.unit, y + shareY * height * plot.unit, plot.unit);
 }
 
-// Bring a row into view, at a scale that tells its neighbours apart; what shows it well already stays.
-function goTo(plot, row) {
+// Centre on a row, at a scale that tells its neighbours apart; a view that shows it well already may stay.
+function goTo(plot, row, mayStay) {
   const wanted = nearUnit(plot, row);
   const fine = plot.unit < 3 * wanted && plot.unit > wanted / 3;
-  if (fine && isInView(plot, row)) return;
+  if (mayStay && fine && isInView(plot, row)) return;
   setView(plot, plot.data.x[row], plot.data.y[row], fine ? plot.unit : wanted);
 }
 
@@ -106,6 +106,17 @@ function nearUnit(plot, row) {
   const { width, height } = plot.frame();
   const full = fullUnit(plot);
   return Math.min(Math.max(far / (0.22 * Math.min(width, height)), full / 40), full);
+}
+
+// Of labels that lie over each other, the first stays.
+function dropOverlaps(labels) {
+  const kept = [];
+  for (const label of labels) {
+    const box = label.getBoundingClientRect();
+    const clash = kept.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom);
+    if (clash) label.style.visibility = "hidden";
+    else kept.push(box);
+  }
 }
 
 function isInView(plot, row) {

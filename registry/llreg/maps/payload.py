@@ -75,11 +75,15 @@ def _column(column: Column) -> dict[str, Any]:
 
 def _categories(values: Sequence[str | float | None]) -> dict[str, Any]:
     """Levels, most frequent first and then by name; codes count from 1, and 0 is unknown."""
-    texts = [None if value is None or value != value or value == "" else str(value) for value in values]
+    texts = [None if _is_unknown(value) else str(value) for value in values]
     counts = Counter(text for text in texts if text is not None)
     levels = sorted(counts, key=lambda level: (-counts[level], level))
     code = {level: i for i, level in enumerate(levels, 1)}
     return {"levels": levels, "codes": _packed_indices([0 if text is None else code[text] for text in texts])}
+
+
+def _is_unknown(value: str | float | None) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _number(value: str | float | None) -> float:

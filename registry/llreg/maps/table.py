@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.files import output_file, write_output
+from llreg.geometry.newick import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,8 +87,8 @@ def table_columns(scene: Scene) -> dict[str, list[Any]]:
 
 
 def harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return "'" + text if text.startswith(_FORMULA) else text
+    """Text on one line that no spreadsheet takes for a formula; control and direction characters are escaped."""
+    return "'" + printable(text) if text.startswith(_FORMULA) else printable(text)
 
 
 def _values(column: Column) -> list[Any]:

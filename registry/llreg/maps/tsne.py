@@ -16,7 +16,7 @@ EARLY_ITERATIONS = 250  # with early exaggeration 12, the first of ITERATIONS
 PLACING_PERPLEXITY = 5.0  # small, so that a placed row goes to its nearest ones and not between groups
 _PLACING_ITERATIONS = 250
 _INITIAL_SD = 1e-4  # of the first axis; scikit-learn's and openTSNE's
-_JITTER = 0.01  # of that, so that equal rows can part
+_JITTER = 0.01  # of that, so that rows on a line can leave it, and seeds differ
 
 # One thread: openTSNE's Barnes-Hut sums in the order in which threads end, and two are no faster on a thousand rows.
 _THREADS = 1
@@ -131,9 +131,12 @@ def place(
     openTSNE's embedding of new points (Poličar, Stražar and Zupan 2019): they start at the median of their nearest
     and go down the gradient of t-SNE's cost towards a map that stays.
     """
+    from scipy.sparse import csr_matrix
+
     opentsne = _opentsne()
     weights = _affinities(neighbors, kl, perplexity, symmetrize=False, num_reference=len(xy))
-    reference = opentsne.TSNEEmbedding(xy, affinities=opentsne.affinity.Affinities())
+    nothing = opentsne.affinity.PrecomputedAffinities(csr_matrix((len(xy), len(xy))), normalize=False)  # it stays
+    reference = opentsne.TSNEEmbedding(xy, affinities=nothing)
     start = np.median(xy[neighbors[:, : max(1, round(perplexity))]], axis=1)
     # FFT interpolation would centre the reference: Barnes-Hut whatever the size.
     partial = opentsne.PartialTSNEEmbedding(
@@ -170,9 +173,10 @@ def _affinities(
 
 
 def _start(initial: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    scaled = (initial - initial.mean(axis=0)) / initial[:, 0].std()
-    jitter = np.random.default_rng(seed).normal(0, _JITTER, scaled.shape)
-    return np.asarray((np.round(scaled, 6) + jitter) * _INITIAL_SD)
+    scaled = np.round((initial - initial.mean(axis=0)) / initial[:, 0].std(), 6)
+    places, place_of = np.unique(scaled, axis=0, return_inverse=True)
+    jitter = np.random.default_rng(seed).normal(0, _JITTER, places.shape)  # one a place: identical rows stay together
+    return np.asarray((scaled + jitter[place_of.reshape(-1)]) * _INITIAL_SD)
 
 
 def _opentsne() -> Any:
