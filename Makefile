@@ -28,6 +28,7 @@ check: test lint types wheel-test
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/geometry.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llreg needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -35,11 +36,11 @@ $(BIN)/python:
 
 $(VENV)/.extract: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing llreg with torch and transformers into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[extract]"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[extract,map]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.extract
-	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[extract,dev]"
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[extract,map,cluster,dev]"
 	@touch $@
 
 clean:

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from llreg.geometry.design import Design
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
+    from llreg.geometry.prediction import Prediction
     from llreg.geometry.rows import Rows
     from llreg.geometry.tree import Tree
     from llreg.geometry.view import View
+    from llreg.maps.document import Map
+    from llreg.maps.making import MapResult
 
     AnyView = View | Mapping[str, Any] | Path | str
 
@@ -438,6 +441,33 @@ class Registry:
         from llreg.geometry.trajectory import trajectory
 
         return trajectory(self.rows(models, view=view), **options)
+
+    def map(self, models: Sequence[str] | None = None, **options: Any) -> MapResult:
+        """A map of rows in the plane; see `llreg.maps.making.make_map`."""
+        from llreg.maps.making import make_map
+
+        return make_map(self, models, **options)
+
+    def place(self, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
+        """Place rows into a map without moving what is on it; see `llreg.maps.making.place_onto`."""
+        from llreg.maps.making import place_onto
+
+        return place_onto(self, onto, models)
+
+    def predict(
+        self,
+        scores: Any,
+        *,
+        tasks: Sequence[str] | None = None,
+        family: str | None = None,
+        view: AnyView = "default",
+        **options: Any,
+    ) -> Prediction:
+        """Predict benchmark scores from rows; see `llreg.geometry.predict.predict`."""
+        from llreg.geometry.predict import predict
+        from llreg.geometry.scores import read_scores
+
+        return predict(self.rows(view=view), read_scores(scores, tasks=tasks, family=family), **options)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""

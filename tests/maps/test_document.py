@@ -30,7 +30,9 @@ def made(groups: Registry) -> Map:
 
 
 def _same(one: Map, other: Map) -> bool:
-    return one.id == other.id and one.xy.tobytes() == other.xy.tobytes() and one.placed.tolist() == other.placed.tolist()
+    return (
+        one.id == other.id and one.xy.tobytes() == other.xy.tobytes() and one.placed.tolist() == other.placed.tolist()
+    )
 
 
 def test_written_map_is_read_whole(made: Map, tmp_path: Path) -> None:
@@ -114,7 +116,9 @@ def test_edited_map_is_refused(made: Map, tmp_path: Path) -> None:
     document["models"][0]["x"] += 1
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(InvalidFileError, match=r"edited\.json: id: expected the hash of the map; it was edited by hand"):
+    with pytest.raises(
+        InvalidFileError, match=r"edited\.json: id: expected the hash of the map; it was edited by hand"
+    ):
         read_map(path)
 
 

@@ -33,7 +33,9 @@ def test_tsne_of_some_rows_is_noted(cli: Any, groups: Registry, tmp_path: Path) 
     document = json.loads((tmp_path / "a.json").read_text())
     assert document["settings"] == {"iterations": 300, "perplexity": pytest.approx(14 / 3), "seed": 3}
     assert len(document["models"]) == 15
-    assert cli("-r", groups.path, "map", *names, "-o", tmp_path / "b.json", "--iterations", "300", "--seed", "3").code == 0
+    assert (
+        cli("-r", groups.path, "map", *names, "-o", tmp_path / "b.json", "--iterations", "300", "--seed", "3").code == 0
+    )
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 

@@ -28,9 +28,12 @@ _COMMANDS = {
     "lineage": ("relatives", "Is a model derived from another, or the same under another name?"),
     "log": ("history", "What happened to the registry, newest first."),
     "ls": ("rows", "List the rows."),
+    "map": ("map", "A map of models: a page, a figure, a table, or coordinates to go on from."),
     "nn": ("relatives", "The nearest rows of a model, with KL ± standard error."),
+    "predict": ("predict", "Predict benchmark scores of models from their rows."),
     "retract": ("owner", "Withdraw a row, saying why."),
     "status": ("history", "What is not built, not finished, or not in a version."),
+    "subset": ("subset", "Draw a subset of the texts, on which new models cost a fraction."),
     "tag": ("owner", "Name the present version."),
     "texts": ("texts", "The registry's text set."),
     "traj": ("shape", "The path of a training run: KL from checkpoint to checkpoint."),
@@ -50,7 +53,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"llreg.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        # `map` is a built-in of Python; its command is named map_ there.
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
     def invoke(self, ctx: click.Context) -> object:

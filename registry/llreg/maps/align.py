@@ -54,9 +54,7 @@ def common_rows(made: Map, to: Map) -> tuple[list[int], list[int]]:
     return [one for one, _ in pairs], [other for _, other in pairs]
 
 
-def procrustes(
-    xy: NDArray[np.float64], target: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def procrustes(xy: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The rotation or reflection R and shift t that bring xy @ R + t nearest to the target.
 
     Parameters

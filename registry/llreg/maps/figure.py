@@ -43,7 +43,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "llreg",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -166,7 +166,7 @@ def _points(axes: Axes, scene: Scene, colors: Sequence[Any], size: float) -> Non
                 scene.xy[rows, 1],
                 s=size**2,
                 marker=marker,
-                c=[colors[k] for k in rows],
+                c=[colors[int(k)] for k in rows],
                 edgecolors="white",
                 linewidths=0.06 * size,
                 zorder=3,
@@ -243,9 +243,7 @@ def category_colors(values: Sequence[str | None]) -> dict[str | None, str]:
     counts = Counter(value for value in values if value is not None)
     order = sorted(counts, key=lambda value: (-counts[value], value))
     own = len(order) if len(order) <= _CATEGORIES else _CATEGORIES - 1
-    marks: dict[str | None, str] = {
-        value: _COLORS[k] if k < own else _OTHER for k, value in enumerate(order)
-    }
+    marks: dict[str | None, str] = {value: _COLORS[k] if k < own else _OTHER for k, value in enumerate(order)}
     return {**marks, None: _UNKNOWN} if None in values else marks
 
 
@@ -278,7 +276,7 @@ def _colorbar(figure: Figure, axes: Axes, column: Column) -> list[Any]:
     outside = {(True, True): "both", (True, False): "min", (False, True): "max"}
     extend = outside.get((bool((known < low).any()), bool((known > high).any())), "neither")
     bar = figure.colorbar(shades, cax=bar_axes, extend=extend)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # an Artist
+    bar.outline.set_visible(False)
     bar_axes.tick_params(which="both", color="#9a9a9a", width=0.6, length=2.5)
     if column.kind == "date":
         days = np.linspace(low, high, 5).round() if known.size and known.min() < known.max() else known[:1]
@@ -313,4 +311,3 @@ def _viridis() -> Any:
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colormaps["viridis"](np.linspace(0, 0.94, 256)))
-

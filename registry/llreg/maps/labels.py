@@ -64,7 +64,7 @@ def _renderer(axes: Axes) -> Any:
 
     figure = axes.get_figure(root=True)
     assert figure is not None
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # lays out: the limits of the data depend on the shape of the axes
     return canvas.get_renderer()
 
@@ -151,7 +151,8 @@ def _write(axes: Axes, at: NDArray[np.float64], name: str, spot: _Spot, box: tup
     }
     if spot.reach > 0:
         half = np.array(box) / 2
-        end = np.clip(0.0, [spot.across, spot.up] - half, [spot.across, spot.up] + half)  # the edge that faces the point
+        middle = np.array([spot.across, spot.up])
+        end = np.clip(0.0, middle - half, middle + half)  # on the edge that faces the point
         line = {"arrowstyle": "-", "color": "#9a9a9a", "lw": 0.4, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xytext=(float(end[0]), float(end[1])), arrowprops=line, **offset)
     axes.annotate(

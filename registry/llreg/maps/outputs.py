@@ -37,7 +37,9 @@ def check_outputs(paths: Sequence[Path]) -> None:
     for path in paths:
         ending = path.suffix.lower()
         if ending not in ENDINGS:
-            raise InputError(f"{path}: a map is written to files that end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+            raise InputError(
+                f"{path}: a map is written to files that end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+            )
         if path.is_dir():
             raise InputError(f"{path} is a directory; name a file in it")
         if ending in _NEEDS and find_spec(_NEEDS[ending]) is None:
@@ -59,7 +61,9 @@ def map_to_replace(paths: Sequence[Path], registry: Registry, method: str) -> tu
             try:
                 old = read_map(path)
             except LlregError as error:
-                raise InputError(f"{path} is there and is no map that can be read; remove it or name another file ({error})") from error
+                raise InputError(
+                    f"{path} is there and is no map that can be read; remove it or name another file ({error})"
+                ) from error
             if old.method != method or old.text_set != registry.info["text_set"]["id"]:
                 return None, f"{path} held a {old.method} map of {old.registry}, to which this one is not aligned"
             return old, None

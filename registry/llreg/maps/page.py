@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llreg.maps.scene import Scene
 
 WEBGL_FROM = 3000  # points; a canvas draws fewer as fast, and its page is 0.2 MB smaller
-SCRIPTS = ("format", "data", "color", "plot", "legend", "panel", "csv", "main")  # page_*.js, in the order they need
+SCRIPTS = ("format", "data", "color", "plot", "legend", "panel", "csv", "state", "actions", "main")  # page_*.js
 
 _READ_FREE = (
     "Models that are near each other give the texts similar likelihoods. The axes have no meaning of their own, and "

@@ -3,18 +3,44 @@
 // Twelve colours that stay apart under normal and colour-blind sight (protanopia, deuteranopia, tritanopia after
 // Machado et al. 2009), on white and on near-black; found by maximising the least distance in Oklab.
 const CATEGORY_COLORS = [
-  "#305fc8", "#f6b015", "#9e2f22", "#c75884", "#069af1", "#937226",
-  "#f58271", "#74e78b", "#803594", "#e5a3ff", "#65a624", "#8877b8",
+  "#305fc8",
+  "#f6b015",
+  "#9e2f22",
+  "#c75884",
+  "#069af1",
+  "#937226",
+  "#f58271",
+  "#74e78b",
+  "#803594",
+  "#e5a3ff",
+  "#65a624",
+  "#8877b8",
 ];
 
 const THEMES = {
   light: {
-    grid: "#eceef1", text: "#4a5361", other: "#7d8590", unknown: "#c4c9d0", dim: "#c4c9d0",
-    accent: "#111827", link: "#1f2937", edge: "#475569", halo: "#ffffff",
+    grid: "#eceef1",
+    text: "#4a5361",
+    other: "#7d8590",
+    unknown: "#c4c9d0",
+    dim: "#c4c9d0",
+    accent: "#111827",
+    link: "#1f2937",
+    edge: "#475569",
+    kin: "#2456c4",
+    halo: "#ffffff",
   },
   dark: {
-    grid: "#222933", text: "#a5afbd", other: "#8b939e", unknown: "#4d5561", dim: "#4d5561",
-    accent: "#ffffff", link: "#e5e7eb", edge: "#94a3b8", halo: "#12161c",
+    grid: "#222933",
+    text: "#a5afbd",
+    other: "#8b939e",
+    unknown: "#4d5561",
+    dim: "#4d5561",
+    accent: "#ffffff",
+    link: "#e5e7eb",
+    edge: "#94a3b8",
+    kin: "#86aeff",
+    halo: "#12161c",
   },
 };
 
@@ -31,7 +57,14 @@ function categoryColoring(column) {
     if (code === 0) return theme.unknown;
     return code <= own ? CATEGORY_COLORS[code - 1] : theme.other;
   };
-  return { kind: "category", column, own, codes: column.codes, colorOfCode, colorOf: (row, theme) => colorOfCode(column.codes[row], theme) };
+  return {
+    kind: "category",
+    column,
+    own,
+    codes: column.codes,
+    colorOfCode,
+    colorOf: (row, theme) => colorOfCode(column.codes[row], theme),
+  };
 }
 
 function scaleColoring(data, column) {
@@ -51,7 +84,9 @@ function trimmed(share, theme) {
 
 // A scale from the 1st to the 99th percentile of the known values; shares are clipped to 0 and 1.
 function makeScale(column) {
-  const known = Float64Array.from(column.values).filter((value) => !Number.isNaN(value)).sort();
+  const known = Float64Array.from(column.values)
+    .filter((value) => !Number.isNaN(value))
+    .sort();
   const log = column.log && known.length > 0 && percentile(known, 0.01) > 0;
   let [low, high] = known.length ? [percentile(known, 0.01), percentile(known, 0.99)] : [0, 1];
   const [least, most] = known.length ? [known[0], known[known.length - 1]] : [low, high];
@@ -92,7 +127,12 @@ function logTicks(low, high) {
     }
     return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
   };
-  const choices = [within([1, 2, 5], 1), within([1, 3], 1), within([1], 1), within([1], Math.ceil((to - from) / 5) || 1)];
+  const choices = [
+    within([1, 2, 5], 1),
+    within([1, 3], 1),
+    within([1], 1),
+    within([1], Math.ceil((to - from) / 5) || 1),
+  ];
   const ticks = choices.find((choice) => choice.length <= 6) ?? choices[3];
   return ticks.length >= 2 ? ticks : linearTicks(low, high);
 }
@@ -100,7 +140,10 @@ function logTicks(low, high) {
 const MONTH_STEPS = [1, 2, 3, 6, 12, 24, 60, 120, 240, 600];
 
 function dateTicks(low, high) {
-  if (high - low < 60) return linearTicks(low, high, 3).filter(Number.isInteger).map((value) => ({ value, text: formatDay(value) }));
+  if (high - low < 60)
+    return linearTicks(low, high, 3)
+      .filter(Number.isInteger)
+      .map((value) => ({ value, text: formatDay(value) }));
   const months = (high - low) / 30.44;
   const step = MONTH_STEPS.find((size) => months / size <= 5) ?? 1200;
   const start = new Date(low * DAY);
@@ -112,12 +155,17 @@ function dateTicks(low, high) {
   }
 }
 
-// Diameter of each point, in CSS pixels: fewer points are larger, and a column of numbers sets the area.
+// Diameter of a point, in CSS pixels: fewer points are larger.
+function baseSize(data, factor) {
+  return Math.min(Math.max(22 / data.size ** 0.17, 4), 12) * factor;
+}
+
+// Diameters of all points: the same, or an area by a column of numbers.
 function pointSizes(data, column, factor) {
-  const base = Math.min(Math.max(22 / data.size ** 0.17, 4), 12) * factor;
+  const base = baseSize(data, factor);
   if (!column) return new Float32Array(data.size).fill(base);
   const scale = makeScale(column);
-  return Float32Array.from(column.values, (value) => (
-    Number.isNaN(value) ? base * 0.6 : base * Math.sqrt(0.25 + 3.5 * scale.share(value))
-  ));
+  return Float32Array.from(column.values, (value) =>
+    Number.isNaN(value) ? base * 0.6 : base * Math.sqrt(0.25 + 3.5 * scale.share(value)),
+  );
 }

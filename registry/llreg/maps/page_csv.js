@@ -12,7 +12,11 @@ function csvCell(value) {
 function selectionCsv(data, rows) {
   const header = ["row_id", "name", "x", "y", ...data.columns.map(({ name }) => name)];
   const lines = rows.map((row) => [
-    data.ids[row], data.names[row], shortest(data.x[row]), shortest(data.y[row]), ...data.columns.map((column) => valueCell(column, row)),
+    data.ids[row],
+    data.names[row],
+    shortest(data.x[row]),
+    shortest(data.y[row]),
+    ...data.columns.map((column) => valueCell(column, row)),
   ]);
   return [header, ...lines].map((cells) => `${cells.map(csvCell).join(",")}\r\n`).join("");
 }

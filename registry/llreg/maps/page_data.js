@@ -20,7 +20,12 @@ function readData() {
     columns: raw.columns.map(readColumn),
     ellipses: raw.ellipses && unpack(raw.ellipses),
     placed: raw.placed && unpack(raw.placed),
-    neighbors: { k: raw.neighbors.k, rows: unpack(raw.neighbors.rows), kl: unpack(raw.neighbors.kl), se: unpack(raw.neighbors.se) },
+    neighbors: {
+      k: raw.neighbors.k,
+      rows: unpack(raw.neighbors.rows),
+      kl: unpack(raw.neighbors.kl),
+      se: unpack(raw.neighbors.se),
+    },
   };
   data.edges = readEdges(raw.edges);
   data.grid = makeGrid(data);

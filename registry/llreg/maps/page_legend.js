@@ -12,7 +12,8 @@ function renderLegend(box, coloring, state, data, actions) {
 
 function categoryLegend(coloring, state, actions) {
   const { column, own } = coloring;
-  const entry = (code) => legendEntry(shown(column.levels[code - 1]), column.counts[code], [code], coloring, state, actions);
+  const entry = (code) =>
+    legendEntry(shown(column.levels[code - 1]), column.counts[code], [code], coloring, state, actions);
   const list = element("ul", { class: "legend", "aria-label": `Colours of ${shown(column.title)}` });
   for (let code = 1; code <= own; code += 1) list.append(entry(code));
   const rest = column.levels.map((_, i) => i + 1).slice(own);
@@ -26,9 +27,17 @@ function otherEntries(rest, entry, coloring, state, actions) {
   const { column } = coloring;
   const count = rest.reduce((sum, code) => sum + column.counts[code], 0);
   const nested = element("ul", {}, ...rest.slice(0, LISTED).map(entry));
-  if (rest.length > LISTED) nested.append(element("li", { class: "more" }, `and ${plural(rest.length - LISTED, "more kind")}`));
-  const details = element("details", { open: state.unfolded }, element("summary", {}, `${plural(rest.length, "kind")} in other`), nested);
-  details.addEventListener("toggle", () => { state.unfolded = details.open; });
+  if (rest.length > LISTED)
+    nested.append(element("li", { class: "more" }, `and ${plural(rest.length - LISTED, "more kind")}`));
+  const details = element(
+    "details",
+    { open: state.unfolded },
+    element("summary", {}, `${plural(rest.length, "kind")} in other`),
+    nested,
+  );
+  details.addEventListener("toggle", () => {
+    state.unfolded = details.open;
+  });
   const whole = legendEntry("other", count, rest, coloring, state, actions);
   return [whole, element("li", {}, details)];
 }
@@ -36,10 +45,18 @@ function otherEntries(rest, entry, coloring, state, actions) {
 function legendEntry(name, count, codes, coloring, state, actions) {
   const theme = THEMES[state.theme];
   const on = state.only ? codes.every((code) => state.only.has(code)) : true;
-  const swatch = svg("svg", { viewBox: "0 0 10 10", width: 10, height: 10, "aria-hidden": "true" },
-    svg("circle", { cx: 5, cy: 5, r: 5, fill: coloring.colorOfCode(codes[0], theme) }));
-  const button = element("button", { "aria-pressed": Boolean(state.only) && on, class: on ? "entry" : "entry off", title: name },
-    swatch, element("bdi", { class: "name" }, name), element("span", { class: "count" }, count.toLocaleString("en")));
+  const swatch = svg(
+    "svg",
+    { viewBox: "0 0 10 10", width: 10, height: 10, "aria-hidden": "true" },
+    svg("circle", { cx: 5, cy: 5, r: 5, fill: coloring.colorOfCode(codes[0], theme) }),
+  );
+  const button = element(
+    "button",
+    { "aria-pressed": Boolean(state.only) && on, class: on ? "entry" : "entry off", title: name },
+    swatch,
+    element("bdi", { class: "name" }, name),
+    element("span", { class: "count" }, count.toLocaleString("en")),
+  );
   button.addEventListener("click", () => actions.toggle(codes));
   return element("li", {}, button);
 }
@@ -59,9 +76,17 @@ function colorBar(coloring, state, data) {
     tick.style.left = `${100 * scale.share(value)}%`;
     ticks.append(tick);
   }
-  const unit = [shown(column.title), column.unit && `(${shown(column.unit)})`, scale.log && "· log"].filter(Boolean).join(" ");
-  const figure = element("figure", { class: "scale", role: "img", "aria-label": `Colour bar of ${unit}` },
-    histogram(coloring, theme), bar, ticks, element("figcaption", {}, unit));
+  const unit = [shown(column.title), column.unit && `(${shown(column.unit)})`, scale.log && "· log"]
+    .filter(Boolean)
+    .join(" ");
+  const figure = element(
+    "figure",
+    { class: "scale", role: "img", "aria-label": `Colour bar of ${unit}` },
+    histogram(coloring, theme),
+    bar,
+    ticks,
+    element("figcaption", {}, unit),
+  );
   return [figure, ...scaleNotes(coloring, data, theme)];
 }
 
@@ -85,18 +110,28 @@ function histogram(coloring, theme) {
     if (!Number.isNaN(value)) counts[Math.min(Math.floor(scale.share(value) * BINS), BINS - 1)] += 1;
   }
   const most = Math.max(...counts);
-  const bars = counts.map((count, i) => svg("rect", {
-    x: i + 0.08, width: 0.84, y: 20 - (20 * count) / most, height: (20 * count) / most,
-    fill: coloring.colorAt((i + 0.5) / BINS, theme),
-  }));
-  return svg("svg", { class: "histogram", viewBox: `0 0 ${BINS} 20`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...bars);
+  const bars = counts.map((count, i) =>
+    svg("rect", {
+      x: i + 0.08,
+      width: 0.84,
+      y: 20 - (20 * count) / most,
+      height: (20 * count) / most,
+      fill: coloring.colorAt((i + 0.5) / BINS, theme),
+    }),
+  );
+  return svg(
+    "svg",
+    { class: "histogram", viewBox: `0 0 ${BINS} 20`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    ...bars,
+  );
 }
 
 function scaleNotes({ column, scale }, data, theme) {
   const notes = [];
   const text = (value) => (column.kind === "date" ? formatDay(value) : formatTick(Number(value.toPrecision(3))));
   const clipped = [scale.below && `≤ ${text(scale.low)}`, scale.above && `≥ ${text(scale.high)}`].filter(Boolean);
-  if (clipped.length) notes.push(element("p", { class: "note" }, `One colour each: ${clipped.join(" and ")} (1st and 99th percentile).`));
+  if (clipped.length)
+    notes.push(element("p", { class: "note" }, `One colour each: ${clipped.join(" and ")} (1st and 99th percentile).`));
   const unknown = data.size - scale.count;
   if (unknown) {
     const swatch = element("span", { class: "swatch" });
@@ -107,7 +142,14 @@ function scaleNotes({ column, scale }, data, theme) {
 }
 
 function markerLegend() {
-  const shape = (tag, attributes) => svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, svg(tag, attributes));
-  return element("p", { class: "markers" },
-    shape("circle", { cx: 6, cy: 6, r: 4 }), "made with the map", shape("path", { d: "M6 0l4 6-4 6-4-6z" }), "placed into it later");
+  const shape = (tag, attributes) =>
+    svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, svg(tag, attributes));
+  return element(
+    "p",
+    { class: "markers" },
+    shape("circle", { cx: 6, cy: 6, r: 4 }),
+    "made with the map",
+    shape("path", { d: "M6 0l4 6-4 6-4-6z" }),
+    "placed into it later",
+  );
 }

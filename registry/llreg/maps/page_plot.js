@@ -102,7 +102,12 @@ function goTo(plot, row, mayStay) {
 // Data units of a CSS pixel at which the five nearest rows lie within a fifth of the frame.
 function nearUnit(plot, row) {
   const { x, y } = plot.data;
-  const far = Math.max(0, ...neighborsOf(plot.data, row).slice(0, 5).map((near) => Math.hypot(x[near.row] - x[row], y[near.row] - y[row])));
+  const far = Math.max(
+    0,
+    ...neighborsOf(plot.data, row)
+      .slice(0, 5)
+      .map((near) => Math.hypot(x[near.row] - x[row], y[near.row] - y[row])),
+  );
   const { width, height } = plot.frame();
   const full = fullUnit(plot);
   return Math.min(Math.max(far / (0.22 * Math.min(width, height)), full / 40), full);
@@ -113,7 +118,9 @@ function dropOverlaps(labels) {
   const kept = [];
   for (const label of labels) {
     const box = label.getBoundingClientRect();
-    const clash = kept.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom);
+    const clash = kept.some(
+      (other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom,
+    );
     if (clash) label.style.visibility = "hidden";
     else kept.push(box);
   }
@@ -127,7 +134,10 @@ function isInView(plot, row) {
 
 function toScreen(plot, x, y) {
   const { left, top } = plot.frame();
-  return { sx: left + (x - plot.figure.x_range.start) / plot.unit, sy: top + (plot.figure.y_range.end - y) / plot.unit };
+  return {
+    sx: left + (x - plot.figure.x_range.start) / plot.unit,
+    sy: top + (plot.figure.y_range.end - y) / plot.unit,
+  };
 }
 
 // Rows under a pointer event, nearest first; empty outside the frame.
@@ -144,7 +154,13 @@ function rowsUnder(plot, event, allowed) {
 function paintPoints(plot, { theme, colorOf, sizes, visible, strong }) {
   const { data } = plot;
   const alpha = data.size > 5000 ? 0.8 : 0.9;
-  const columns = { color: [], line: [], alpha: new Float32Array(data.size), size: new Float32Array(data.size), marker: [] };
+  const columns = {
+    color: [],
+    line: [],
+    alpha: new Float32Array(data.size),
+    size: new Float32Array(data.size),
+    marker: [],
+  };
   for (let row = 0; row < data.size; row += 1) {
     const on = visible(row);
     columns.color.push(on ? colorOf(row, theme) : theme.dim);
@@ -164,27 +180,42 @@ const NO_ARROWS = { x: [], y: [], size: [], angle: [], color: [], alpha: [] };
 function paintLines(plot, name, lines, arrows = 0) {
   const { x, y } = plot.data;
   const pick = (value) => lines.map(value);
-  source(plot, name).data = lines.length === 0 ? NO_SEGMENTS : {
-    x0: pick(({ from }) => x[from]), y0: pick(({ from }) => y[from]), x1: pick(({ to }) => x[to]), y1: pick(({ to }) => y[to]),
-    color: pick(({ color }) => color), alpha: pick(({ alpha }) => alpha), width: pick(({ width }) => width),
-  };
+  source(plot, name).data =
+    lines.length === 0
+      ? NO_SEGMENTS
+      : {
+          x0: pick(({ from }) => x[from]),
+          y0: pick(({ from }) => y[from]),
+          x1: pick(({ to }) => x[to]),
+          y1: pick(({ to }) => y[to]),
+          color: pick(({ color }) => color),
+          alpha: pick(({ alpha }) => alpha),
+          width: pick(({ width }) => width),
+        };
   if (!arrows) return;
   const heads = lines.filter(({ from, to }) => x[from] !== x[to] || y[from] !== y[to]);
   const at = (from, to) => from + 0.58 * (to - from);
-  source(plot, `${name}-arrows`).data = heads.length === 0 ? NO_ARROWS : {
-    x: heads.map(({ from, to }) => at(x[from], x[to])),
-    y: heads.map(({ from, to }) => at(y[from], y[to])),
-    angle: heads.map(({ from, to }) => Math.atan2(y[to] - y[from], x[to] - x[from]) - Math.PI / 2),
-    size: heads.map(({ width }) => arrows + 1.5 * width),
-    color: heads.map(({ color }) => color), alpha: heads.map(({ alpha }) => alpha),
-  };
+  source(plot, `${name}-arrows`).data =
+    heads.length === 0
+      ? NO_ARROWS
+      : {
+          x: heads.map(({ from, to }) => at(x[from], x[to])),
+          y: heads.map(({ from, to }) => at(y[from], y[to])),
+          angle: heads.map(({ from, to }) => Math.atan2(y[to] - y[from], x[to] - x[from]) - Math.PI / 2),
+          size: heads.map(({ width }) => arrows + 1.5 * width),
+          color: heads.map(({ color }) => color),
+          alpha: heads.map(({ alpha }) => alpha),
+        };
 }
 
 function paintRings(plot, rings) {
   const { x, y } = plot.data;
   source(plot, "rings").data = {
-    x: rings.map(({ row }) => x[row]), y: rings.map(({ row }) => y[row]), size: rings.map(({ size }) => size),
-    color: rings.map(({ color }) => color), width: rings.map(({ width }) => width),
+    x: rings.map(({ row }) => x[row]),
+    y: rings.map(({ row }) => y[row]),
+    size: rings.map(({ size }) => size),
+    color: rings.map(({ color }) => color),
+    width: rings.map(({ width }) => width),
   };
 }
 
@@ -193,8 +224,11 @@ function paintEllipses(plot, rows, colorOf) {
   const { x, y, ellipses } = plot.data;
   const shapes = rows.map((row) => ellipseOf(ellipses[3 * row], ellipses[3 * row + 1], ellipses[3 * row + 2]));
   source(plot, "ellipses").data = {
-    x: rows.map((row) => x[row]), y: rows.map((row) => y[row]), color: rows.map(colorOf),
-    width: shapes.map(({ major }) => 2 * major), height: shapes.map(({ minor }) => 2 * minor),
+    x: rows.map((row) => x[row]),
+    y: rows.map((row) => y[row]),
+    color: rows.map(colorOf),
+    width: shapes.map(({ major }) => 2 * major),
+    height: shapes.map(({ minor }) => 2 * minor),
     angle: shapes.map(({ angle }) => angle),
   };
 }
@@ -203,7 +237,8 @@ function ellipseOf(xx, xy, yy) {
   const middle = (xx + yy) / 2;
   const spread = Math.hypot((xx - yy) / 2, xy);
   return {
-    major: Math.sqrt(Math.max(middle + spread, 0)), minor: Math.sqrt(Math.max(middle - spread, 0)),
+    major: Math.sqrt(Math.max(middle + spread, 0)),
+    minor: Math.sqrt(Math.max(middle - spread, 0)),
     angle: Math.atan2(2 * xy, xx - yy) / 2,
   };
 }
@@ -212,7 +247,11 @@ function ellipseOf(xx, xy, yy) {
 function themePlot(plot, theme) {
   const { figure } = plot;
   const text = { axis_label_text_color: theme.text, major_label_text_color: theme.text, axis_line_color: theme.grid };
-  const ticks = { major_tick_line_color: theme.grid, minor_tick_line_color: null, axis_label_text_font_style: "normal" };
+  const ticks = {
+    major_tick_line_color: theme.grid,
+    minor_tick_line_color: null,
+    axis_label_text_font_style: "normal",
+  };
   for (const axis of [...figure.below, ...figure.left]) axis.setv({ ...text, ...ticks });
   for (const grid of figure.center) grid.setv({ grid_line_color: plot.data.free ? null : theme.grid });
 }
@@ -231,17 +270,22 @@ const MOVES = [
 
 function makeTools(plot, bar) {
   const buttons = TOOLS.map(([name, title, path]) => {
-    const button = element("button", { class: "icon", title, "aria-label": title, "aria-pressed": name === "pan" }, icon(path));
+    const button = element(
+      "button",
+      { class: "icon", title, "aria-label": title, "aria-pressed": name === "pan" },
+      icon(path),
+    );
     button.addEventListener("click", () => useTool(plot, name));
     plot.doc.get_model_by_name(name).properties.active.change.connect(() => showTool());
     return button;
   });
-  const showTool = () => TOOLS.forEach(([name], i) => {
-    buttons[i].setAttribute("aria-pressed", String(plot.doc.get_model_by_name(name).active));
-  });
-  const moves = MOVES.map(([title, path, act]) => (
-    element("button", { class: "icon", title, "aria-label": title, onclick: () => act(plot) }, icon(path))
-  ));
+  const showTool = () =>
+    TOOLS.forEach(([name], i) => {
+      buttons[i].setAttribute("aria-pressed", String(plot.doc.get_model_by_name(name).active));
+    });
+  const moves = MOVES.map(([title, path, act]) =>
+    element("button", { class: "icon", title, "aria-label": title, onclick: () => act(plot) }, icon(path)),
+  );
   bar.append(...buttons, element("span", { class: "gap" }), ...moves);
 }
 
@@ -250,9 +294,14 @@ function useTool(plot, name) {
 }
 
 const KEYS = {
-  ArrowLeft: (plot) => panBy(plot, -0.1, 0), ArrowRight: (plot) => panBy(plot, 0.1, 0),
-  ArrowUp: (plot) => panBy(plot, 0, 0.1), ArrowDown: (plot) => panBy(plot, 0, -0.1),
-  "+": (plot) => zoomBy(plot, 1.5), "=": (plot) => zoomBy(plot, 1.5), "-": (plot) => zoomBy(plot, 1 / 1.5), 0: fitAll,
+  ArrowLeft: (plot) => panBy(plot, -0.1, 0),
+  ArrowRight: (plot) => panBy(plot, 0.1, 0),
+  ArrowUp: (plot) => panBy(plot, 0, 0.1),
+  ArrowDown: (plot) => panBy(plot, 0, -0.1),
+  "+": (plot) => zoomBy(plot, 1.5),
+  "=": (plot) => zoomBy(plot, 1.5),
+  "-": (plot) => zoomBy(plot, 1 / 1.5),
+  0: fitAll,
 };
 
 function listenKeys(plot) {

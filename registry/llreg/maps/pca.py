@@ -55,7 +55,7 @@ def principal_axes(rows: Rows) -> Axes:
     centre = np.sum([centred(block).sum(axis=0) for block in blocks], axis=0) / count
 
     def q(block: slice) -> NDArray[np.float64]:
-        return (centred(block) - centre) * scale
+        return np.asarray((centred(block) - centre) * scale)
 
     def times(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([q(block) @ vector for block in blocks])

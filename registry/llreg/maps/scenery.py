@@ -77,7 +77,9 @@ def declared_edges(records: Sequence[RowRecord]) -> list[tuple[int, int, str]]:
             parents = [k for k in by_model.get(base, []) if records[k].identity.model != record.identity.model]
             if parents:
                 alike = [k for k in parents if records[k].identity.weight_dtype == record.identity.weight_dtype]
-                edges.append((alike[0] if alike else parents[0], child, str(record.declared.get("relation") or "derived")))
+                edges.append(
+                    (alike[0] if alike else parents[0], child, str(record.declared.get("relation") or "derived"))
+                )
     return edges
 
 
