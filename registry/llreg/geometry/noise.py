@@ -63,4 +63,4 @@ def verdict(kl: float, floor: float, num_texts: int) -> Verdict:
         return "unknown"
     if kl == 0:
         return "identical"
-    return "same within noise" if kl <= noise_bound(np.float64(floor), num_texts) else "different"
+    return "same within noise" if kl <= noise_bound(np.array(floor), num_texts) else "different"
