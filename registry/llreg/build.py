@@ -84,7 +84,9 @@ class _TableWriter:
         columns["num_parameters"] = [None if n < 0 else n for n in columns["num_parameters"]]
         columns["base_model"] = [list(row.record.declared.get("base_model") or ()) for row in self._batch]
         columns["mean_log_likelihood"] = [
-            float(np.nanmean(row.log_likelihood.astype(np.float64))) for row in self._batch
+            # A mean over a sample that favours some texts would not compare with the others.
+            None if row.record.identity.subset else float(np.nanmean(row.log_likelihood.astype(np.float64)))
+            for row in self._batch
         ]
         columns["log_likelihood"] = [row.log_likelihood for row in self._batch]
         self._writer.write_table(self._pa.table(columns, schema=self._schema))

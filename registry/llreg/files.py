@@ -87,6 +87,8 @@ def output_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target`, with its ending, that takes its place when the block ends without an error."""
     if target.is_dir():
         raise InputError(f"{target} is a directory; name a file in it")
+    if not target.parent.exists():
+        raise InputError(f"cannot write {target}: there is no directory {target.parent}; make it first")
     with storage_errors(target):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
         os.close(handle)

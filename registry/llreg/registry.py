@@ -277,7 +277,8 @@ class Registry:
         Returns
         -------
         list of dict
-            Keys model, row_id, revision, weights, num_parameters, texts_scored, mean_log_likelihood (nats per
+            Keys model, row_id, revision, weights, num_parameters, texts_scored, subset (id of the sample of texts it was
+            scored on, or None), mean_log_likelihood (nats per
             text, over the scored texts), bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of
             the scored texts), added_at, contributor.
         """
@@ -289,6 +290,7 @@ class Registry:
             records,
             self.text_index.bytes_per_text,
             lambda ids: source.read("log_likelihood", ids, slice(None), self.num_texts),
+            self.designs(records),
         )
 
     def replicates(self, identity: Identity) -> list[RowRecord]:
@@ -468,6 +470,12 @@ class Registry:
         from llreg.geometry.scores import read_scores
 
         return predict(self.rows(view=view), read_scores(scores, tasks=tasks, family=family), **options)
+
+    def subset(self, size: int | None = None, **options: Any) -> dict[str, Any]:
+        """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.subsets.make_subset`."""
+        from llreg.subsets import make_subset
+
+        return make_subset(self, size, **options)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""

@@ -123,7 +123,6 @@ _STORAGE_ADVICE = {
     errno.EFBIG: "the file size limit of this process is reached; raise it (ulimit -f) and run the same command again",
     errno.EROFS: "the file system is read-only; use a registry you may write to (--registry DIR)",
     errno.EACCES: "permission denied; use a registry you may write to (--registry DIR)",
-    errno.ENOENT: "there is no such directory; make it first, or choose another path",
     errno.ENOTDIR: "a part of the path is a file, not a directory; choose another path",
     errno.EEXIST: "there is a file of that name; choose another path",
     errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",

@@ -58,7 +58,7 @@ def test_undeclared_relatives_are_found(registry: Registry, make_row: MakeRow) -
     hidden = make_row(registry, "sly/model", 99, log_likelihood=np.minimum(base + noise, 0), declared=LLAMA)
     write_row(registry.path, hidden)
     found = registry.lineage("sly/model", candidates=3)
-    assert [(r.neighbor.model, r.finding) for r in found.relatives][0] == ("f4/base", "related")
+    assert next((r.neighbor.model, r.finding) for r in found.relatives) == ("f4/base", "related")
     assert {r.finding for r in found.relatives[1:]} == {""}
     assert found.relatives[0].q < 0.05 < found.relatives[1].q
 

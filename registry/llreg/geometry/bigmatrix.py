@@ -91,7 +91,7 @@ def _create(path: Path, rows: RowStream) -> None:
         path,
         zarr_format=3,
         attributes={
-            "registry": rows.registry.name,
+            "registry": rows.registry,
             "version": rows.version,
             "view": rows.view.to_json(),
             "coordinates": "model_id other_id",
@@ -151,7 +151,7 @@ def _on_cluster(rows: RowStream, path: Path, pairs: Sequence[Pair], cluster: str
     """Blocks as tasks; a task whose worker dies runs again elsewhere, and writes the same bytes."""
     from llreg.clusters import connect
 
-    where = str(rows.registry.path), rows.registry.revision
+    where = str(rows.source.path), rows.source.revision
     with connect(cluster) as client:
         yield from _results(client, where, rows, path.resolve(), pairs)
 

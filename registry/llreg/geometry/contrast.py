@@ -101,12 +101,18 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         raise InputError(
             f"{rows.labels[0]} and {rows.labels[1]} have {used.sum()} scored texts in common; a distance needs two"
         )
-    weights = np.ones(len(difference)) if rows.weights is None else rows.weights
-    for design in {design for design in rows.designs if design is not None}:
-        weights = weights * design.weights
+    weights = _text_weights(rows)
     used &= weights > 0
     centred = difference - np.average(difference[used], weights=weights[used])
     return np.where(used, weights * centred**2, 0.0), used
+
+
+def _text_weights(rows: Rows) -> NDArray[np.float64]:
+    """The view's weights times those of the samples that rows were scored on, float64 array of shape (n_texts,)."""
+    weights = np.ones(len(rows.texts)) if rows.weights is None else rows.weights
+    for design in {design for design in rows.designs if design is not None}:
+        weights = weights * design.weights
+    return weights
 
 
 def _one_subset(rows: Rows) -> tuple[float, float, float]:
@@ -121,5 +127,6 @@ def _one_subset(rows: Rows) -> tuple[float, float, float]:
         tail_share=False,
     )
     difference = rows.values[0] - rows.values[1]
-    mean = float(np.nanmean(difference)) / rows.bits if not np.isnan(difference).all() else np.nan
+    weights = np.where(np.isnan(difference), 0.0, _text_weights(rows))
+    mean = float(np.average(np.nan_to_num(difference), weights=weights)) / rows.bits if weights.any() else np.nan
     return result["kl_bits_per_byte"].item(), result["kl_bits_per_byte_se"].item(), mean

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llreg import files
 from llreg.geometry.view import View, clip_at, tail_texts
+from llreg.subsets import full_rows
 from llreg_schemas import check, pretty_json
 from llreg_schemas.errors import InputError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def measured_view(
     registry: Registry, view: View, *, clip_quantile: float | None = None, drop_tail: float | None = None
 ) -> View:
-    """A view whose threshold and dropped texts are taken from the registry's rows.
+    """A view whose threshold and dropped texts are taken from the registry's rows that were scored on all texts.
 
     Parameters
     ----------
@@ -35,10 +36,10 @@ def measured_view(
         If there are no rows, or too few texts would be left.
     """
     if clip_quantile is not None:
-        raw = registry.rows(view=replace(view, clip=None))
+        raw = full_rows(registry, replace(view, clip=None))
         view = replace(view, clip=clip_at(raw.values, clip_quantile))
     if drop_tail:
-        rows = registry.rows(view=view)
+        rows = full_rows(registry, view)
         if not len(rows):
             raise InputError("the tail is measured on rows; add some first: llreg add MODEL")
         dropped = rows.texts[tail_texts(rows.values, drop_tail)]

@@ -13,13 +13,16 @@ import numpy as np
 
 from llreg.geometry.distance import kl_matrix
 from llreg.geometry.noise import Verdict, noise_floor, verdict
+from llreg.geometry.rows import seen_designs
 from llreg.geometry.view import View
 from llreg.store import model_columns
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from xarray import Dataset
 
+    from llreg.geometry.design import Design
     from llreg.registry import Registry
     from llreg_schemas import RowRecord
 
@@ -115,11 +118,12 @@ def neighbors(
     seen = view or registry.view
     records, version = registry.select(None)
     record, values = _query(registry, query)
+    design = registry.designs([record]) if record else None
     candidates = _filtered([other for other in records if record is None or other.digest != record.digest], where)
     if not candidates:
         condition = " that meets the conditions" if where else ""
         raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
-    kl = distances(registry, values[None], candidates, seen)[0]
+    kl = _distances(registry, values, candidates, seen, design)
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
     declared = set(record.declared.get("base_model") or ()) if record else set()
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
@@ -170,40 +174,40 @@ def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> ND
     return values
 
 
-def distances(
-    registry: Registry, values: NDArray[np.float64], candidates: Sequence[RowRecord], view: View
+def _distances(
+    registry: Registry,
+    values: NDArray[np.float64],
+    candidates: Sequence[RowRecord],
+    view: View,
+    design: list[Design | None] | None,
 ) -> NDArray[np.float64]:
-    """KL from some vectors to many rows, which pass through memory a block at a time.
-
-    Parameters
-    ----------
-    registry : Registry
-    values : float64 array of shape (n_queries, n_texts), nats
-        Raw, on the whole text set.
-    candidates : sequence of RowRecord
-    view : View
-
-    Returns
-    -------
-    float64 array of shape (n_queries, n_candidates), nats per text
-    """
+    """KL from a row to many, shape (n_candidates,), nats per text; they pass through memory a block at a time."""
     parts = [
-        _kl(registry, values, candidates[start : start + _BLOCK], view, se=False)["kl"].values
+        _kl(registry, values, candidates[start : start + _BLOCK], view, design, se=False)["kl"].values[0]
         for start in range(0, len(candidates), _BLOCK)
     ]
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts)
 
 
-def _kl(registry: Registry, values: NDArray[np.float64], records: Sequence[RowRecord], view: View, *, se: bool) -> Any:
+def _kl(
+    registry: Registry,
+    values: NDArray[np.float64],
+    records: Sequence[RowRecord],
+    view: View,
+    design: list[Design | None] | None,
+    *,
+    se: bool,
+) -> Dataset:
     index = registry.text_index
     texts = view.texts(index)
     return kl_matrix(
-        values[:, texts],
+        values[None, texts],
         index.bytes_per_text[texts],
         clip=view.clip,
         others=registry.values(records)[:, texts],
         weights=view.text_weights(index),
-        other_designs=[None if design is None else design.take(texts) for design in registry.designs(records)],
+        designs=None if design is None else seen_designs(design, texts),
+        other_designs=seen_designs(registry.designs(records), texts),
         se=se,
         tail_share=se,
     )
@@ -220,7 +224,7 @@ def _described(
 ) -> list[Neighbor]:
     """The candidates at some positions, with standard errors and what their records say."""
     chosen = [candidates[k] for k in positions]
-    result = _kl(registry, values[None], chosen, view, se=True)
+    result = _kl(registry, values, chosen, view, registry.designs([record]) if record else None, se=True)
     numbers = {name: result[name].values[0] for name in result}
     floors = noise_floor([record], chosen, registry.num_texts)[0] if record else np.zeros(len(chosen))
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,8 +23,33 @@ if TYPE_CHECKING:
     from llreg.registry import Registry
 
 
+class Labelled:
+    """What rows are called, from their records."""
+
+    records: Sequence[RowRecord]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Row ids."""
+        return [record.row_id for record in self.records]
+
+    @property
+    def names(self) -> list[str]:
+        """Model names; not unique where a model has several rows."""
+        return [record.identity.model for record in self.records]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Model names where they are unique among these rows, else row ids."""
+        counts = Counter(self.names)
+        return [name if counts[name] == 1 else row_id for name, row_id in zip(self.names, self.row_ids, strict=True)]
+
+
 @dataclass(frozen=True)
-class Rows:
+class Rows(Labelled):
     """Some rows of a registry, clipped and restricted to the texts of a view.
 
     Attributes
@@ -56,25 +82,6 @@ class Rows:
     view: View
     registry: str
     version: str
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def row_ids(self) -> list[str]:
-        """Row ids."""
-        return [record.row_id for record in self.records]
-
-    @property
-    def names(self) -> list[str]:
-        """Model names; not unique where a model has several rows."""
-        return [record.identity.model for record in self.records]
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """Model names where they are unique among these rows, else row ids."""
-        names = self.names
-        return [name if names.count(name) == 1 else row_id for name, row_id in zip(names, self.row_ids, strict=True)]
 
     @property
     def bits(self) -> float:
@@ -134,8 +141,13 @@ class Rows:
             texts=self.texts[columns],
             subsets=self.subsets[columns],
             weights=None if self.weights is None else self.weights[columns],
-            designs=[None if design is None else design.take(columns) for design in self.designs],
+            designs=seen_designs(self.designs, columns),
         )
+
+
+def seen_designs(designs: Sequence[Design | None], texts: NDArray[np.intp]) -> list[Design | None]:
+    """What a view of some texts shows of how each row's texts were drawn."""
+    return [None if design is None else design.take(texts) for design in designs]
 
 
 def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> Rows:
@@ -167,7 +179,7 @@ def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, vers
     values = (raw if len(texts) == len(index) else raw[:, texts]).astype(np.float64)
     if view.clip is not None:
         np.maximum(values, view.clip, out=values)  # NaN stays NaN
-    designs = [None if design is None else design.take(texts) for design in registry.designs(records)]
+    designs = seen_designs(registry.designs(records), texts)
     _warn_uncovered(records, designs)
     return Rows(
         records=records,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.rows import Rows, view_rows
+from llreg.geometry.rows import Labelled, Rows, view_rows
 from llreg.geometry.view import View
 
 if TYPE_CHECKING:
@@ -21,29 +22,36 @@ BLOCK = 1024  # rows at a time: 80 MB of float64 for 10,000 texts
 
 
 @dataclass(frozen=True)
-class RowStream:
+class RowStream(Labelled):
     """Rows of a registry through a view, without their values.
 
     Attributes
     ----------
-    registry : Registry
+    source : Registry
     records : sequence of RowRecord
     view : View
     version : str
     """
 
-    registry: Registry
+    source: Registry
     records: Sequence[RowRecord]
     view: View
     version: str
 
-    def __len__(self) -> int:
-        return len(self.records)
+    @property
+    def registry(self) -> str:
+        """Name of the registry."""
+        return self.source.name
+
+    @cached_property
+    def texts(self) -> NDArray[np.intp]:
+        """Indices of the view's texts, intp array of shape (n_texts,)."""
+        return self.view.texts(self.source.text_index)
 
     def read(self, positions: slice | Sequence[int] | NDArray[np.intp]) -> Rows:
         """Some of the rows, with their values."""
         chosen = self.records[positions] if isinstance(positions, slice) else [self.records[k] for k in positions]
-        return view_rows(self.registry, chosen, self.view, self.version)
+        return view_rows(self.source, chosen, self.view, self.version)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, Rows]]:
         """All rows in order, a block at a time, with their positions."""

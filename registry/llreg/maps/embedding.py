@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from llreg.maps.axes import Axes, axis_labels, classical_mds
-from llreg.maps.nearest import Nearest, nearest, nearest_rows
+from llreg.maps.nearest import Nearest, kl_dataset, nearest, nearest_rows
 from llreg.maps.pca import filled, principal_axes
 from llreg.maps.tsne import ITERATIONS, check_perplexity, default_perplexity, num_neighbors, tsne
 from llreg_schemas.errors import InputError
@@ -22,6 +22,7 @@ Method = Literal["tsne", "pca", "mds", "umap"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 DENSE_ROWS = 3000  # up to here maps are made of the whole KL matrix (72 MB), above of the nearest rows only
+_FEWEST_NEIGHBORS = 10  # found for every method, for tables and pages
 _UMAP_NEIGHBORS = 15  # umap-learn's own default
 
 
@@ -107,7 +108,9 @@ def embed_rows(rows: Rows, settings: Settings) -> Embedding:
         If openTSNE is not installed.
     """
     if len(rows) <= DENSE_ROWS:
-        return embed(kl_bits(filled(rows) if settings.method == "pca" else rows), settings, rows.labels)
+        whole = filled(rows) if settings.method == "pca" else rows
+        made = embed(kl_bits(whole), settings, rows.labels)
+        return made if whole is rows else replace(made, nearest=None)  # of values that were put in
     if settings.method in ("mds", "umap"):
         raise InputError(
             f"{settings.method} needs the whole KL matrix, up to {DENSE_ROWS:,} rows; got {len(rows):,}: use tsne or pca"
@@ -116,7 +119,8 @@ def embed_rows(rows: Rows, settings: Settings) -> Embedding:
     if settings.method == "pca":
         return Embedding(axes.xy, axis_labels("PC", axes.shares))
     assert settings.perplexity is not None
-    found = nearest_rows(rows, None, num_neighbors(settings.perplexity, len(rows))).complete(rows.labels)
+    count = max(_FEWEST_NEIGHBORS, num_neighbors(settings.perplexity, len(rows)))
+    found = nearest_rows(rows, None, count).complete(rows.labels)
     return Embedding(_tsne(found, axes, settings), nearest=found)
 
 
@@ -139,13 +143,14 @@ def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None 
     """
     _check_complete(kl, labels or [f"row {k}" for k in range(len(kl))])
     axes = classical_mds(kl)
+    perplexity = settings.perplexity
+    count = _FEWEST_NEIGHBORS if perplexity is None else max(_FEWEST_NEIGHBORS, num_neighbors(perplexity, len(kl)))
+    found = nearest(kl, min(count, len(kl) - 1), own=np.arange(len(kl)))
     if settings.method == "umap":
-        return Embedding(_umap(kl, settings.seed))
-    if settings.method != "tsne":
-        return Embedding(axes.xy, axis_labels("PC" if settings.method == "pca" else "MDS", axes.shares))
-    assert settings.perplexity is not None
-    found = nearest(kl, num_neighbors(settings.perplexity, len(kl)), own=np.arange(len(kl)))
-    return Embedding(_tsne(found, axes, settings), nearest=found)
+        return Embedding(_umap(kl, settings.seed), nearest=found)
+    if settings.method == "tsne":
+        return Embedding(_tsne(found, axes, settings), nearest=found)
+    return Embedding(axes.xy, axis_labels("PC" if settings.method == "pca" else "MDS", axes.shares), found)
 
 
 def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -157,18 +162,17 @@ def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray
     counts : float64 array of shape (n_texts,), optional
         How often each text counts, for resampled texts.
     """
-    from llreg.geometry.distance import kl_rows
-
     if counts is not None:
         drawn = np.flatnonzero(counts)
         weights = counts if rows.weights is None else counts * rows.weights
         rows = replace(rows.take_texts(drawn), weights=weights[drawn])
-    values: NDArray[np.float64] = kl_rows(rows, se=False, tail_share=False)["kl_bits_per_byte"].values
+    values: NDArray[np.float64] = kl_dataset(rows)["kl_bits_per_byte"].values
     return values
 
 
 def _tsne(found: Nearest, axes: Axes, settings: Settings) -> NDArray[np.float64]:
     assert settings.perplexity is not None
+    found = found.first(num_neighbors(settings.perplexity, len(found.index)))
     return tsne(
         found.index,
         found.kl,
