@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.lineage import benjamini_hochberg, null_sample, related_groups
+from llreg.geometry.lineage import benjamini_hochberg, related_groups
 from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 
@@ -102,7 +102,9 @@ def test_given_families_count_as_declared(registry: Registry, make_row: MakeRow)
     with_them = registry.lineage("f2/child1", candidates=3, families=given)
     without = registry.lineage("f2/child1", candidates=3)
     assert [r.finding for r in with_them.relatives] == ["related"] * 3
-    assert with_them.relatives[0].null_pairs == 24 * 23 // 2 - 6 * 6  # all pairs but those within a family
+    # All pairs but the query's and those within a family: 6 families of 4, the query's of 3 without it.
+    assert with_them.relatives[0].null_pairs == 23 * 22 // 2 - 5 * 6 - 3
+    assert with_them.relatives[0].null_families == 15
     assert without.relatives[0].p >= with_them.relatives[0].p
 
 
@@ -136,11 +138,21 @@ def test_benjamini_hochberg_against_the_definition() -> None:
     np.testing.assert_allclose(benjamini_hochberg(list(some), 30), false_discovery_control(some))
 
 
-def test_null_leaves_out_what_is_far_below() -> None:
-    scores = np.concatenate([np.random.default_rng(0).normal(size=500), [-20.0, -15.0, np.nan]])
-    kept = null_sample(scores)
-    assert (len(kept), kept.min() > -5) == (500, True)
-    assert len(null_sample(np.array([]))) == 0
+def test_findings_do_not_depend_on_how_many_are_shown(registry: Registry, make_row: MakeRow) -> None:
+    _families(registry, make_row, count=9, children=2)
+    few, many = (registry.lineage("f3/child0", candidates=k).relatives for k in (1, 9))
+    assert (few[0].p, few[0].q, few[0].finding) == (many[0].p, many[0].q, many[0].finding)
+
+
+def test_clones_of_unrelated_models_do_not_make_findings(registry: Registry, make_row: MakeRow) -> None:
+    """Two families that are nearer to each other than the rest, with many members, stay unrelated."""
+    _families(registry, make_row, count=12, children=6)
+    findings = [
+        relative.finding == "related" and relative.neighbor.model.split("/")[0] != f"f{k}"
+        for k in range(12)
+        for relative in registry.lineage(f"f{k}/base", candidates=80).relatives
+    ]
+    assert sum(findings) <= 0.01 * len(findings)
 
 
 def test_duplicates_under_other_names(registry: Registry, make_row: MakeRow) -> None:

@@ -185,7 +185,11 @@ def _print_lineage(found: Lineage) -> None:
         for r, label in zip(found.relatives, labels, strict=True)
     ]
     print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "P", "Q", "FINDING"], table, right=(0, 2, 3, 4, 5))
-    nulls = {f"{r.null_pairs:,} unrelated pairs ({r.null})" for r in found.relatives if r.null_pairs}
+    nulls = {
+        f"{r.null_pairs:,} unrelated pairs of {r.null_families:,} pairs of families ({r.null})"
+        for r in found.relatives
+        if r.null_pairs
+    }
     note(
         f"compared with {', '.join(sorted(nulls)) or 'nothing: too few unrelated rows'}; Q is over {found.num_tests:,} rows"
     )

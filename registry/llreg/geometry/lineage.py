@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _MIN_PAIRS = 20  # unrelated pairs that a null needs at all
 _ENOUGH = 200  # with so many of its own kind, no wider kind is asked
-_FENCE = 3.0  # interquartile ranges below the lower quartile: Tukey's "far out"
-_MAX_ROWS = 3000  # rows that make up the null; more are sampled
+_MAX_ROWS = 1500  # rows that make up the null; of more a sample is taken
+_TESTED = 500  # nearest rows that are tested; those beyond count as tests with larger p
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Relative:
         The same after Benjamini and Hochberg's correction over all rows: the expected share of false findings.
     null : str
         Which unrelated pairs it was compared with.
-    null_pairs : int
-        How many.
+    null_pairs, null_families : int
+        How many, and between how many pairs of families they are: clones of a model make many pairs that say one thing.
     finding : {"identical", "same within noise", "related", ""}
     """
 
@@ -50,6 +50,7 @@ class Relative:
     q: float
     null: str
     null_pairs: int
+    null_families: int
     finding: str
 
 
@@ -118,33 +119,27 @@ def lineage(
     pair is ln KL(A, B) less the mean of the two models' own medians of ln KL to unrelated rows, since some models are
     far from everything. Its null are the pairs that are declared unrelated and of the same kind (both
     architectures and sizes as in the pair; where there are under 200 of these, equal or unequal in both as the pair is; then
-    all), and p = (1 + null pairs at most as large) / (1 + null pairs): a rank, so it is calibrated if unrelated pairs of
-    a kind are alike, whatever their distribution, and it claims no more than their number allows. Undeclared
-    relatives among them make p too large; those beyond Tukey's outer fence (3 interquartile ranges below the
-    quartile) are taken out. q is Benjamini and Hochberg's. KL is symmetric: kinship found here has no direction,
-    and a sibling may be as near as a parent.
+    all), without those of the query, and p = (1 + null pairs at most as large) / (1 + null pairs): a rank, so it is
+    calibrated if unrelated pairs of a kind are alike, whatever their distribution, and it claims no more than their number
+    allows. Undeclared relatives among them make p too large, never too small. q is Benjamini and Hochberg's over all
+    rows. KL is symmetric: kinship found here has no direction, and a sibling may be as near as a parent.
     """
     if candidates < 1:
         raise InputError(f"candidates: expected at least 1; got {candidates}")
-    found = neighbors(registry, model, k=candidates, view=view)
-    shown = [*found.nearest, *found.bases]
+    found = neighbors(registry, model, k=max(candidates, _TESTED), view=view)
     records, _ = registry.select(None)
-    null = _Null(registry, records, [found.query, *(neighbor.row_id for neighbor in shown)], found.view, families or {})
-    tests = [null.test(i) for i in range(1, len(shown) + 1)]
-    p = [test.p for test in tests]
-    near = len(found.nearest)
-    corrected = benjamini_hochberg(p[:near], len(records) - 1)
-    known = {neighbor.row_id: q for neighbor, q in zip(found.nearest, corrected, strict=True)}
-    # A base that is not among the nearest is farther than they are: its q is at least that of the last of them.
-    corrected += [known.get(base.row_id, max(p[near + k], corrected[-1])) for k, base in enumerate(found.bases)]
-    relatives = [
-        Relative(neighbor, test.p, q, test.kind, test.pairs, _finding(neighbor, q, level))
-        for neighbor, test, q in zip(shown, tests, corrected, strict=True)
-    ]
+    tested = {neighbor.row_id: neighbor for neighbor in (*found.nearest, *found.bases)}
+    null = _Null(registry, records, [found.query, *tested], found.view, families or {})
+    tests = [null.test(i) for i in range(1, len(tested) + 1)]
+    corrected = benjamini_hochberg([test.p for test in tests], len(records) - 1)
+    relatives = {
+        row_id: Relative(neighbor, test.p, q, test.kind, test.pairs, test.families, _finding(neighbor, q, level))
+        for (row_id, neighbor), test, q in zip(tested.items(), tests, corrected, strict=True)
+    }
     return Lineage(
         query=found.query,
-        relatives=relatives[:near],
-        declared_bases=relatives[near:],
+        relatives=[relatives[neighbor.row_id] for neighbor in found.nearest[:candidates]],
+        declared_bases=[relatives[base.row_id] for base in found.bases],
         missing_bases=found.missing_bases,
         num_tests=len(records) - 1,
         version=found.version,
@@ -163,6 +158,7 @@ class _Test:
     p: float
     kind: str
     pairs: int
+    families: int
 
 
 class _Null:
@@ -188,65 +184,59 @@ class _Null:
         families: Mapping[str, str],
     ) -> None:
         ids = {record.row_id: k for k, record in enumerate(records)}
-        self._at = [ids[row_id] for row_id in chosen]
-        family = np.array(related_groups(records, families))
-        self._unrelated = family[:, None] != family[None, :]
-        self._names = np.array([record.declared.get("architecture") or "" for record in records], dtype=object)
-        self._log_size = np.log2([float(record.declared.get("num_parameters") or np.nan) for record in records])
-        self._scores = self._pair_scores(registry, records, view)
+        wanted = [ids[row_id] for row_id in chosen]
+        rows = wanted + _sample(len(records), _MAX_ROWS, wanted)
+        some = [records[k] for k in rows]  # the query is the first
+        self._family = np.array(related_groups(records, families))[rows]
+        self._architecture = np.unique(
+            [record.declared.get("architecture") or "" for record in some], return_inverse=True
+        )[1]
+        self._log_size = np.log2([float(record.declared.get("num_parameters") or np.nan) for record in some])
+        scores = self._pair_scores(registry, some, view)
+        self._of_query = scores[0]
+        one, other = np.triu_indices(len(some), 1)
+        null = (self._family[one] != self._family[other]) & (one > 0) & ~np.isnan(scores[one, other])
+        self._one, self._other = one[null], other[null]
+        self._scores = scores[self._one, self._other]
 
     def _pair_scores(self, registry: Registry, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
         """ln KL less the mean of both rows' medians, float64 array of shape (n_models, n_models); NaN where unknown."""
-        kl = np.full((len(records), len(records)), np.nan)
-        rows = self._at + _sample(len(records), _MAX_ROWS, self._at)
-        some = [records[k] for k in rows]
-        kl[np.ix_(rows, rows)] = registry.kl([record.row_id for record in some], view=view, se=False, tail_share=False)[
-            "kl"
-        ].values
+        ids = [record.row_id for record in records]
+        kl = registry.kl(ids, view=view, se=False, tail_share=False)["kl"].values
         logs = np.log(np.maximum(kl, 1e-12))  # identical rows: far below any other distance
+        unrelated = self._family[:, None] != self._family[None, :]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # rows without an unrelated one have no median
-            middle = np.nanmedian(np.where(self._unrelated, logs, np.nan), axis=1)
+            middle = np.nanmedian(np.where(unrelated, logs, np.nan), axis=1)
         return np.asarray(logs - (middle[:, None] + middle[None, :]) / 2)
 
     def test(self, i: int) -> _Test:
-        """Test the i-th chosen row against the first."""
-        a, b = self._at[0], self._at[i]
-        for kind, pairs in self._kinds(a, b):
-            sample = null_sample(self._scores[pairs & self._unrelated])
-            if len(sample) >= (_MIN_PAIRS if kind == "any" else _ENOUGH):
-                return _Test(float((1 + (sample <= self._scores[a, b]).sum()) / (1 + len(sample))), kind, len(sample))
-        return _Test(math.nan, "too few unrelated rows", 0)
+        """Test the i-th chosen row against the query."""
+        for kind, pairs in self._kinds(i):
+            count = int(pairs.sum())
+            if count >= (_MIN_PAIRS if kind == "any" else _ENOUGH):
+                p = float((1 + (self._scores[pairs] <= self._of_query[i]).sum()) / (1 + count))
+                return _Test(p if not np.isnan(self._of_query[i]) else math.nan, kind, count, self._families(pairs))
+        return _Test(math.nan, "too few unrelated rows", 0, 0)
 
-    def _kinds(self, a: int, b: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Pairs to compare a pair with, from its own kind to all; each pair once (upper triangle)."""
-        upper = np.triu(np.ones_like(self._unrelated), 1)
-        upper[[a, b], [b, a]] = False
-        like = [(self._names == self._names[k]) & (np.abs(self._log_size - self._log_size[k]) <= 1) for k in (a, b)]
-        both = np.outer(like[0], like[1])
-        yield "same architectures and sizes", (both | both.T) & upper
-        architecture = self._names[:, None] == self._names[None, :]
-        size = np.abs(self._log_size[:, None] - self._log_size[None, :]) <= 1
-        yield "alike in architecture and size", (architecture == architecture[a, b]) & (size == size[a, b]) & upper
-        yield "any", upper
+    def _families(self, pairs: NDArray[np.bool_]) -> int:
+        ends = np.sort([self._family[self._one[pairs]], self._family[self._other[pairs]]], axis=0)
+        return len(np.unique(ends[0] * (self._family.max() + 1) + ends[1]))
 
-
-def null_sample(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of unrelated pairs without those far below the others: undeclared relatives.
-
-    Parameters
-    ----------
-    scores : float64 array of shape (n_pairs,)
-
-    Returns
-    -------
-    float64 array of shape (n_kept,)
-    """
-    scores = scores[~np.isnan(scores)]
-    if not len(scores):
-        return scores
-    low, high = np.quantile(scores, [0.25, 0.75])
-    return np.asarray(scores[scores >= low - _FENCE * (high - low)])
+    def _kinds(self, i: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Which null pairs to compare with, from those of the pair's own kind to all."""
+        like = [
+            (self._architecture == self._architecture[k]) & (np.abs(self._log_size - self._log_size[k]) <= 1)
+            for k in (0, i)
+        ]
+        one, other = self._one, self._other
+        yield "same architectures and sizes", like[0][one] & like[1][other] | like[1][one] & like[0][other]
+        same_architecture = self._architecture[one] == self._architecture[other]
+        same_size = np.abs(self._log_size[one] - self._log_size[other]) <= 1  # within a factor of two; unknown: no
+        architecture = self._architecture[0] == self._architecture[i]
+        size = bool(np.abs(self._log_size[0] - self._log_size[i]) <= 1)
+        yield "alike in architecture and size", (same_architecture == architecture) & (same_size == size)
+        yield "any", np.ones(len(one), dtype=bool)
 
 
 def _sample(count: int, most: int, taken: Sequence[int]) -> list[int]:
