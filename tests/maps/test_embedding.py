@@ -18,8 +18,9 @@ from sklearn.manifold import TSNE, trustworthiness
 
 from llreg.maps.axes import add_points, classical_mds
 from llreg.maps.embedding import Embedding, Settings, embed, embed_rows, kl_bits
+from llreg.maps.making import make_map
 from llreg.maps.nearest import nearest, nearest_rows, standard_errors
-from llreg.maps.pca import filled, principal_axes
+from llreg.maps.scenery import make_scene
 from llreg.maps.tsne import num_neighbors
 from llreg.registry import Registry
 from llreg_schemas.errors import InputError
@@ -78,16 +79,6 @@ def test_added_points_are_where_pca_has_them(count: int, seed: int) -> None:
     found = add_points(turned, kl.mean(axis=1), to_new)
     np.testing.assert_allclose(found, expected @ [[0.6, -0.8], [0.8, 0.6]] + [5, -2], atol=1e-6)
     np.testing.assert_allclose(add_points(turned, kl.mean(axis=1), kl), turned, atol=1e-6)
-
-
-def test_many_rows_have_the_axes_of_few(groups: Registry) -> None:
-    rows = groups.rows()
-    holes = rows.values.copy()
-    holes[np.random.default_rng(0).random(holes.shape) < 0.05] = np.nan
-    for seen in (rows, _replaced(rows, holes)):
-        few, many = classical_mds(kl_bits(filled(seen))), principal_axes(seen)
-        np.testing.assert_allclose(many.xy, few.xy, atol=1e-8)
-        assert many.shares == pytest.approx(few.shares)
 
 
 def _replaced(rows: Any, values: Array) -> Any:
@@ -216,14 +207,27 @@ def test_nearest_in_blocks_is_nearest(groups: Registry, monkeypatch: pytest.Monk
     np.testing.assert_allclose(standard_errors(rows, found), np.take_along_axis(errors, found.index, 1), rtol=1e-6)
 
 
-def test_many_rows_are_mapped_by_their_neighbours(groups: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, settings = groups.rows(), Settings(perplexity=5.0).checked(60)
-    whole = embed_rows(rows, settings).xy
-    monkeypatch.setattr("llreg.maps.embedding.DENSE_ROWS", 50)
-    blocked = embed_rows(rows, settings).xy
-    assert blocked.tobytes() == whole.tobytes()
-    with pytest.raises(InputError, match=r"mds needs the whole KL matrix, up to 50 rows; got 60: use tsne or pca"):
-        embed_rows(rows, Settings("mds").checked(60))
+def test_many_rows_are_mapped_without_their_matrix(groups: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {method: make_map(groups, method=method, perplexity=5.0) for method in ("tsne", "pca")}  # type: ignore[arg-type]
+    for module in ("embedding", "making"):
+        monkeypatch.setattr(f"llreg.maps.{module}.DENSE_ROWS", 50)
+    many = make_map(groups, method="pca")
+    np.testing.assert_allclose(many.map.xy, few["pca"].map.xy, atol=1e-5)
+    assert many.map.axes == few["pca"].map.axes
+    made = make_map(groups, perplexity=5.0)
+    group = np.array([name.split("/")[0] for name in made.rows.names])
+    closest = nearest(_squared(made.map.xy), 3, own=np.arange(60)).index
+    assert (group[closest] == group[:, None]).all()
+    scenes = [make_scene(result) for result in (few["tsne"], made)]
+    np.testing.assert_array_equal(scenes[1].neighbors, scenes[0].neighbors)
+    np.testing.assert_allclose(scenes[1].kl_se, scenes[0].kl_se, rtol=1e-3)  # of float32 values
+    values = [[column.values for column in scene.columns] for scene in scenes]
+    assert values[0] == values[1]
+    for method, message in (("mds", "mds needs the whole KL matrix, up to 50 rows; got 60"), ("umap", "umap needs")):
+        with pytest.raises(InputError, match=message):
+            make_map(groups, method=method)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ellipses need whole KL matrices, up to 50 rows; got 60"):
+        make_map(groups, method="pca", ellipses=3)
 
 
 # What cannot be

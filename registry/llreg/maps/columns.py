@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.families import families_of
+from llreg.geometry.rows import Rows
 from llreg.maps.scene import Column
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.stream import RowStream
     from llreg_schemas import RowRecord
 
 # Columns that every table of a map has of itself.
 TABLE_COLUMNS = ("row_id", "model", "x", "y", "placed", "nearest", "nearest_kl", "nearest_kl_se", "neighbors")
 
 
-def map_columns(rows: Rows, scores: Path | str | None = None) -> list[Column]:
+def map_columns(rows: Rows | RowStream, scores: Path | str | None = None) -> list[Column]:
     """Columns of rows: declared metadata, likelihood through the view, and scores of a file.
 
     Parameters
     ----------
-    rows : Rows
+    rows : Rows or RowStream
     scores : Path, optional
         A table of scores as `llreg predict` takes it: models down, benchmarks across.
 
@@ -83,24 +84,25 @@ def _identity(records: Sequence[RowRecord]) -> list[Column]:
     ]
 
 
-def _measured(rows: Rows) -> list[Column]:
+def _measured(rows: Rows | RowStream) -> list[Column]:
     """Mean log-likelihood over the scored texts of the view, and the same as bits per byte."""
-    weights = np.ones(len(rows.texts)) if rows.weights is None else rows.weights
     mean, bits = np.empty(len(rows)), np.empty(len(rows))
-    for k, values in enumerate(rows.values):  # a row at a time: the weights of a whole matrix would double memory
-        design = rows.designs[k]
-        there = ~np.isnan(values)
-        weight = there * weights * (1.0 if design is None else design.weights)
-        total = float(values[there] @ weight[there])
-        mean[k] = total / weight.sum()
-        bits[k] = -total / np.log(2) / (weight @ rows.num_bytes)
+    blocks = [(slice(0, len(rows)), rows)] if isinstance(rows, Rows) else rows.blocks()
+    for block, part in blocks:
+        weights = np.ones(len(part.texts)) if part.weights is None else part.weights
+        for k, (values, design) in enumerate(zip(part.values, part.designs, strict=True), start=block.start):
+            there = ~np.isnan(values)
+            weight = there * weights * (1.0 if design is None else design.weights)
+            total = float(values[there] @ weight[there])
+            mean[k] = total / weight.sum()
+            bits[k] = -total / np.log(2) / (weight @ part.num_bytes)
     return [
         Column("mean_log_likelihood", "mean log-likelihood", "number", _known(mean), unit="nat/text"),
         Column("bits_per_byte", "bits per byte", "number", _known(bits), unit="bit/byte"),
     ]
 
 
-def _scored(rows: Rows, scores: Path | str | None, taken: set[str]) -> list[Column]:
+def _scored(rows: Rows | RowStream, scores: Path | str | None, taken: set[str]) -> list[Column]:
     if scores is None:
         return []
     from llreg.geometry.scores import read_scores

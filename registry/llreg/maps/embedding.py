@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llreg.maps.axes import Axes, axis_labels, classical_mds
-from llreg.maps.nearest import Nearest, kl_dataset, nearest, nearest_rows
-from llreg.maps.pca import filled, principal_axes
+from llreg.geometry.rows import Rows
+from llreg.maps.axes import axis_labels, classical_mds
+from llreg.maps.nearest import Nearest, kl_dataset, nearest
+from llreg.maps.pca import filled, leading_axes
 from llreg.maps.tsne import ITERATIONS, check_perplexity, default_perplexity, num_neighbors, tsne
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.stream import RowStream
 
 Method = Literal["tsne", "pca", "mds", "umap"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -84,19 +85,23 @@ class Embedding:
         Axis labels; empty where an axis has no meaning of its own.
     nearest : Nearest or None
         Nearest rows of each, where the method has found them.
+    errors : float64 array of shape (n_models, k) or None, bit/byte
+        Standard errors of their KL, where they were computed; NaN where they were too costly.
     """
 
     xy: NDArray[np.float64]
     axes: tuple[str, str] = ("", "")
     nearest: Nearest | None = None
+    errors: NDArray[np.float64] | None = None
 
 
-def embed_rows(rows: Rows, settings: Settings) -> Embedding:
+def embed_rows(rows: Rows | RowStream, settings: Settings) -> Embedding:
     """Coordinates of rows.
 
     Parameters
     ----------
-    rows : Rows
+    rows : Rows or RowStream
+        A stream for more than `DENSE_ROWS`, which are mapped without the KL matrix.
     settings : Settings
         As `Settings.checked` returns them.
 
@@ -107,21 +112,31 @@ def embed_rows(rows: Rows, settings: Settings) -> Embedding:
     MissingExtraError
         If openTSNE is not installed.
     """
-    if len(rows) <= DENSE_ROWS:
-        whole = filled(rows) if settings.method == "pca" else rows
-        made = embed(kl_bits(whole), settings, rows.labels)
-        return made if whole is rows else replace(made, nearest=None)  # of values that were put in
+    if not isinstance(rows, Rows):
+        return _embed_stream(rows, settings)
+    whole = filled(rows) if settings.method == "pca" else rows
+    made = embed(kl_bits(whole), settings, rows.labels)
+    return made if whole is rows else replace(made, nearest=None)  # of values that were put in
+
+
+def _embed_stream(rows: RowStream, settings: Settings) -> Embedding:
+    """Coordinates from the leading principal ones: exact enough to start t-SNE, and to find candidates for neighbours."""
+    from llreg.maps.large import exact_neighbors, sketch, sketched_neighbors
+
     if settings.method in ("mds", "umap"):
         raise InputError(
             f"{settings.method} needs the whole KL matrix, up to {DENSE_ROWS:,} rows; got {len(rows):,}: use tsne or pca"
         )
-    axes = principal_axes(rows)
+    coordinates = sketch(rows)
     if settings.method == "pca":
+        axes = leading_axes(rows, coordinates)
         return Embedding(axes.xy, axis_labels("PC", axes.shares))
     assert settings.perplexity is not None
     count = max(_FEWEST_NEIGHBORS, num_neighbors(settings.perplexity, len(rows)))
-    found = nearest_rows(rows, None, count).complete(rows.labels)
-    return Embedding(_tsne(found, axes, settings), nearest=found)
+    candidates = sketched_neighbors(coordinates, min(len(rows) - 1, count + count // 3))
+    found, errors = exact_neighbors(rows, candidates, count)
+    found = Nearest(np.where(np.isnan(found.kl), -1, found.index), found.kl).complete(rows.labels)
+    return Embedding(_tsne(found, coordinates[:, :2], settings), nearest=found, errors=errors)
 
 
 def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None = None) -> Embedding:
@@ -149,7 +164,7 @@ def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None 
     if settings.method == "umap":
         return Embedding(_umap(kl, settings.seed), nearest=found)
     if settings.method == "tsne":
-        return Embedding(_tsne(found, axes, settings), nearest=found)
+        return Embedding(_tsne(found, axes.xy, settings), nearest=found)
     return Embedding(axes.xy, axis_labels("PC" if settings.method == "pca" else "MDS", axes.shares), found)
 
 
@@ -170,13 +185,13 @@ def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray
     return values
 
 
-def _tsne(found: Nearest, axes: Axes, settings: Settings) -> NDArray[np.float64]:
+def _tsne(found: Nearest, initial: NDArray[np.float64], settings: Settings) -> NDArray[np.float64]:
     assert settings.perplexity is not None
     found = found.first(num_neighbors(settings.perplexity, len(found.index)))
     return tsne(
         found.index,
         found.kl,
-        axes.xy,
+        initial,
         perplexity=settings.perplexity,
         iterations=settings.iterations,
         seed=settings.seed,

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg.geometry.rows import Rows, view_rows
+from llreg.geometry.stream import RowStream, stream_rows
+from llreg.geometry.view import read_view
 from llreg.maps.align import align as align_map
 from llreg.maps.document import Map, read_map
 from llreg.maps.ellipses import resampled_ellipses
-from llreg.maps.embedding import METHODS, Method, Settings, embed_rows
+from llreg.maps.embedding import DENSE_ROWS, METHODS, Embedding, Method, Settings, embed_rows
 from llreg.maps.placing import Roles, place_rows, roles
 from llreg.maps.tsne import ITERATIONS, PERPLEXITY
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.geometry.rows import Rows
+    from numpy.typing import NDArray
+
     from llreg.maps.nearest import Nearest
     from llreg.registry import AnyView, Registry
 
@@ -40,18 +44,21 @@ class MapResult:
     Attributes
     ----------
     map : Map
-    rows : Rows
-        One a point, in the map's order.
+    rows : Rows or RowStream
+        One a point, in the map's order; without values where they are too many.
     notes : sequence of str
         What the user should know of how it was made.
     nearest : Nearest or None
         Nearest rows of each, where the method has found them.
+    errors : float64 array of shape (n_models, k) or None, bit/byte
+        Standard errors of their KL; None: not computed yet.
     """
 
     map: Map
-    rows: Rows
+    rows: Rows | RowStream
     notes: Sequence[str] = ()
     nearest: Nearest | None = None
+    errors: NDArray[np.float64] | None = None
 
 
 def make_map(
@@ -104,7 +111,7 @@ def make_map(
     to = None if align is None else read_map(align)
     if to is not None:
         to.check_registry(registry)
-    rows = registry.rows(models, view=view)
+    rows = _load(registry, models, view)
     _check_different([record.digest for record in rows.records])
     settings = Settings(method, seed, perplexity, iterations).checked(len(rows))
     made = embed_rows(rows, settings)
@@ -120,9 +127,12 @@ def make_map(
     if to is not None:
         result = align_map(result, to)
     if ellipses:
+        if not isinstance(rows, Rows):
+            raise InputError(f"ellipses need whole KL matrices, up to {DENSE_ROWS:,} rows; got {len(rows):,}")
         spread = resampled_ellipses(rows, result.xy, settings, ellipses, progress=progress)
         result = replace(result, ellipses=spread, resamples=ellipses)
-    return MapResult(result, rows, _notes(rows, settings, chosen=perplexity is not None), made.nearest)
+    notes = _notes(rows, settings, made, chosen=perplexity is not None)
+    return MapResult(result, rows, notes, made.nearest, made.errors)
 
 
 def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
@@ -171,7 +181,13 @@ def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str]
     return MapResult(result, rows, _placing_notes(old, found))
 
 
-def _origin(registry: Registry, rows: Rows) -> dict[str, Any]:
+def _load(registry: Registry, models: Sequence[str] | None, view: AnyView) -> Rows | RowStream:
+    """Rows with their values, or, if they are many, to be read a block at a time."""
+    stream = stream_rows(registry, models, registry.view if view == "default" else read_view(view))
+    return stream if len(stream) > DENSE_ROWS else view_rows(registry, stream.records, stream.view, stream.version)
+
+
+def _origin(registry: Registry, rows: Rows | RowStream) -> dict[str, Any]:
     """What a map says of the rows it is made of."""
     return {
         "registry": rows.registry,
@@ -207,15 +223,16 @@ def _check_different(digests: Sequence[str]) -> None:
         raise InputError(f"row {twice[:8]} is named twice; name each row of a map once")
 
 
-def _notes(rows: Rows, settings: Settings, *, chosen: bool) -> list[str]:
+def _notes(rows: Rows | RowStream, settings: Settings, made: Embedding, *, chosen: bool) -> list[str]:
     notes = []
     if settings.perplexity is not None and settings.perplexity < PERPLEXITY and not chosen:
         notes.append(
             f"perplexity {settings.perplexity:.3g} instead of {PERPLEXITY:g}: with {len(rows)} rows it can be no more"
         )
-    missing = int(np.isnan(rows.values).any(axis=1).sum())
-    if settings.method == "pca" and missing:
+    if settings.method == "pca" and isinstance(rows, Rows) and (missing := np.isnan(rows.values).any(axis=1).sum()):
         notes.append(f"{missing} rows lack texts and are drawn towards the middle; --method mds is right for them")
+    if made.errors is not None and np.isnan(made.errors).all():
+        notes.append(f"neighbours of {len(rows):,} rows are taken from their leading principal coordinates, without SE")
     return notes
 
 

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llreg.geometry.rows import Rows
-
-_BLOCK = 256  # rows at a time: 20 MB for 10,000 texts
+    from llreg.geometry.stream import RowStream
 
 
 def filled(rows: Rows) -> Rows:
@@ -22,77 +21,45 @@ def filled(rows: Rows) -> Rows:
 
     PCA needs coordinates, and so a value everywhere; a row that misses texts is drawn towards the middle.
     """
-    if not np.isnan(rows.values).any():
+    missing = np.isnan(rows.values)
+    if not missing.any():
         return rows
-    values = _fill(rows.values, rows.weights, _column_means(rows))
-    return replace(rows, values=values, designs=[None] * len(rows))
+    means = _means(rows)
+    centred = rows.values - means
+    expected = np.nan_to_num(centred).sum(axis=0) / np.maximum((~missing).sum(axis=0), 1)
+    return replace(rows, values=np.where(missing, means + expected, rows.values), designs=[None] * len(rows))
 
 
-def principal_axes(rows: Rows) -> Axes:
-    """PCA of rows without their KL matrix: for more rows than a matrix can hold.
+def leading_axes(rows: RowStream, coordinates: NDArray[np.float64]) -> Axes:
+    """The first two of many principal coordinates, with the share of all squared distances that they show.
 
     Parameters
     ----------
-    rows : Rows
-
-    Returns
-    -------
-    Axes
-        As `classical_mds` of the KL matrix of the filled rows.
+    rows : RowStream
+    coordinates : float64 array of shape (n_models, n_dims), sqrt(bit/byte)
+        Of these rows, largest axis first.
     """
-    from scipy.sparse.linalg import LinearOperator, svds
-
-    count, texts = rows.values.shape
-    weights = np.ones(texts) if rows.weights is None else rows.weights
-    scale = np.sqrt(weights / (2 * weights.sum() * rows.bits))  # so that squared distances are KL in bits per byte
-    blocks = [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
-    fill = _column_means(rows)
-
-    def centred(block: slice) -> NDArray[np.float64]:
-        part = _fill(rows.values[block], rows.weights, fill)
-        return part - _means(part, rows.weights)
-
-    centre = np.sum([centred(block).sum(axis=0) for block in blocks], axis=0) / count
-
-    def q(block: slice) -> NDArray[np.float64]:
-        return np.asarray((centred(block) - centre) * scale)
-
-    def times(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([q(block) @ vector for block in blocks])
-
-    def transposed_times(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(sum(q(block).T @ vector[block] for block in blocks))
-
-    operator = LinearOperator((count, texts), matvec=times, rmatvec=transposed_times, dtype=np.float64)
-    start = np.random.default_rng(0).normal(size=min(count, texts))
-    left, values, _ = svds(operator, k=2, v0=start)
-    total = float(sum((q(block) ** 2).sum() for block in blocks))
-    xy, values = (left * values)[:, ::-1], values[::-1]
-    return Axes(xy * axis_signs(xy), (float(values[0] ** 2) / total, float(values[1] ** 2) / total))
+    xy = coordinates[:, :2]
+    total = _sum_of_squares(rows)
+    first, second = ((xy - xy.mean(axis=0)) ** 2).sum(axis=0) / total
+    return Axes(xy * axis_signs(xy), (float(first), float(second)))
 
 
-def _fill(
-    values: NDArray[np.float64], weights: NDArray[np.float64] | None, fill: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Values with the missing ones put in: the row's mean plus what the text has over other rows' means."""
-    missing = np.isnan(values)
-    return np.where(missing, _means(values, weights) + fill, values) if missing.any() else values
+def _sum_of_squares(rows: RowStream) -> float:
+    """Sum of the squared lengths of the rows' coordinates about their mean, bit/byte."""
+    squares, mean, scale = 0.0, np.zeros(len(rows.texts)), 1.0
+    for _, block in rows.blocks():
+        weights = np.ones(len(block.texts)) if block.weights is None else block.weights
+        centred = np.nan_to_num(block.values - _means(block)) * np.sqrt(weights)
+        squares += float((centred**2).sum())
+        mean += centred.sum(axis=0) / len(rows)
+        scale = 2 * weights.sum() * block.bits
+    return float(squares - len(rows) * (mean @ mean)) / scale
 
 
-def _means(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def _means(rows: Rows) -> NDArray[np.float64]:
     """Mean of each row over its texts, as a column."""
-    present = ~np.isnan(values)
-    weight = present * (1.0 if weights is None else weights)
-    total = (np.where(present, values, 0.0) * weight).sum(axis=1)
+    present = ~np.isnan(rows.values)
+    weight = present * (1.0 if rows.weights is None else rows.weights)
+    total = (np.where(present, rows.values, 0.0) * weight).sum(axis=1)
     return np.asarray((total / np.maximum(weight.sum(axis=1), 1e-300))[:, None])
-
-
-def _column_means(rows: Rows) -> NDArray[np.float64]:
-    """Mean of the row-centred values of each text, float64 array of shape (n_texts,), a block of rows at a time."""
-    total, count = np.zeros(rows.values.shape[1]), np.zeros(rows.values.shape[1])
-    for start in range(0, len(rows), _BLOCK):
-        part = rows.values[start : start + _BLOCK]
-        centred = part - _means(part, rows.weights)
-        total += np.nan_to_num(centred).sum(axis=0)
-        count += (~np.isnan(centred)).sum(axis=0)
-    return np.asarray(total / np.maximum(count, 1))

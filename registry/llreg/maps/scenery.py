@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llreg.geometry.rows import Rows
 from llreg.maps.columns import map_columns
+from llreg.maps.large import exact_neighbors, sketch, sketched_neighbors
 from llreg.maps.nearest import Nearest, nearest_rows, standard_errors
 from llreg.maps.scene import Scene
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from llreg.maps.making import MapResult
     from llreg_schemas import RowRecord
 
@@ -35,7 +39,7 @@ def make_scene(result: MapResult, *, scores: Path | str | None = None) -> Scene:
         With the ten nearest rows of each by KL divergence over the view's texts, whatever the map shows.
     """
     rows, made = result.rows, result.map
-    found = _nearest(result)
+    found, errors = _nearest(result)
     return Scene(
         title=rows.registry,
         subtitle=f"{len(rows):,} models, {_METHODS[made.method]}, version {made.version[:12]}",
@@ -46,7 +50,7 @@ def make_scene(result: MapResult, *, scores: Path | str | None = None) -> Scene:
         columns=map_columns(rows, scores),
         neighbors=found.index,
         kl=found.kl,
-        kl_se=standard_errors(rows, found),
+        kl_se=errors,
         edges=declared_edges(rows.records),
         trajectories=_trajectories(rows.records),
         ellipses=made.ellipses,
@@ -56,11 +60,15 @@ def make_scene(result: MapResult, *, scores: Path | str | None = None) -> Scene:
     )
 
 
-def _nearest(result: MapResult) -> Nearest:
+def _nearest(result: MapResult) -> tuple[Nearest, NDArray[np.float64]]:
+    """The nearest rows of each, and the standard errors of their KL."""
     count = min(NEIGHBORS, len(result.rows) - 1)
-    if result.nearest is not None and result.nearest.index.shape[1] >= count:
-        return result.nearest.first(count)
-    return nearest_rows(result.rows, None, count)
+    if result.nearest is not None and result.errors is not None:
+        return result.nearest.first(count), result.errors[:, :count]
+    if not isinstance(result.rows, Rows):
+        return exact_neighbors(result.rows, sketched_neighbors(sketch(result.rows), 3 * count), count)
+    found = nearest_rows(result.rows, None, count) if result.nearest is None else result.nearest.first(count)
+    return found, standard_errors(result.rows, found)
 
 
 def declared_edges(records: Sequence[RowRecord]) -> list[tuple[int, int, str]]:
