@@ -392,6 +392,8 @@ class _Run:
             "versions": {"llreg": __version__, **environment["versions"]},
             "added_at": now(),
             "contributor": settings.contributor(),
+            # The name that the commit was asked for by: a checkpoint's branch tells its training step.
+            **({"requested_revision": self.options.revision} if self.options.revision else {}),
             "batch_tokens": self.options.batch_tokens or llreg_extract.default_batch_tokens(self.model.device.type),
             "seconds": round(seconds, 3),
             "tokens": tokens,

@@ -19,7 +19,7 @@ from llreg.maps.document import Map, read_map
 from llreg.maps.making import make_map, place_onto
 from llreg.registry import Registry
 from llreg_schemas import hash_json
-from llreg_schemas.errors import FormatVersionError, InputError, InvalidFileError, StorageError
+from llreg_schemas.errors import FormatVersionError, InputError, InvalidFileError
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_missing_map_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_unwritable_map(made: Map, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no such directory"):
+    with pytest.raises(InputError, match="there is no directory"):
         made.write(tmp_path / "nowhere" / "map.json")
     with pytest.raises(InputError, match="is a directory"):
         made.write(tmp_path)

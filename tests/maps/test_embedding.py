@@ -158,6 +158,7 @@ def test_same_input_same_bytes(groups: Registry, method: Any) -> None:
     assert first.tobytes() == again.tobytes()
 
 
+@pytest.mark.slow
 def test_tsne_does_not_depend_on_threads_or_rounding(groups: Registry, llreg_command: Any) -> None:
     code = (
         "import sys, hashlib; from llreg.registry import Registry; from llreg.maps.making import make_map;"
@@ -287,6 +288,16 @@ def test_umap_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(InputError, match="pip install umap-learn"):
         embed(_squared(_points(10)), Settings("umap").checked(10))
+
+
+def test_umap_is_the_same_again(groups: Registry) -> None:
+    pytest.importorskip("umap")
+    kl = kl_bits(groups.rows())
+    first, again = (embed(kl, Settings("umap").checked(60)).xy for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    group = np.array([name.split("/")[0] for name in groups.rows().names])
+    closest = nearest(_squared(first), 3, own=np.arange(60)).index
+    assert (group[closest] == group[:, None]).mean() > 0.95
 
 
 def test_missing_opentsne_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

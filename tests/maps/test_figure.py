@@ -16,7 +16,7 @@ from llreg.maps.making import make_map
 from llreg.maps.scene import Column, Scene
 from llreg.maps.scenery import make_scene
 from llreg.registry import Registry
-from llreg_schemas.errors import InputError, MissingExtraError, StorageError
+from llreg_schemas.errors import InputError, MissingExtraError
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_drawn(scene: Scene, tmp_path: Path, monkeypatch: pytest.
         write_figure(scene, tmp_path / "map.png", color="colour")
     with pytest.raises(InputError, match=r"no model no/such on the map"):
         write_figure(scene, tmp_path / "map.png", labels=["no/such"])
-    with pytest.raises(StorageError, match="no such directory"):
+    with pytest.raises(InputError, match="there is no directory"):
         write_figure(scene, tmp_path / "nowhere" / "map.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r'pip install "llreg\[map\]"'):

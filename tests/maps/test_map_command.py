@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from llreg.cli import cli as llreg_cli
 from llreg.registry import Registry
+from llreg_schemas.errors import LlregError
+
+
+def _run(registry: Registry, *arguments: str) -> None:
+    """The command in this process: errors come as they are raised."""
+    llreg_cli.main(["-r", str(registry.path), "map", *arguments], standalone_mode=False)
+
 
 ENDINGS = [".json", ".html", ".png", ".svg", ".pdf", ".parquet", ".csv"]
 
@@ -25,6 +35,7 @@ def test_every_ending_at_once(cli: Any, groups: Registry, tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == len(paths) + 1  # and the directory that it ran in
 
 
+@pytest.mark.slow
 def test_tsne_of_some_rows_is_noted(cli: Any, groups: Registry, tmp_path: Path) -> None:
     names = [record.identity.model for record in groups.records()][:15]
     result = cli("-r", groups.path, "map", *names, "-o", tmp_path / "a.json", "--iterations", "300", "--seed", "3")
@@ -39,6 +50,7 @@ def test_tsne_of_some_rows_is_noted(cli: Any, groups: Registry, tmp_path: Path) 
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_map_place_and_make_again(cli: Any, groups: Registry, tmp_path: Path) -> None:
     names = [record.identity.model for record in groups.records()]
     old, new = tmp_path / "old.json", tmp_path / "new.json"
@@ -57,6 +69,7 @@ def test_map_place_and_make_again(cli: Any, groups: Registry, tmp_path: Path) ->
     assert "held a pca map of registry, to which this one is not aligned" in other.err
 
 
+@pytest.mark.slow
 def test_view_options_reach_the_map(cli: Any, groups: Registry, tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     result = cli("-r", groups.path, "map", "--method", "pca", "--clip", "-900", "-o", path)
@@ -67,6 +80,7 @@ def test_view_options_reach_the_map(cli: Any, groups: Registry, tmp_path: Path) 
     assert json.loads(other.read_text())["view"] == json.loads(path.read_text())["view"]
 
 
+@pytest.mark.slow
 def test_colour_labels_and_scores(cli: Any, groups: Registry, tmp_path: Path) -> None:
     scores = tmp_path / "scores.csv"
     scores.write_text("model,arc\n" + "".join(f"{r.identity.model},{k}\n" for k, r in enumerate(groups.records())))
@@ -87,18 +101,19 @@ def test_colour_labels_and_scores(cli: Any, groups: Registry, tmp_path: Path) ->
     [
         ("map.jpg", "map.jpg: a map is written to files that end in .json, .html, .png, .svg, .pdf, .parquet or .csv"),
         ("map", "map: a map is written to files that end in"),
-        ("nowhere/map.png", "cannot write nowhere/map.png: there is no such directory"),
+        ("nowhere/map.png", "cannot write nowhere/map.png: there is no directory nowhere; make it first"),
         ("folder.json", "folder.json is a directory; name a file in it"),
         ("notes.json", "notes.json is there and is no map that can be read; remove it or name another file"),
     ],
 )
-def test_outputs_that_cannot_be(cli: Any, groups: Registry, tmp_path: Path, output: str, message: str) -> None:
+def test_outputs_that_cannot_be(
+    groups: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str
+) -> None:
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "notes.json").write_text('{"mine": 1}')
-    result = cli("-r", groups.path, "map", "-o", "good.csv", "-o", output, cwd=tmp_path)
-    assert (result.code, result.out) == (1, "")
-    assert message in result.err
-    assert "Traceback" not in result.err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LlregError, match=re.escape(message)):
+        _run(groups, "-o", "good.csv", "-o", output)
     assert not (tmp_path / "good.csv").exists()  # found before the work
     assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
 
@@ -106,7 +121,7 @@ def test_outputs_that_cannot_be(cli: Any, groups: Registry, tmp_path: Path, outp
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "Missing option '--output'"),
+        ((), 2, "Missing parameter: outputs"),
         (("-o", "m.json", "g0/g0-m0"), 1, "a map needs two rows; got 1"),
         (("-o", "m.json", "g0/g0-m0", "g0/g0-m1", "g0/g0-m2"), 1, "t-SNE needs 4 rows or more; got 3"),
         (("-o", "m.json", "--perplexity", "40"), 1, "perplexity: expected 1 to 19.67, a third of the other rows (59)"),
@@ -119,10 +134,21 @@ def test_outputs_that_cannot_be(cli: Any, groups: Registry, tmp_path: Path, outp
     ],
 )
 def test_what_is_refused(
-    cli: Any, groups: Registry, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+    groups: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
 ) -> None:
-    result = cli("-r", groups.path, "map", *arguments, cwd=tmp_path)
-    assert result.code == code
-    assert message in result.err
-    assert "Traceback" not in result.err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((LlregError, click.ClickException), match=re.escape(message)) as caught:
+        _run(groups, *arguments)
+    assert getattr(caught.value, "exit_code", 1) == code
     assert list(tmp_path.iterdir()) == []
+
+
+def test_refusal_from_the_outside(cli: Any, groups: Registry, tmp_path: Path) -> None:
+    result = cli("-r", groups.path, "map", "-o", "map.jpg", cwd=tmp_path)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("llreg: map.jpg: a map is written to files that end in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -208,7 +209,9 @@ def _umap(kl: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         raise InputError(f"UMAP needs 4 rows or more; got {len(kl)}: choose another method, as pca")
     start = "spectral" if len(kl) > neighbors + 2 else "random"
     model = UMAP(metric="precomputed", n_neighbors=neighbors, random_state=seed, n_jobs=1, init=start)
-    return np.asarray(model.fit_transform(np.sqrt(kl)), dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="using precomputed metric", category=UserWarning)
+        return np.asarray(model.fit_transform(np.sqrt(kl)), dtype=np.float64)
 
 
 def _check_complete(kl: NDArray[np.float64], labels: list[str]) -> None:

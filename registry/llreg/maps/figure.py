@@ -29,7 +29,7 @@ LABEL_ALL = 30  # models up to which every one is named
 _WIDTH, _DPI = 7.0, 300  # inches, the text width of most papers; dots an inch
 _LEFT, _RIGHT, _BELOW, _ABOVE = 0.12, 1.75, 0.32, 0.12  # inches kept free beside the plot; at the right the legend
 _FOR_AXES = 0.45  # inches more at the left and below for ticks and labels
-_SHAPES = 0.55, 1.05  # height / width of a plot, at least and at most
+_SHAPES = 0.44, 1.05  # height / width of a plot, at least and at most
 _CATEGORIES = 12  # colours that eyes keep apart; the page has the same
 _COLORS = (
     "#305fc8", "#f6b015", "#9e2f22", "#c75884", "#069af1", "#937226",

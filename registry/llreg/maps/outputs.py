@@ -28,7 +28,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
     Raises
     ------
     InputError
-        If a file's ending says no format, or it is a directory.
+        If a file's ending says no format, it is a directory, or there is no directory for it.
     MissingExtraError
         If what draws it is not installed.
     StorageError
@@ -42,6 +42,8 @@ def check_outputs(paths: Sequence[Path]) -> None:
             )
         if path.is_dir():
             raise InputError(f"{path} is a directory; name a file in it")
+        if not path.parent.exists():
+            raise InputError(f"cannot write {path}: there is no directory {path.parent}; make it first")
         if ending in _NEEDS and find_spec(_NEEDS[ending]) is None:
             raise MissingExtraError(_NEEDS[ending], "map")
         with storage_errors(path), tempfile.TemporaryFile(dir=path.parent):
