@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llreg.settings import STALE_TEMP_SECONDS
-from llreg_schemas.errors import InputError, storage_errors
+from llreg_schemas.errors import InputError, StorageError, storage_errors
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -88,7 +88,7 @@ def output_file(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise InputError(f"{target} is a directory; name a file in it")
     if not target.parent.exists():
-        raise InputError(f"cannot write {target}: there is no directory {target.parent}; make it first")
+        raise StorageError(f"cannot write {target}: there is no such directory; make it first, or choose another path")
     with storage_errors(target):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
         os.close(handle)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Method = Literal["tsne", "pca", "mds", "umap"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-DENSE_ROWS = 3000  # up to here maps are made of the whole KL matrix (72 MB), above of the nearest rows only
+DENSE_ROWS = 5000  # up to here maps are made of the whole KL matrix (200 MB), above of the nearest rows only
 _FEWEST_NEIGHBORS = 10  # found for every method, for tables and pages
 _UMAP_NEIGHBORS = 15  # umap-learn's own default
 
