@@ -47,6 +47,9 @@ def pair_moments(
     if tail or left.shape[0] * right.shape[0] <= _DIRECT_PAIRS or (se and texts.weights is not None):
         return _all_direct(left, right, texts, tail)
     second, fourth, close = _products(left, right, se)
+    if left is right:  # a row and itself: 0, whatever the product left of it
+        for values, nothing in ((second, 0.0), (fourth, 0.0), (close, False)):
+            np.fill_diagonal(values, nothing)
     kl = second / (2 * texts.total)
     kl_se = np.sqrt(np.maximum(fourth / texts.total - (2 * kl) ** 2, 0) / texts.total) / 2
     for i in np.flatnonzero(close.any(axis=1)):
