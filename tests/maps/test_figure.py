@@ -136,12 +136,13 @@ def test_labels_keep_apart(groups: Registry, tmp_path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Annotation
 
-    from llreg.maps.figure import _figure, _style
+    from llreg.maps.drawing import style
+    from llreg.maps.figure import _STYLE, _figure
 
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     names = [f"organisation/model-{k:02d}-instruct" for k in range(24)]
     scene = Scene("t", "s", names, names, np.column_stack([np.cos(angle), np.sin(angle)]))
-    with _style():
+    with style(**_STYLE):
         figure = _figure(scene, None, range(24))
         renderer = FigureCanvasAgg(figure).get_renderer()
         boxes = [

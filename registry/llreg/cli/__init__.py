@@ -15,7 +15,8 @@ from typing import TextIO
 import click
 
 from llreg import __version__
-from llreg.cli.common import Context, note, safe
+from llreg.cli.common import Context, note
+from llreg.printable import printable
 from llreg_schemas.errors import LlregError, LlregWarning
 
 # Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
@@ -100,7 +101,7 @@ def _show_warning(
 ) -> None:
     """llreg's own warnings are for the user: one line, no code."""
     if issubclass(category, LlregWarning):
-        note(safe(str(message)))
+        note(printable(str(message)))
     else:
         _python_showwarning(message, category, filename, lineno, file, line)
 
@@ -114,7 +115,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except LlregError as error:
-        click.echo(f"llreg: {safe(str(error))}", err=True)
+        click.echo(f"llreg: {printable(str(error))}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("llreg: interrupted; what was done is kept, the same command goes on from here", err=True)

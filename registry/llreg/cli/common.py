@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llreg.printable import printable
+
 if TYPE_CHECKING:
     from llreg.registry import Registry
 
@@ -60,14 +62,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def safe(text: str) -> str:
-    """Text from a registry with control and direction characters escaped, so that it cannot drive the terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print aligned columns on stdout, never cut; `right` lists the columns that hold numbers."""
-    cells = [[safe(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max([len(title), *(len(row[k]) for row in cells)]) for k, title in enumerate(header)]
     for row in [list(header), *cells]:
         padded = [

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.views import ViewChoice, view_options
+from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path
 
 def note_view(version: str, view: View) -> None:
     """Say on stderr of which version and through which view numbers are."""
-    note(f"version {version[:12]}, view {view.id[:12]} ({safe(view.describe())})")
+    note(f"version {version[:12]}, view {view.id[:12]} ({printable(view.describe())})")
 
 
 def _to_all(registry: Registry, target: str, view: View) -> Dataset:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from llreg.cli.common import Context, json_option, print_json, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, print_json, quiet_option, registry_option
+from llreg.printable import printable
 
 
 @click.command()
@@ -33,9 +34,9 @@ def status(context: Context, /, as_json: bool, quiet: bool) -> None:
             f"not in the build: {len(found['not_built'])} rows; to be left out: {len(found['to_leave_out'])}; run: llreg build"
         )
         for row in found["not_built"]:
-            click.echo(f"  + {safe(row)}")
+            click.echo(f"  + {printable(row)}")
         for row in found["to_leave_out"]:
-            click.echo(f"  - {safe(row)}")
+            click.echo(f"  - {printable(row)}")
     if found["unfinished"]:
         click.echo(f"unfinished runs: {found['unfinished']}; give the same llreg add again to go on")
 
@@ -58,4 +59,4 @@ def log(context: Context, /, number: int | None, as_json: bool, quiet: bool) -> 
             if quiet
             else f"{event['at'][:19].replace('T', ' ')}  {event['what']:<9}  {event['id']}  {event['detail']}"
         )
-        click.echo(safe(line).rstrip())
+        click.echo(printable(line).rstrip())

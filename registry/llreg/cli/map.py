@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, registry_option, safe
+from llreg.cli.common import Context, note, registry_option
 from llreg.cli.views import ViewChoice, view_options
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.maps.making import MapResult, Method
@@ -97,7 +98,7 @@ def _make(
         method: Method = given.get("method", "tsne")  # type: ignore[assignment]
         old, why_not = map_to_replace(outputs, registry, method)
         if why_not:
-            note(safe(why_not))
+            note(printable(why_not))
         if old is not None:
             given["align"] = old
             note(f"aligned to map {old.id[:12]}, which is replaced")
@@ -112,11 +113,11 @@ def _bar(done: int, of: int) -> None:
 
 def _tell(result: MapResult, outputs: tuple[Path, ...]) -> None:
     for line in result.notes:
-        note(safe(line))
+        note(printable(line))
     made = result.map
     settings = ", ".join(f"{name} {value:g}" for name, value in made.settings.items())
     note(
         f"{len(result.rows):,} rows of {made.registry}, {made.method}{f' ({settings})' if settings else ''}, version "
-        f"{made.version[:12]}, view {made.view.id[:12]} ({safe(made.view.describe())}): "
-        f"{safe(', '.join(str(path) for path in outputs))}"
+        f"{made.version[:12]}, view {made.view.id[:12]} ({printable(made.view.describe())}): "
+        f"{printable(', '.join(str(path) for path in outputs))}"
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, quiet_option, registry_option
+from llreg.printable import printable
 
 
 @click.command()
@@ -83,7 +84,7 @@ def retract(context: Context, /, model: str, why: str) -> None:
     MODEL is a model name, a row id, or the first digits of a digest.
     """
     record = context.registry().retract(model, why=why)
-    note(f"retracted; the next build leaves it out: {safe(record.row_id)}")
+    note(f"retracted; the next build leaves it out: {printable(record.row_id)}")
     click.echo(record.row_id)
 
 
@@ -103,10 +104,12 @@ def validate(context: Context, /, paths: tuple[Path, ...], as_json: bool, quiet:
     if as_json:
         print_json([vars(problem) for problem in problems])
     elif quiet:
-        click.echo("".join(f"{safe(file)}\n" for file in dict.fromkeys(problem.file for problem in problems)), nl=False)
+        click.echo(
+            "".join(f"{printable(file)}\n" for file in dict.fromkeys(problem.file for problem in problems)), nl=False
+        )
     else:
         for problem in problems:
-            click.echo(f"{safe(problem.file)}: {safe(problem.message)}")
+            click.echo(f"{printable(problem.file)}: {printable(problem.message)}")
         checked = (
             f"{len(paths)} files" if paths else f"{len(registry.row_files())} row files and the registry's documents"
         )

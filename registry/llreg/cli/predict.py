@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.geometry import note_view
 from llreg.cli.views import ViewChoice, view_options
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.geometry.prediction import Prediction
@@ -83,13 +84,13 @@ def predict(
         _print(found, output)
         note_view(found.version, rows.view)
     for text in found.notes:
-        note(safe(text))
+        note(printable(text))
 
 
 def _quiet_lines(found: Prediction) -> list[str]:
     """Row id, task and prediction of the rows without a score."""
     return [
-        f"{safe(line['row_id'])}\t{safe(line['task'])}\t{line['predicted']!r}\n"
+        f"{printable(line['row_id'])}\t{printable(line['task'])}\t{line['predicted']!r}\n"
         for line in found.table()
         if not math.isnan(line["predicted"])
     ]

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from llreg.adding import AddResult, Reporter
-from llreg.cli.common import safe
+from llreg.printable import printable
 
 
 class _Rate(ProgressColumn):
@@ -54,15 +54,15 @@ class Bars(Reporter):
     def note(self, message: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:
-            self._console.print(f"llreg: {escape(safe(message))}")
+            self._console.print(f"llreg: {escape(printable(message))}")
 
     def begin(self, model: str) -> None:
         """Begin a model's bar, moving without an end while the model is loaded."""
-        self._task = self._progress.add_task(f"{escape(safe(model))}: loading", total=None)
+        self._task = self._progress.add_task(f"{escape(printable(model))}: loading", total=None)
 
     def start(self, model: str, tokens: int, done: int) -> None:
         """Give the bar its length."""
-        self._progress.reset(self._task, total=tokens, completed=done, description=escape(safe(model)))
+        self._progress.reset(self._task, total=tokens, completed=done, description=escape(printable(model)))
 
     def advance(self, tokens: int) -> None:
         """Move the bar."""
@@ -74,7 +74,7 @@ class Bars(Reporter):
             self._progress.remove_task(self._task)
             self._task = None
         if result.status == "failed":
-            self._console.print(f"llreg: {escape(safe(f'{result.model}: {result.message}'))}", style="red")
+            self._console.print(f"llreg: {escape(printable(f'{result.model}: {result.message}'))}", style="red")
         else:
             self.note(f"{result.model}: {result.message}")
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.geometry import note_view
 from llreg.cli.views import ViewChoice, view_options
+from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def nn(
     for base in found.bases:
         if base.row_id not in shown:
             note(
-                f"the declared base {safe(base.model)} is number {base.rank}, at {base.kl:.6f} ± {base.kl_se:.6f} bits/byte"
+                f"the declared base {printable(base.model)} is number {base.rank}, at {base.kl:.6f} ± {base.kl_se:.6f} bits/byte"
             )
     _note_missing(found.missing_bases)
     note_view(found.version, found.view)
@@ -101,7 +102,7 @@ def _labels(neighbors: Sequence[Neighbor]) -> list[str]:
 
 def _note_missing(bases: Sequence[str]) -> None:
     for base in bases:
-        note(f"the declared base {safe(base)} has no row here; add it with: llreg add {safe(base)}")
+        note(f"the declared base {printable(base)} has no row here; add it with: llreg add {printable(base)}")
 
 
 @click.command()
@@ -198,7 +199,7 @@ def _print_lineage(found: Lineage) -> None:
 def _note_bases(found: Lineage) -> None:
     """Declared against measured base."""
     for base in found.declared_bases:
-        note(f"declared base {safe(base.neighbor.model)}: {_agreement(base)}")
+        note(f"declared base {printable(base.neighbor.model)}: {_agreement(base)}")
     _note_missing(found.missing_bases)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 
@@ -155,7 +156,7 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         click.echo(part)
         width = max(map(len, document[part]))
         for key, value in sorted(document[part].items()):
-            click.echo(f"  {safe(key.ljust(width))}  {safe(_value(value))}".rstrip())
+            click.echo(f"  {printable(key.ljust(width))}  {printable(_value(value))}".rstrip())
     click.echo(f"digest\n  {record.digest}")
     if record.identity.subset is not None:
         from llreg.subsets import describe_subset, read_subset

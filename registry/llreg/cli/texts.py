@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.printable import printable
 from llreg_schemas.errors import NotFoundError
 
 
@@ -63,8 +64,8 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
         return
     if text is None:
         raise NotFoundError(f"text {index} is not copied in this registry: its licence forbids it")
-    note(f"text {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {safe(texts.source[index])}")
-    click.echo("\n".join(safe(line.replace("\t", "    ")) for line in text.split("\n")))
+    note(f"text {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {printable(texts.source[index])}")
+    click.echo("\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n")))
 
 
 @texts.command()
@@ -85,6 +86,6 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
         print_json(header.to_json())
         return
     click.echo(
-        f"{safe(header.name)}  {header.id[:12]}  {header.num_texts:,} texts  {header.mean_bytes:.1f} bytes on average"
+        f"{printable(header.name)}  {header.id[:12]}  {header.num_texts:,} texts  {header.mean_bytes:.1f} bytes on average"
     )
     print_table(["SUBSET", "TEXTS"], [[name, str(count)] for name, count in header.subsets.items()], right=(1,))

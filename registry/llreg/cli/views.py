@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, registry_option, safe
+from llreg.cli.common import Context, json_option, note, print_json, registry_option
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.geometry.view import View
@@ -132,4 +133,4 @@ def view(
         print_json({**document, "num_texts": len(made.texts(registry.text_index))})
     else:
         kept = len(made.texts(registry.text_index))
-        click.echo(f"view {made.id[:12]}: {safe(made.describe())}; {kept:,} of {registry.num_texts:,} texts")
+        click.echo(f"view {made.id[:12]}: {printable(made.describe())}; {kept:,} of {registry.num_texts:,} texts")

@@ -114,17 +114,7 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
         `llreg.geometry.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
         registry, version, view and clip as attributes.
     """
-    result = kl_matrix(
-        rows.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=None if others is None else others.values,
-        weights=rows.weights,
-        designs=rows.designs,
-        other_designs=None if others is None else others.designs,
-        se=se,
-        tail_share=tail_share,
-    )
+    result = kl_plain(rows, others, se=se, tail_share=tail_share)
     right = rows if others is None else others
     floor = noise_floor(rows.records, right.records, len(rows.num_bytes))
     result["noise_floor"] = (
@@ -146,6 +136,21 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
         "view_description": rows.view.describe(),
     }
     return result.assign_coords(coordinates).assign_attrs(attrs)
+
+
+def kl_plain(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
+    """As `kl_rows`, without coordinates, noise floor and attributes."""
+    return kl_matrix(
+        rows.values,
+        rows.num_bytes,
+        clip=None,  # the view has clipped
+        others=None if others is None else others.values,
+        weights=rows.weights,
+        designs=rows.designs,
+        other_designs=None if others is None else others.designs,
+        se=se,
+        tail_share=tail_share,
+    )
 
 
 class _Filling:

@@ -6,6 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from llreg.printable import printable
+
 if TYPE_CHECKING:
     from llreg.geometry.tree import Tree
 
@@ -34,8 +36,3 @@ def quoted(name: str) -> str:
     """A name as a Newick label; characters that are not printable are escaped."""
     shown = printable(name)
     return shown if _PLAIN.fullmatch(shown) else "'" + shown.replace("'", "''") + "'"
-
-
-def printable(name: str) -> str:
-    """A name with control and direction characters escaped, as they could end a line or reorder what is shown."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name)

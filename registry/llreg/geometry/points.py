@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.distance import kl_matrix
+from llreg.geometry.distance import kl_plain
 from llreg.geometry.patterns import patterns
 
 if TYPE_CHECKING:
@@ -34,17 +34,7 @@ def squared_distances(rows: Rows, others: Rows | None = None, *, num_texts: int 
     float64 array of shape (n_rows, n_others), nats**2
         As if all N texts were scored; NaN for a pair that shares fewer than two.
     """
-    kl = kl_matrix(
-        rows.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=None if others is None else others.values,
-        weights=rows.weights,
-        designs=rows.designs,
-        other_designs=None if others is None else others.designs,
-        se=False,
-        tail_share=False,
-    )["kl"].values
+    kl = kl_plain(rows, others, se=False, tail_share=False)["kl"].values
     return np.asarray(2 * (num_texts or rows.values.shape[1]) * kl)
 
 

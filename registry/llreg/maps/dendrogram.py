@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.files import output_file, write_output
-from llreg.geometry.newick import printable
-from llreg_schemas.errors import InputError, MissingExtraError
+from llreg.files import write_output
+from llreg.maps.drawing import FIGURE_ENDINGS, save, style
+from llreg.printable import printable
+from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,21 +23,7 @@ if TYPE_CHECKING:
     from llreg.geometry.rows import Rows
     from llreg.geometry.tree import Tree
 
-NEWICK_ENDINGS, FIGURE_ENDINGS = (".nwk", ".newick", ".tree"), (".png", ".svg", ".pdf")
-# No dates and no random ids: the same tree gives the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "llreg",
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "text.usetex": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-}
+NEWICK_ENDINGS = (".nwk", ".newick", ".tree")
 _WIDTH, _DPI, _MOST_PIXELS = 7.5, 200, 60_000  # inches, dots an inch, and what a raster may measure in either direction
 _LABEL = 80  # characters of a name that are shown
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#7a5195", "#9aa500", "#7f2a2a")
@@ -137,24 +122,10 @@ def draw_tree(tree: Tree, path: str | Path, *, color: Categories | None = None) 
     ending = path.suffix.lower()
     if ending not in FIGURE_ENDINGS:
         raise InputError(f"{path}: a figure is written as {', '.join(FIGURE_ENDINGS)}")
-    with _style():
+    with style():
         figure = _figure(tree.midpoint(), color)
         dots = min(_DPI, _MOST_PIXELS / figure.get_figheight())
-        with output_file(path) as temp:
-            figure.savefig(
-                temp, format=ending[1:], dpi=dots, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[ending]
-            )
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "map") from error
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a box is drawn
-        yield
+        save(figure, path, dpi=dots, bbox_inches="tight", pad_inches=0.12)
 
 
 def _figure(tree: Tree, color: Categories | None) -> Figure:

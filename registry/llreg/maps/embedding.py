@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from llreg.geometry.distance import kl_plain
 from llreg.geometry.rows import Rows
 from llreg.maps.axes import axis_labels, classical_mds
-from llreg.maps.nearest import Nearest, kl_dataset, nearest
+from llreg.maps.nearest import Nearest, nearest
 from llreg.maps.pca import filled, leading_axes
 from llreg.maps.tsne import ITERATIONS, check_perplexity, default_perplexity, num_neighbors, tsne
 from llreg_schemas.errors import InputError
@@ -182,7 +183,7 @@ def kl_bits(rows: Rows, *, counts: NDArray[np.float64] | None = None) -> NDArray
         drawn = np.flatnonzero(counts)
         weights = counts if rows.weights is None else counts * rows.weights
         rows = replace(rows.take_texts(drawn), weights=weights[drawn])
-    values: NDArray[np.float64] = kl_dataset(rows)["kl_bits_per_byte"].values
+    values: NDArray[np.float64] = kl_plain(rows, se=False, tail_share=False)["kl_bits_per_byte"].values
     return values
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.files import output_file
-from llreg.geometry.newick import printable
 from llreg.maps.columns import find_column
+from llreg.maps.drawing import save, style
 from llreg.maps.labels import place_labels
-from llreg_schemas.errors import InputError, MissingExtraError
+from llreg.printable import printable
+from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,23 +35,7 @@ _COLORS = (
 )  # fmt: skip
 _OTHER, _UNKNOWN, _INK, _SOFT = "#7d8590", "#c4c9d0", "#222222", "#666666"
 _CUT = 28  # characters of a name in the legend
-# No dates and no random ids: the same map gives the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "llreg",
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "text.usetex": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 7.5,
-    "axes.linewidth": 0.6,
-    "axes.unicode_minus": True,
-}
+_STYLE: dict[str, Any] = {"font.size": 7.5, "axes.linewidth": 0.6, "axes.unicode_minus": True}
 
 
 def write_figure(scene: Scene, path: Path, *, color: str | None = None, labels: Sequence[str] | None = None) -> None:
@@ -80,22 +62,9 @@ def write_figure(scene: Scene, path: Path, *, color: str | None = None, labels: 
     """
     column = find_column(scene.columns, color) if color else next(iter(scene.columns), None)
     named = _named(scene, labels)
-    with _style():
+    with style(**_STYLE):
         figure = _figure(scene, column, named)
-        with output_file(path) as temp:
-            ending = path.suffix.lower()
-            figure.savefig(temp, format=ending[1:], dpi=_DPI, metadata=_METADATA[ending])
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "map") from error
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a box is drawn
-        yield
+        save(figure, path, dpi=_DPI)
 
 
 def _named(scene: Scene, labels: Sequence[str] | None) -> list[int]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llreg.geometry.distance import kl_plain
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from xarray import Dataset
 
     from llreg.geometry.rows import Rows
 
@@ -66,32 +66,7 @@ def kl_blocks(rows: Rows, others: Rows) -> Iterator[tuple[slice, NDArray[np.floa
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(rows)))
         part = rows.take(range(block.start, block.stop))
-        yield block, kl_dataset(part, others)["kl_bits_per_byte"].values
-
-
-def kl_dataset(rows: Rows, others: Rows | None = None, *, se: bool = False) -> Dataset:
-    """KL divergences of rows from others (or themselves) as `llreg.geometry.kl_matrix` has them, without coordinates.
-
-    Parameters
-    ----------
-    rows, others : Rows
-        Of one view.
-    se : bool
-        Whether to compute standard errors.
-    """
-    from llreg.geometry.distance import kl_matrix
-
-    return kl_matrix(
-        rows.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=None if others is None else others.values,
-        weights=rows.weights,
-        designs=rows.designs,
-        other_designs=None if others is None else others.designs,
-        se=se,
-        tail_share=False,
-    )
+        yield block, kl_plain(part, others, se=False, tail_share=False)["kl_bits_per_byte"].values
 
 
 def nearest_rows(rows: Rows, others: Rows | None, count: int) -> Nearest:
@@ -145,6 +120,6 @@ def standard_errors(rows: Rows, found: Nearest) -> NDArray[np.float64]:
     for k, index in enumerate(found.index):
         there = index >= 0
         if there.any():
-            result = kl_dataset(rows.take([k]), rows.take(index[there]), se=True)
+            result = kl_plain(rows.take([k]), rows.take(index[there]), tail_share=False)
             errors[k, there] = result["kl_bits_per_byte_se"].values[0]
     return errors

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.files import output_file, write_output
-from llreg.geometry.newick import printable
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
