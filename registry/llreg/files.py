@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llreg.settings import STALE_TEMP_SECONDS
-from llreg_schemas.errors import InputError, StorageError, storage_errors
+from llreg_schemas.errors import InputError, storage_errors
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -75,6 +75,8 @@ def write_output(target: Path, data: bytes) -> None:
 
     Raises
     ------
+    InputError
+        As `check_output`.
     StorageError
         If it cannot be written; what stood there stays, and nothing is left behind.
     """
@@ -82,13 +84,33 @@ def write_output(target: Path, data: bytes) -> None:
         temp.write_bytes(data)
 
 
+def check_output(target: Path) -> None:
+    """Find out before the work that a file the user asked for cannot be written.
+
+    Raises
+    ------
+    InputError
+        If it is a directory, or there is no directory for it.
+    StorageError
+        If its directory cannot be written to.
+    """
+    check_place(target)
+    with storage_errors(target), tempfile.TemporaryFile(dir=target.parent):
+        pass
+
+
+def check_place(target: Path) -> None:
+    """Refuse a file that is a directory or has none to be in."""
+    if target.is_dir():
+        raise InputError(f"{target} is a directory; name a file in it")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: there is no directory {target.parent}; make it first")
+
+
 @contextmanager
 def output_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target`, with its ending, that takes its place when the block ends without an error."""
-    if target.is_dir():
-        raise InputError(f"{target} is a directory; name a file in it")
-    if not target.parent.exists():
-        raise StorageError(f"cannot write {target}: there is no such directory; make it first, or choose another path")
+    check_place(target)
     with storage_errors(target):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
         os.close(handle)

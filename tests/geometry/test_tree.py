@@ -29,7 +29,7 @@ from llreg.maps.dendrogram import Categories, categories, draw_tree, round_lengt
 from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord
-from llreg_schemas.errors import InputError, MissingExtraError, StorageError
+from llreg_schemas.errors import InputError, MissingExtraError
 
 Array = np.ndarray[Any, Any]
 Cli = Callable[..., Any]
@@ -437,7 +437,7 @@ def test_endings_and_places(hostile: Tree, tmp_path: Path) -> None:
         write_tree(hostile, tmp_path / "tree.jpg")
     with pytest.raises(InputError, match=r"a figure is written as \.png, \.svg, \.pdf"):
         draw_tree(hostile, tmp_path / "tree.nwk")
-    with pytest.raises(StorageError, match="no such directory"):
+    with pytest.raises(InputError, match="there is no directory"):
         write_tree(hostile, tmp_path / "nowhere" / "tree.nwk")
 
 

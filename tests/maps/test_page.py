@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from llreg.maps.page import page_html, printable, script_json, write_page
 from llreg.maps.payload import packed, scene_payload
 from llreg.maps.scene import Column, Scene
-from llreg_schemas.errors import InputError, MissingExtraError, StorageError
+from llreg_schemas.errors import InputError, MissingExtraError
 
 pytest.importorskip("bokeh")
 
@@ -254,7 +254,7 @@ def test_a_missing_bokeh_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no such directory"):
+    with pytest.raises(InputError, match="there is no directory"):
         write_page(make_scene(), tmp_path / "missing" / "map.html")
     assert list(tmp_path.iterdir()) == []
 

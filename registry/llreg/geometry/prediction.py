@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg import files
 from llreg.files import output_file, write_output
 from llreg.geometry.leak import EXCESS_LIMIT
 from llreg_schemas.errors import InputError
@@ -188,8 +189,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix.lower() not in _ENDINGS:
         raise InputError(f"{path}: expected a file name that ends in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+    files.check_output(path)
 
 
 def _csv(lines: Sequence[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.files import write_output
+from llreg.files import check_output, write_output
 from llreg.maps.drawing import FIGURE_ENDINGS, save, style
 from llreg.printable import printable
 from llreg_schemas.errors import InputError
@@ -65,11 +65,11 @@ def categories(rows: Rows, field: str) -> Categories:
 
 
 def check_endings(paths: Sequence[Path]) -> None:
-    """Find out before a long computation that a file's ending is not known.
+    """Find out before a long computation that a file's ending is not known, or that it cannot be written.
 
     Raises
     ------
-    InputError
+    InputError, StorageError
     """
     for path in paths:
         if path.suffix.lower() not in NEWICK_ENDINGS + FIGURE_ENDINGS:
@@ -77,6 +77,7 @@ def check_endings(paths: Sequence[Path]) -> None:
                 f"{path}: a tree is written as Newick ({', '.join(NEWICK_ENDINGS)}) "
                 f"or as a figure ({', '.join(FIGURE_ENDINGS)})"
             )
+        check_output(path)
 
 
 def write_tree(tree: Tree, path: str | Path, *, color: Categories | None = None) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llreg.files import check_output, check_place
 from llreg.maps.document import Map, read_map
-from llreg_schemas.errors import InputError, LlregError, MissingExtraError, storage_errors
+from llreg_schemas.errors import InputError, LlregError, MissingExtraError
 
 if TYPE_CHECKING:
     from llreg.maps.making import MapResult
@@ -40,14 +40,10 @@ def check_outputs(paths: Sequence[Path]) -> None:
             raise InputError(
                 f"{path}: a map is written to files that end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
             )
-        if path.is_dir():
-            raise InputError(f"{path} is a directory; name a file in it")
-        if not path.parent.exists():
-            raise InputError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+        check_place(path)
         if ending in _NEEDS and find_spec(_NEEDS[ending]) is None:
             raise MissingExtraError(_NEEDS[ending], "map")
-        with storage_errors(path), tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_output(path)
 
 
 def map_to_replace(paths: Sequence[Path], registry: Registry, method: str) -> tuple[Map | None, str | None]:
