@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llreg.geometry.contrast import by_subset, widest_texts
-from llreg.geometry.noise import noise_floor, verdict
+from llreg.geometry.noise import noise_floor, noise_variances, verdict
 from llreg.geometry.view import View
 from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
@@ -145,11 +145,21 @@ def test_one_row_only(registry: Registry, make_row: MakeRow) -> None:
 
 def test_noise_floor_follows_the_dtype(registry: Registry, make_row: MakeRow) -> None:
     rows = [make_row(registry, f"m/{dtype}", k, weight_dtype=dtype) for k, dtype in enumerate(("float32", "bfloat16"))]
-    records = [row.record for row in rows]
-    floor = noise_floor(records, records, registry.num_texts)
+    variances = noise_variances([row.record for row in rows], np.full(2, registry.num_texts))
+    floor = noise_floor(variances, variances)
     assert (floor == floor.T).all()
     assert floor[0, 0] < 1e-6 < floor[0, 1] < floor[1, 1]
     assert floor[1, 1] == pytest.approx(2 * floor[0, 1], rel=1e-3)
+
+
+def test_noise_floor_does_not_depend_on_the_view(family: Registry) -> None:
+    names = [record.row_id for record in family.records()[:3]]
+    subset = next(iter(family.text_index.info.subsets))
+    whole, part = (family.kl(names, view=view)["noise_floor"].values for view in (View(), View(only=(subset,))))
+    np.testing.assert_array_equal(whole, part)
+    vector = family.row("org/child").log_likelihood.astype(np.float64)
+    vector[0] -= 1e-5
+    assert family.neighbors(vector, 1).nearest[0].verdict == "same within noise"
 
 
 def test_verdicts() -> None:

@@ -59,6 +59,18 @@ def test_products_agree_with_differences(gaps: str) -> None:
     assert result["kl"].values[0, 1] == pytest.approx(0, abs=0) or gaps == "many rows"
 
 
+def test_interleaved_patterns_of_gaps_stay_in_their_cells() -> None:
+    """Rows 0, 2, 4, ... lack one text, rows 1, 3, 5, ... another: together they are every row, in another order."""
+    values = _rows()
+    values[0::2, 5] = np.nan
+    values[1::2, 9] = np.nan
+    num_bytes = np.full(300, 1000.0)
+    fast = kl_matrix(values, num_bytes, clip=None, tail_share=False)
+    direct = kl_matrix(values, num_bytes, clip=None, tail_share=True)
+    for name in ("kl", "kl_se", "num_texts", "kl_bits_per_byte"):
+        np.testing.assert_allclose(fast[name].values, direct[name].values, rtol=1e-8, atol=1e-20, err_msg=name)
+
+
 def test_near_duplicates_keep_their_digits() -> None:
     """A KL of 1e-6 bits per byte beside one of hundreds."""
     values = _rows()

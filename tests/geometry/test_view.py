@@ -104,6 +104,14 @@ def test_weights_count_like_repeated_texts(filled: Registry) -> None:
     np.testing.assert_allclose(result["kl"].values, np.var(repeated[:, None] - repeated[None], axis=2) / 2, rtol=1e-12)
 
 
+def test_coordinates_give_the_distances_of_the_view(filled: Registry) -> None:
+    for view in (View(), View(weights=(1.0, 3.0, 1.0, 2.0, 1.0, 1.0)), View(weights={"code": 5.0}, drop=(1,))):
+        rows = filled.rows(view=view)
+        squared = ((rows.q[:, None] - rows.q[None]) ** 2).sum(axis=2)
+        kl = filled.kl(view=view)["kl"].values
+        np.testing.assert_allclose(squared / (2 * rows.values.shape[1]), kl, rtol=1e-9, atol=1e-12)
+
+
 def test_clip_quantile_is_numpys(filled: Registry) -> None:
     raw = filled.values(filled.records())
     assert clip_at(raw, 0.3) == pytest.approx(np.quantile(raw.astype(np.float64), 0.3))

@@ -78,7 +78,7 @@ def widest_texts(rows: Rows, count: int) -> Dataset:
     total = square.sum()
     order = np.argsort(-np.where(used, square, -1.0), kind="stable")[: min(count, int(used.sum()))]
     difference = rows.values[0] - rows.values[1]
-    deviation = difference - np.average(difference[used], weights=None if rows.weights is None else rows.weights[used])
+    deviation = difference - np.average(difference[used], weights=_text_weights(rows)[used])
     share = square / total if total > 0 else square
     return xr.Dataset(
         {
@@ -128,5 +128,6 @@ def _one_subset(rows: Rows) -> tuple[float, float, float]:
     )
     difference = rows.values[0] - rows.values[1]
     weights = np.where(np.isnan(difference), 0.0, _text_weights(rows))
-    mean = float(np.average(np.nan_to_num(difference), weights=weights)) / rows.bits if weights.any() else np.nan
+    bits = result["kl"].item() / result["kl_bits_per_byte"].item() if result["kl"].item() > 0 else rows.bits
+    mean = float(np.average(np.nan_to_num(difference), weights=weights)) / bits if weights.any() else np.nan
     return result["kl_bits_per_byte"].item(), result["kl_bits_per_byte_se"].item(), mean

@@ -94,7 +94,7 @@ def kl_matrix(
     for a, some in enumerate(units):
         for rest in other_units[a if symmetric else 0 :]:
             filling.fill(some, rest)
-    return _dataset(filling.result, se=se, tail=tail)
+    return _dataset(filling.result)
 
 
 def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
@@ -116,12 +116,9 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     """
     result = kl_plain(rows, others, se=se, tail_share=tail_share)
     right = rows if others is None else others
-    floor = noise_floor(rows.records, right.records, len(rows.num_bytes))
-    result["noise_floor"] = (
-        ("model", "other"),
-        floor,
-        {"long_name": "KL between two runs of one model", "units": "nat/text"},
-    )
+    if rows.noise is not None and right.noise is not None:
+        attributes = {"long_name": "KL between two runs of one model", "units": "nat/text"}
+        result["noise_floor"] = ("model", "other"), noise_floor(rows.noise, right.noise), attributes
     coordinates = {
         "model": np.array(rows.row_ids, dtype=object),
         "other": np.array(right.row_ids, dtype=object),
@@ -170,7 +167,9 @@ class _Filling:
         self._first, self._second, self._num_bytes, self._weights = first, second, num_bytes, weights
         self._symmetric, self._se, self._tail = symmetric, se, tail
         self._shift = _column_mean(first)
-        self.result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES}
+        unwanted = {*(() if se else ("kl_se",)), *(() if tail else ("tail_share",))}
+        shape = len(first), len(second)
+        self.result = {name: np.full(shape, np.nan) for name in _NAMES if name not in unwanted}
 
     def fill(self, some: list[Pattern], others: list[Pattern]) -> None:
         """Pairs of two groups: of one pattern each through one product, of mixed ones through masks."""
@@ -181,7 +180,7 @@ class _Filling:
                 for other in others[a if same else 0 :]:
                     self._fill_plain(one, other)
         else:
-            self._fill_masked(*(np.concatenate([pattern.rows for pattern in part]) for part in (some, others)))
+            self._fill_masked(*(np.sort(np.concatenate([pattern.rows for pattern in part])) for part in (some, others)))
 
     def _fill_plain(self, one: Pattern, other: Pattern) -> None:
         texts = pair_texts(one, other, self._weights, len(self._num_bytes))
@@ -222,26 +221,28 @@ class _Filling:
         at, back = _place(rows, columns), _place(columns, rows)
         mirrored = self._symmetric and not np.array_equal(rows, columns)
         for name, block in zip(_NAMES, found, strict=True):
-            self.result[name][at] = block
-            if mirrored:
-                self.result[name][back] = block.T
+            if name in self.result:
+                self.result[name][at] = block
+                if mirrored:
+                    self.result[name][back] = block.T
 
 
 def _place(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[Any, ...]:
     """Index of a block; of slices where it is in one piece, which is many times quicker."""
-    spans = [slice(int(k[0]), int(k[-1]) + 1) if k[-1] - k[0] + 1 == len(k) else None for k in (rows, columns)]
-    return np.ix_(rows, columns) if None in spans else tuple(spans)  # positions of a pattern ascend
+    spans = [slice(int(k[0]), int(k[-1]) + 1) if (np.diff(k) == 1).all() else None for k in (rows, columns)]
+    return np.ix_(rows, columns) if None in spans else tuple(spans)
 
 
-def _dataset(result: dict[str, NDArray[Any]], *, se: bool, tail: bool) -> Dataset:
+def _dataset(result: dict[str, NDArray[Any]]) -> Dataset:
     import xarray as xr
 
     scale = result.pop("mean_bytes") * math.log(2)
-    result["kl_bits_per_byte"], result["kl_bits_per_byte_se"] = result["kl"] / scale, result["kl_se"] / scale
+    result["kl_bits_per_byte"] = result["kl"] / scale
+    if "kl_se" in result:
+        result["kl_bits_per_byte_se"] = result["kl_se"] / scale
     result["num_texts"] = result["num_texts"].astype(np.int64)
-    unwanted = {*(() if se else ("kl_se", "kl_bits_per_byte_se")), *(() if tail else ("tail_share",))}
     return xr.Dataset(
-        {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name not in unwanted}
+        {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name in result}
     )
 
 

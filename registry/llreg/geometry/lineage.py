@@ -300,7 +300,7 @@ class Duplicates:
     ----------
     row_ids : sequence of str
     verdict : {"identical", "same within noise"}
-        The weakest that connects them.
+        The weakest of the pairs that connect them.
     """
 
     row_ids: Sequence[str]
@@ -339,7 +339,7 @@ def duplicates(registry: Registry, *, view: View | None = None) -> list[Duplicat
         (
             Duplicates(
                 [rows.row_ids[k] for k in some],
-                "identical" if (kl[np.ix_(some, some)] == 0).all() else "same within noise",
+                "identical" if (kl[np.ix_(some, some)][same[np.ix_(some, some)]] == 0).all() else "same within noise",
             )
             for some in members
             if len(some) > 1

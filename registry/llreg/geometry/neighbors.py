@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.distance import kl_matrix
-from llreg.geometry.noise import Verdict, noise_floor, verdict
+from llreg.geometry.noise import Verdict, noise_variances, verdict
 from llreg.geometry.rows import seen_designs
 from llreg.geometry.view import View
 from llreg.store import model_columns
@@ -74,7 +74,8 @@ class Neighbors:
         Rows of the declared base models, wherever they rank.
     missing_bases : sequence of str
         Declared base models that have no row here.
-    version, view : str
+    version : str
+    view : View
     """
 
     query: str
@@ -163,6 +164,8 @@ def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> ND
         raise InputError(
             f"{shown}: expected a .npy file with one array of numbers; it cannot be read as one"
         ) from error
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{shown}: expected a .npy file with one array of numbers; this one is an archive of several")
     if values.shape != (num_texts,) or values.dtype.kind not in "fi":
         raise InputError(
             f"{shown}: expected {num_texts:,} numbers, one log-likelihood a text in nats; got {values.dtype} of shape "
@@ -226,7 +229,9 @@ def _described(
     chosen = [candidates[k] for k in positions]
     result = _kl(registry, values, chosen, view, registry.designs([record]) if record else None, se=True)
     numbers = {name: result[name].values[0] for name in result}
-    floors = noise_floor([record], chosen, registry.num_texts)[0] if record else np.zeros(len(chosen))
+    noise = _noise(registry, chosen)
+    # A vector says nothing of its dtype: it is taken to be as exact as the row it is compared with.
+    floors = (noise + (_noise(registry, [record]) if record else noise)) / 2
     return [
         Neighbor(
             row_id=other.row_id,
@@ -241,6 +246,10 @@ def _described(
         )
         for i, (position, other) in enumerate(zip(positions, chosen, strict=True))
     ]
+
+
+def _noise(registry: Registry, records: Sequence[RowRecord]) -> NDArray[np.float64]:
+    return noise_variances(records, np.count_nonzero(~np.isnan(registry.values(records)), axis=1))
 
 
 def _relation(record: RowRecord, other: RowRecord) -> str:

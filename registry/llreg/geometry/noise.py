@@ -20,14 +20,33 @@ _RMS = {"float64": 0.0, "float32": 0.0002, "float16": 0.11, "bfloat16": 0.9}
 _RMS_TOKENS = 300.0
 
 
-def noise_floor(left: Sequence[RowRecord], right: Sequence[RowRecord], num_texts: int) -> NDArray[np.float64]:
+def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Variance of the error of one text's log-likelihood, by row.
+
+    Parameters
+    ----------
+    records : sequence of RowRecord
+    num_scored : int array of shape (n_models,)
+        Texts that each row was scored on, of the whole set: the tokens of its record are of these.
+
+    Returns
+    -------
+    float64 array of shape (n_models,), nats**2
+        It depends on the dtype, and grows with the number of tokens, as that of a sum does.
+    """
+    tokens = [float(record.provenance.get("tokens") or 0) for record in records]
+    rms = [_RMS.get(record.identity.weight_dtype, 0.9) for record in records]
+    per_text = np.maximum(np.array(tokens) / np.maximum(num_scored, 1), 1.0)
+    return np.asarray(np.array(rms) ** 2 * per_text / _RMS_TOKENS)
+
+
+def noise_floor(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL that the arithmetic alone puts between two runs of the same weights.
 
     Parameters
     ----------
-    left, right : sequence of RowRecord
-    num_texts : int
-        Texts of the set.
+    left, right : float64 arrays of shape (n_left,) and (n_right,), nats**2
+        As `noise_variances` gives them.
 
     Returns
     -------
@@ -35,17 +54,10 @@ def noise_floor(left: Sequence[RowRecord], right: Sequence[RowRecord], num_texts
 
     Notes
     -----
-    Independent errors with standard deviations s_i and s_j in the two log-likelihoods add (s_i**2 + s_j**2) / 2 to
-    KL = Var(l_i - l_j) / 2. s depends on the dtype, and grows with the root of the number of tokens, as errors of a sum do.
-    It says nothing about rounded weights: a quantised model is another model.
+    Independent errors of variances s_i**2 and s_j**2 in the two log-likelihoods add (s_i**2 + s_j**2) / 2 to
+    KL = Var(l_i - l_j) / 2. It says nothing about rounded weights: a quantised model is another model.
     """
-    one, other = (np.array([_variance(record, num_texts) for record in records]) for records in (left, right))
-    return np.asarray((one[:, None] + other[None, :]) / 2)
-
-
-def _variance(record: RowRecord, num_texts: int) -> float:
-    tokens = float(record.provenance.get("tokens") or 0) / num_texts
-    return float(_RMS.get(record.identity.weight_dtype, 0.9) ** 2 * max(tokens, 1.0) / _RMS_TOKENS)
+    return np.asarray((left[:, None] + right[None, :]) / 2)
 
 
 def noise_bound(floor: NDArray[np.float64], num_texts: NDArray[np.integer] | int) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.design import Design
+from llreg.geometry.noise import noise_variances
 from llreg.geometry.patterns import Pattern, pair_texts
 from llreg.geometry.view import View, double_centred
 from llreg_schemas import RowRecord
@@ -70,6 +71,8 @@ class Rows(Labelled):
     view : View
     registry, version : str
         Where the rows are from.
+    noise : float64 array of shape (n_models,) or None, nats**2
+        Variance of the error that arithmetic puts on a text; see `llreg.geometry.noise`. None: not known.
     """
 
     records: Sequence[RowRecord]
@@ -82,6 +85,7 @@ class Rows(Labelled):
     view: View
     registry: str
     version: str
+    noise: NDArray[np.float64] | None = None
 
     @property
     def bits(self) -> float:
@@ -102,12 +106,21 @@ class Rows(Labelled):
         """
         designs = list({design for design in self.designs if design is not None})
         if not designs:
-            return np.nan_to_num(double_centred(self.values))
+            return self._weighted_q()
         if len(designs) > 1:
             raise InputError(
                 f"coordinates need rows of one text subset; these have {len(designs)}: name the rows, or use distances"
             )
         return self._sampled_q(designs[0])
+
+    def _weighted_q(self) -> NDArray[np.float64]:
+        if self.weights is None:
+            return np.nan_to_num(double_centred(self.values))
+        weights = self.weights * (len(self.weights) / self.weights.sum())
+        there = np.where(np.isnan(self.values), 0.0, weights)
+        means = (np.nan_to_num(self.values) * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1e-300)
+        rows = np.where(there > 0, self.values - means[:, None], 0.0)
+        return np.asarray((rows - rows.mean(axis=0)) * np.sqrt(weights))
 
     def _sampled_q(self, design: Design) -> NDArray[np.float64]:
         everywhere = np.ones(len(self.texts), dtype=bool)
@@ -130,6 +143,7 @@ class Rows(Labelled):
             records=[self.records[k] for k in chosen],
             values=self.values[chosen],
             designs=[self.designs[k] for k in chosen],
+            noise=None if self.noise is None else self.noise[chosen],
         )
 
     def take_texts(self, columns: NDArray[np.intp]) -> Rows:
@@ -192,6 +206,7 @@ def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, vers
         view=view,
         registry=registry.name,
         version=version,
+        noise=noise_variances(records, np.count_nonzero(~np.isnan(raw), axis=1)),
     )
 
 

@@ -95,7 +95,7 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
     -----
     P3's scaled coordinates q / sqrt(2 N B ln 2) (arXiv 2505.15353), projected by randomised subspace iteration (Halko,
     Martinsson, Tropp 2011) with two passes to find the subspace and one to project. A text that a row lacks counts as
-    the row's mean there, which is an approximation that exact distances do not make.
+    the row's mean there, also where the row was scored on a sample: an approximation that exact distances do not make.
     """
     mean = _mean_row(rows)
     sample = rows.read(slice(0, 1))

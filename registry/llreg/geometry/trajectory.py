@@ -65,7 +65,7 @@ def trajectory(rows: Rows, *, order: Sequence[float] | None = None, by: Axis = "
     """
     clock = _clock(rows, order, by)
     positions = np.argsort(clock, kind="stable")  # NaN, the final model, goes last
-    return _measure(rows.take(positions), clock[positions], timed=order is not None or by == "step", since=since)
+    return _measure(rows.take(positions), clock[positions], timed=by == "step", since=since)
 
 
 def _clock(rows: Rows, order: Sequence[float] | None, by: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.distance import kl_matrix
+from llreg.geometry.distance import kl_matrix, kl_plain
 from llreg.geometry.stream import RowStream, principal_coordinates
 from llreg.maps.nearest import Nearest
 
@@ -62,10 +62,15 @@ def exact_neighbors(rows: RowStream, found: Nearest, count: int) -> tuple[Neares
         return found.first(count), np.full((len(rows), count), np.nan)
     values = np.concatenate([block.values.astype(np.float32) for _, block in rows.blocks()])  # clipped already
     head = rows.read(slice(0, 1))
+    sampled = np.array([design is not None for design in rows.source.designs(rows.records)])
 
     def nearest(k: int) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
         candidates = found.index[k]
-        kl, kl_se = _exact(values[k], values[candidates], head)
+        if sampled[k] or sampled[candidates].any():
+            result = kl_plain(rows.read([k]), rows.read(candidates), tail_share=False)
+            kl, kl_se = (result[name].values[0] for name in ("kl_bits_per_byte", "kl_bits_per_byte_se"))
+        else:
+            kl, kl_se = _exact(values[k], values[candidates], head)
         order = np.argsort(kl, kind="stable")[:count]
         return candidates[order], kl[order], kl_se[order]
 
