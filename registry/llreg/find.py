@@ -9,6 +9,12 @@ from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, LlregError, NotFoundError
 
 
+def find_records(records: Sequence[RowRecord], names: Sequence[str]) -> list[RowRecord]:
+    """The one record of each name, as in `find_record`; row ids, of which there may be many, are looked up at once."""
+    by_id = {record.row_id: record for record in records}
+    return [by_id[name] if name in by_id else find_record(records, name) for name in names]
+
+
 def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
     """The one record that `name` means: a model name, a row id, or a digest prefix of 6 or more digits."""
     by_id = [record for record in records if record.row_id == name]

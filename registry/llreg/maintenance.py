@@ -107,7 +107,7 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
         raise InputError(
             f"tag {name} names version {there['version'][:12]} already; tags never move: choose another name"
         )
-    manifest = version_manifest(name, version_id(rows), now(), sorted(rows), registry.info["view"]["id"])
+    manifest = version_manifest(name, version_id(rows), now(), sorted(rows), registry.info["view"])
     files.write_atomic(registry.path, path, pretty_json(check("version", manifest, path.name)).encode())
     return manifest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg import rowfile
-from llreg.find import find_record
+from llreg.find import find_record, find_records
 from llreg.rowfile import Row
 from llreg.store import STORE
 from llreg.storereader import StoreReader
@@ -113,8 +113,25 @@ class Registry:
     @property
     def clip(self) -> float | None:
         """Frozen clip threshold of the default view, nats per text; None: values as they are."""
-        value = self.info["view"]["clip"]
+        value = self._view_document["clip"]
         return None if value is None else float(value)
+
+    @property
+    def _view_document(self) -> Mapping[str, Any]:
+        """Document of the default view: of a named version the one it was named with."""
+        current: Mapping[str, Any] = self.info["view"]
+        if self.revision is None:
+            return current
+        manifest = self.version_manifest(self.revision)
+        if "view_document" not in manifest and manifest["view"] != current["id"]:
+            warnings.warn(
+                f"version {self.revision} was named under another view, {manifest['view'][:12]}, which it does not keep; "
+                "distances go through today's view",
+                LlregWarning,
+                stacklevel=3,
+            )
+        kept: Mapping[str, Any] = manifest.get("view_document", current)
+        return kept
 
     @cached_property
     def text_index(self) -> TextIndex:
@@ -307,7 +324,7 @@ class Registry:
         """Records of some rows, as in `find`, in the order given (of all in build order if None), and the version."""
         records = self.records()
         version = version_id(record.digest for record in records)  # of the same reading: rows may come meanwhile
-        return (records if models is None else [find_record(records, name) for name in models]), version
+        return (records if models is None else find_records(records, models)), version
 
     def values(self, records: Sequence[RowRecord], texts: slice = slice(None)) -> NDArray[np.float32]:
         """Raw log-likelihoods of some rows, float32 array of shape (n_models, n_texts), nats; NaN where not scored."""
@@ -343,7 +360,7 @@ class Registry:
         from llreg.dataset import make_dataset
 
         records, version = self.select(models)
-        attrs = {"registry": self.name, "version": version, "view": self.info["view"]["id"]}
+        attrs = {"registry": self.name, "version": version, "view": self.view.id}
         return make_dataset(self._source(), records, self.text_index, attrs)
 
     # Geometry
@@ -353,7 +370,7 @@ class Registry:
         """The default view: its clip threshold is frozen, so that distances do not move when rows come."""
         from llreg.geometry.view import View
 
-        return View.from_json(self.info["view"])
+        return View.from_json(self._view_document)
 
     def rows(self, models: Sequence[str] | None = None, *, view: AnyView = "default") -> Rows:
         """Rows as a view shows them, in memory: what all geometry is computed from.
@@ -366,9 +383,14 @@ class Registry:
             A view, its document, a JSON file that holds one, or the registry's own.
         """
         from llreg.geometry.rows import load_rows
+
+        return load_rows(self, models, self.seen_through(view))
+
+    def seen_through(self, view: AnyView | None) -> View:
+        """A view from what may be given for one: the registry's own for "default" or None."""
         from llreg.geometry.view import read_view
 
-        return load_rows(self, models, self.view if view == "default" else read_view(view))
+        return self.view if view is None or view == "default" else read_view(view)
 
     def kl(
         self,
@@ -403,9 +425,8 @@ class Registry:
         from dataclasses import replace
 
         from llreg.geometry.distance import kl_rows
-        from llreg.geometry.view import read_view
 
-        seen = self.view if view == "default" else read_view(view)
+        seen = self.seen_through(view)
         if clip != "default":
             if isinstance(clip, str):
                 raise InputError(f"clip: expected a number, None or 'default'; got {clip!r}")
@@ -414,23 +435,25 @@ class Registry:
         second = None if others is None else self.rows(others, view=seen)
         return kl_rows(rows, second, se=se, tail_share=tail_share)
 
-    def neighbors(self, query: str | Path | NDArray[np.floating], k: int = 10, **options: Any) -> Neighbors:
+    def neighbors(
+        self, query: str | Path | NDArray[np.floating], k: int = 10, *, view: AnyView = "default", **options: Any
+    ) -> Neighbors:
         """The rows nearest to a row or a vector; see `llreg.geometry.neighbors.neighbors`."""
         from llreg.geometry.neighbors import neighbors
 
-        return neighbors(self, query, k, **options)
+        return neighbors(self, query, k, view=self.seen_through(view), **options)
 
-    def lineage(self, model: str, **options: Any) -> Lineage:
+    def lineage(self, model: str, *, view: AnyView = "default", **options: Any) -> Lineage:
         """Whether the nearest rows are relatives of a row; see `llreg.geometry.lineage.lineage`."""
         from llreg.geometry.lineage import lineage
 
-        return lineage(self, model, **options)
+        return lineage(self, model, view=self.seen_through(view), **options)
 
-    def duplicates(self, *, view: View | None = None) -> list[Duplicates]:
+    def duplicates(self, *, view: AnyView = "default") -> list[Duplicates]:
         """Rows of different models that cannot be told apart; see `llreg.geometry.lineage.duplicates`."""
         from llreg.geometry.lineage import duplicates
 
-        return duplicates(self, view=view)
+        return duplicates(self, view=self.seen_through(view))
 
     def tree(self, models: Sequence[str] | None = None, *, view: AnyView = "default", **options: Any) -> Tree:
         """A tree of rows by their KL divergences; see `llreg.geometry.tree.make_tree`."""
@@ -471,11 +494,11 @@ class Registry:
 
         return predict(self.rows(view=view), read_scores(scores, tasks=tasks, family=family), **options)
 
-    def subset(self, size: int | None = None, **options: Any) -> dict[str, Any]:
+    def subset(self, size: int | None = None, *, view: AnyView = "default", **options: Any) -> dict[str, Any]:
         """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.subsets.make_subset`."""
         from llreg.subsets import make_subset
 
-        return make_subset(self, size, **options)
+        return make_subset(self, size, view=self.seen_through(view), **options)
 
     def status(self) -> dict[str, Any]:
         """What is not built or not finished; see `llreg.history.status`."""
@@ -549,6 +572,9 @@ class Registry:
         manifest = parse("version", self._bytes(path), shown)
         if manifest["tag"] != path.stem:
             raise InvalidFileError(shown, f"expected {path.stem!r}; got {manifest['tag']!r}", field="tag")
+        view = manifest.get("view_document")
+        if view is not None and hash_json({k: v for k, v in view.items() if k != "id"}) != manifest["view"]:
+            raise InvalidFileError(shown, "expected the view that `view` names", field="view_document")
         if manifest["version"] != version_id(manifest["rows"]):
             raise InvalidFileError(shown, "expected the version id of the rows it lists", field="version")
         return manifest

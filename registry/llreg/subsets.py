@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DIRECTORY = "subsets"
 _DRAWN = ("id", "texts", "counts")  # fields that follow from the others
 _MAX_TICKETS = 1 << 62
+_MAX_SEED = (1 << 53) - 1  # the largest integer that all JSON readers keep
+_DRAWS_A_TEXT = 100
 
 
 def make_subset(
@@ -76,9 +78,12 @@ def make_subset(
         raise InputError("give the number of texts (size), or of draws with replacement (draws); not both")
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
-    if seed < 0:
-        raise InputError(f"seed: expected at least 0; got {seed}")
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"seed: expected 0 to {_MAX_SEED}; got {seed}")
     wanted = size if size is not None else draws
+    if draws is not None and draws > _DRAWS_A_TEXT * registry.num_texts:
+        most = _DRAWS_A_TEXT * registry.num_texts
+        raise InputError(f"draws: expected at most {most:,}, {_DRAWS_A_TEXT} a text of the set; got {draws:,}")
     seen = registry.view if view is None else view
     share = 1.0 if method == "uniform" else FLOOR if floor is None else floor
     chances, models = _chances(registry, seen, method, share)
@@ -101,7 +106,15 @@ def make_subset(
     counts = _draw(rules)
     texts = counts.nonzero()[0]
     document = {**rules, "texts": texts.tolist(), "counts": counts[texts].tolist()}
-    return {**document, "id": hash_json(document)}
+    return _usable({**document, "id": hash_json(document)}, registry)
+
+
+def _usable(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
+    """Return the document if `llreg add --subset` takes it, by the checks that it makes."""
+    try:
+        return check_subset(check("subset", document, "subset"), registry.info, "subset")
+    except InvalidFileError as error:
+        raise InputError(f"these options make no subset that rows can be scored on: {error}") from error
 
 
 def _chances(registry: Registry, view: View, method: Method, floor: float) -> tuple[NDArray[np.int64], int]:
@@ -117,8 +130,8 @@ def _chances(registry: Registry, view: View, method: Method, floor: float) -> tu
         values = full_rows(registry, view).values
         if len(values) < 2:
             raise InputError(
-                f"method {method} needs two rows scored on all texts, to know which texts tell models apart; "
-                f"there are {len(values)}: add rows, or draw with method uniform"
+                f"method {method} needs two rows scored on all texts, to know which texts of the view tell models "
+                f"apart; there are {len(values)}: add rows, or draw with method uniform"
             )
     chances = np.zeros(registry.num_texts, np.int64)
     chances[texts] = text_chances(text_scores(values, method), floor=floor, weights=weights)
@@ -126,9 +139,12 @@ def _chances(registry: Registry, view: View, method: Method, floor: float) -> tu
 
 
 def full_rows(registry: Registry, view: View) -> Any:
-    """The rows that were scored on all texts, as `llreg.geometry.rows.Rows`."""
+    """The rows that were scored on all texts and have any of the view's, as `llreg.geometry.rows.Rows`."""
+    import numpy as np
+
     rows = registry.rows(view=view)
-    return rows.take([k for k, design in enumerate(rows.designs) if design is None])
+    there = (~np.isnan(rows.values)).any(axis=1).tolist()
+    return rows.take([k for k, design in enumerate(rows.designs) if design is None and there[k]])
 
 
 def _draw(rules: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -283,8 +299,8 @@ def check_subset(document: dict[str, Any], info: Mapping[str, Any], shown: str) 
 
 
 def _check_draw(document: Mapping[str, Any], shown: str) -> None:
-    if document["draws"] > 100 * document["num_texts"]:
-        raise InvalidFileError(shown, "expected at most 100 a text of the set", field="draws")
+    if document["draws"] > _DRAWS_A_TEXT * document["num_texts"]:
+        raise InvalidFileError(shown, f"expected at most {_DRAWS_A_TEXT} a text of the set", field="draws")
     try:
         counts = _draw(document)
     except InputError as error:

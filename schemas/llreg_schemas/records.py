@@ -181,15 +181,16 @@ def make_view(clip: float | None, **rules: Any) -> dict[str, Any]:
     return {**document, "id": hash_json(document)}
 
 
-def version_manifest(tag: str, version: str, created: str, rows: Sequence[str], view: str) -> dict[str, Any]:
-    """Document ``versions/<tag>.json``: the row digests a named version holds."""
+def version_manifest(tag: str, version: str, created: str, rows: Sequence[str], view: Mapping[str, Any]) -> dict[str, Any]:
+    """Document ``versions/<tag>.json``: the row digests a named version holds, and the default view at the time."""
     return {
         "format": VERSION_FORMAT,
         "format_version": FORMAT_VERSION,
         "tag": tag,
         "version": version,
         "created": created,
-        "view": view,
+        "view": view["id"],
+        "view_document": dict(view),
         "rows": sorted(rows),
     }
 

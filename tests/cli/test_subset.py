@@ -19,6 +19,7 @@ from llreg.registry import Registry
 from llreg.rowfile import Row, write_row
 from llreg.subsets import load_subset, make_subset, store_subset
 from llreg_schemas import RowRecord, row_digest
+from llreg_schemas.errors import InputError
 
 Fill = Callable[..., list[Row]]
 Run = Callable[..., Result]
@@ -90,6 +91,46 @@ def test_wrong_usage(run: Run, args: list[str], told: str) -> None:
     done = run(subset, *args)
     assert done.exit_code == 2
     assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--size", "8", "--seed", "99999999999999999"], "seed: expected 0 to 9007199254740991; got 99999999999999999"),
+        (["--draws", "12801"], "draws: expected at most 12,800, 100 a text of the set; got 12,801"),
+        (["--draws", "99999999999999999"], "draws: expected at most 12,800"),
+        (["--size", "129"], "expected at most 128 texts"),
+    ],
+)
+def test_nothing_is_written_that_add_refuses(run: Run, tmp_path: Path, args: list[str], told: str) -> None:
+    done = run(subset, *args, "-o", tmp_path / "subset.json")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, InputError)
+    assert told in str(done.exception)
+    assert not (tmp_path / "subset.json").exists()
+
+
+def test_the_largest_seed_and_draws_make_a_subset_that_add_takes(run: Run, filled: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "subset.json"
+    assert run(subset, "--draws", "12800", "--seed", "9007199254740991", "-o", path, "-q").exit_code == 0
+    assert load_subset(filled, path)["draws"] == 12_800
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_part_of_the_texts_that_no_row_has(registry: Registry, make_row: Callable[..., Row]) -> None:
+    label = next(iter(registry.text_index.info.subsets))
+    inside = np.array([name == label for name in registry.text_index.subset])
+    for k in range(3):
+        values = np.where(inside, np.nan, make_row(registry, "org/m", k).log_likelihood)
+        write_row(registry.path, make_row(registry, f"org/m{k}", k, log_likelihood=values))
+    for args, told in (
+        ((), "method ls needs two rows scored on all texts, to know which texts of the view tell models apart"),
+        (("--method", "uniform", "--curve"), "errors are measured between rows that differ, on all texts"),
+    ):
+        done = CliRunner().invoke(subset, ["--size", "4", "--only", label, *args], obj=Context(str(registry.path)))
+        assert isinstance(done.exception, InputError)
+        assert told in str(done.exception)
+        assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_view_chooses_the_texts(run: Run, filled: Registry, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from llreg.geometry.ridge import ALPHAS
 from llreg.geometry.rows import Rows
 from llreg.geometry.scores import read_scores
 from llreg.geometry.view import View
+from llreg.printable import harmless
 from llreg_schemas import Identity, RowRecord
 from llreg_schemas.errors import InputError, NotFoundError
 
@@ -389,6 +390,32 @@ def test_five_models_are_enough_and_four_are_not() -> None:
         world.predict(scores)
 
 
+def test_a_task_of_too_few_models_that_share_texts_is_left_out() -> None:
+    world = World(18, SIZES)
+    scores = world.scores.copy()
+    scores[6:, 1] = NAN
+    world.values[[0, 1], 1:] = NAN  # two of its six models
+    found = world.predict(scores)
+    assert [result.task for result in found.tasks] == ["task0"]
+    assert found.scores.shape == found.predicted.shape == found.out_of_fold.shape == (60, 1)
+    assert np.isfinite(found.excess).any()
+    assert "left out, with fewer than 5 scored models that share texts: task1 has 4" in found.notes
+    assert [text for text in found.notes if "share too few texts with others" in text] == [
+        "task0: 2 scored rows share too few texts with others and are left out"
+    ]
+    scores[:, 0] = scores[:, 1]
+    with pytest.raises(InputError, match="at least 5 scored models that share texts; task0 has 4"):
+        world.predict(scores)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_row_with_any_of_the_texts() -> None:
+    world = World(18, SIZES)
+    world.values[:] = NAN
+    with pytest.raises(InputError, match="no row was scored on any of the view's texts; choose others with --only"):
+        world.predict()
+
+
 @pytest.mark.filterwarnings("error")
 def test_constant_scores() -> None:
     world = World(18, SIZES)
@@ -466,6 +493,7 @@ def found() -> Prediction:
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.json", "OUT.CSV"])
 def test_files_hold_the_table(name: str, found: Prediction, tmp_path: Path, read_back: Callable[[Path], Any]) -> None:
     found.write(tmp_path / name)
+    as_text = harmless if name.lower().endswith("csv") else str
     lines = read_back(tmp_path / name)
     table = found.table()
     assert len(lines) == len(table) == 120
@@ -473,8 +501,21 @@ def test_files_hold_the_table(name: str, found: Prediction, tmp_path: Path, read
         assert list(line) == list(expected)
         for key, value in expected.items():
             missing = isinstance(value, float) and math.isnan(value)
-            assert line[key] is None if missing else line[key] == value
+            wanted = as_text(value) if isinstance(value, str) else value
+            assert line[key] is None if missing else line[key] == wanted
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(found: Prediction, tmp_path: Path) -> None:
+    families = ["=cmd|' /C calc'!A0", "+1", "@SUM(A1)", "\tx", *found.families[4:]]
+    hostile = replace(found, families=families)
+    hostile.write(tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))[:10:2]
+    assert [line["family"] for line in lines] == [
+        "'=cmd|' /C calc'!A0", "'+1", "'@SUM(A1)", "'\\tx", found.families[4]
+    ]  # fmt: skip
+    assert all(float(line["mean_log_likelihood"]) < 0 for line in lines)  # a number may begin with a minus
 
 
 @pytest.fixture

@@ -133,9 +133,12 @@ def test_data_frames() -> None:
         ("model,arc,arc\na/b,1,2\n", r"scores.csv: two columns are named 'arc'"),
         ("model,arc\na/b,1,2\n", r"line 2: 3 cells under 2 column names; quote cells with ','"),
         (b"model,arc\na/\xe9,1\n", r"scores.csv, line 2: not UTF-8; save the file as UTF-8"),
+        ("x" * 131_073 + ",arc\na/b,1\n", r"scores.csv, first line: not CSV \(field larger than field limit"),
+        ("model,arc\n" + "x" * 131_073 + ",1\n", r"scores.csv, line 2: not CSV \(field larger than field limit"),
         (b"PK\x03\x04\0\0\0", r"expected scores as CSV \(.csv, .tsv, .txt\) or Parquet"),
         (b"PAR1 and then nothing", r"scores.csv: not readable as Parquet"),
     ],
+    ids=lambda value: value[:40] if len(value) > 1000 else None,
 )
 def test_bad_files_are_told_in_a_sentence(content: str | bytes, told: str, write: Callable[..., Path]) -> None:
     path = write(content)

@@ -312,6 +312,8 @@ def test_traj_command_takes_an_order_and_sizes(cli: Cli, run: Registry) -> None:
             2,
             "--order: expected numbers with commas between them; got '1,two'",
         ),
+        (["--family", "run", "--since", "nan"], 2, "--since: expected a training step; got nan"),
+        (["--family", "run", "--since", "inf"], 2, "--since: expected a training step; got inf"),
         (["--family", "walk"], 1, "no family of checkpoints 'walk'; families here: org/run"),
     ],
 )

@@ -159,9 +159,25 @@ def test_views_from_files(tmp_path: Path) -> None:
     file.write_text(json.dumps({"anything": 1, "view": view.to_json()}))
     assert read_view(file).id == view.id
     file.write_text(json.dumps({**view.to_json(), "clip": -4.0}))
-    with pytest.raises(InputError, match="its id is not the hash of its rules"):
+    with pytest.raises(InputError, match="the view's id is not the hash of its rules"):
         read_view(file)
-    for content in ("[1, 2]", "{}", "not json"):
+    for content in (
+        "[1, 2]",
+        "{}",
+        "not json",
+        "[" * 100_000,
+        *(
+            json.dumps({**view.to_json(), **wrong})
+            for wrong in (
+                {"weights": "abc"},
+                {"weights": {"a": "x"}},
+                {"drop": ["a"]},
+                {"drop": [True]},
+                {"only": "abc"},
+                {"without": {"a": 1}},
+            )
+        ),
+    ):
         file.write_text(content)
         with pytest.raises(InputError, match="llreg view -o"):
             read_view(file)
@@ -169,8 +185,45 @@ def test_views_from_files(tmp_path: Path) -> None:
         read_view(tmp_path / "none.json")
 
 
+def test_a_named_version_keeps_its_view(filled: Registry) -> None:
+    before = filled.kl()["kl"].values
+    filled.tag("v1")
+    freeze_view(filled, View(clip=-20.0))
+    then = open_registry(filled.path, revision="v1")
+    assert then.view.id == View().id != filled.view.id
+    np.testing.assert_array_equal(then.kl()["kl"].values, before)
+    assert then.clip is None
+    assert filled.validate() == []
+
+
+def test_every_verb_takes_a_view_in_every_form(filled: Registry, tmp_path: Path) -> None:
+    view = View(clip=-30.0)
+    file = tmp_path / "view.json"
+    file.write_text(json.dumps(view.to_json()))
+    for form in (view, view.to_json(), file, str(file)):
+        assert filled.neighbors("org/m1", 1, view=form).view.id == view.id
+        assert filled.lineage("org/m1", view=form).view.id == view.id
+        assert filled.duplicates(view=form) == []
+        assert filled.rows(view=form).view.id == view.id
+
+
 class TestCommand:
     """`llreg view`."""
+
+    def test_weights_and_lists_add_up(self, filled: Registry, cli: Any) -> None:
+        assert cli("-r", filled.path, "view", "--without", "code", "--freeze").code == 0
+        made = json.loads(cli("-r", filled.path, "view", "--without", "all", "--weight", "prose=2", "--json").out)
+        assert (made["without"], made["weights"]) == (["all", "code"], {"prose": 2.0})
+        for wrong in ("prose", "prose=", "prose=-1", "=2"):
+            assert cli("-r", filled.path, "view", "--weight", wrong).code == 2
+
+    def test_options_that_do_not_go_together(self, filled: Registry, tmp_path: Path, cli: Any) -> None:
+        for options in (
+            ["-o", tmp_path / "x.zarr", "--to", "org/m1"],
+            ["org/m1", "org/m2", "--by", "subset", "--nats"],
+        ):
+            assert cli("-r", filled.path, "dist", *options).code == 2
+        assert cli("-r", filled.path, "dist", "-o", tmp_path / "no" / "x.zarr").code == 1
 
     def test_shows_makes_and_freezes(self, filled: Registry, tmp_path: Path, cli: Any) -> None:
         shown = cli("-r", filled.path, "view")

@@ -290,6 +290,11 @@ def test_umap_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         embed(_squared(_points(10)), Settings("umap").checked(10))
 
 
+def test_umap_tells_the_neighbours_that_it_takes() -> None:
+    for count, neighbors in ((10, 9), (16, 15), (60, 15)):
+        assert Settings("umap").checked(count).to_json() == {"seed": 42, "neighbors": neighbors}
+
+
 def test_umap_is_the_same_again(groups: Registry) -> None:
     pytest.importorskip("umap")
     kl = kl_bits(groups.rows())

@@ -12,6 +12,7 @@ import pytest
 
 from llreg.cli import cli as llreg_cli
 from llreg.registry import Registry
+from llreg.rowfile import write_row
 from llreg_schemas.errors import LlregError
 
 
@@ -96,6 +97,39 @@ def test_colour_labels_and_scores(cli: Any, groups: Registry, tmp_path: Path) ->
     assert figure.read_text(encoding="utf-8") == text
 
 
+def test_an_old_map_that_does_not_align_is_replaced_with_a_note(
+    groups: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_row: Any, small_registry: Registry
+) -> None:
+    path = tmp_path / "map.json"
+    names = [record.identity.model for record in groups.records()]
+    _run(groups, *names[:9], "--method", "pca", "-o", str(path))
+    capsys.readouterr()
+    _run(groups, *names[7:], "--method", "pca", "-o", str(path))
+    told = capsys.readouterr().err
+    assert "map.json held a map to which this one is not aligned: that needs 3 common rows, and there are 2" in told
+    assert "aligned to" not in told
+    assert len(json.loads(path.read_text())["models"]) == 53
+    for k in range(4):
+        write_row(small_registry.path, make_row(small_registry, f"org/m{k}", k))
+    _run(small_registry, "--method", "pca", "-o", str(path))
+    told = capsys.readouterr().err
+    assert "is not aligned: the map is of registry with text set" in told
+    assert len(json.loads(path.read_text())["models"]) == 4
+
+
+def test_a_published_map_stays_when_another_output_cannot_be(groups: Registry, tmp_path: Path) -> None:
+    old, notes = tmp_path / "map.json", tmp_path / "notes.json"
+    _run(groups, "--method", "pca", "-o", str(old))
+    before = old.read_bytes()
+    with pytest.raises(LlregError, match="no model typo on the map"):
+        _run(groups, "--method", "pca", "-o", str(old), "-o", str(tmp_path / "map.svg"), "--label", "typo")
+    notes.write_text('{"mine": 1}')
+    with pytest.raises(LlregError, match="notes.json is there and is no map that can be read"):
+        _run(groups, "--method", "pca", "-o", str(old), "-o", str(notes))
+    assert (old.read_bytes(), notes.read_text()) == (before, '{"mine": 1}')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "notes.json"]
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
@@ -130,6 +164,16 @@ def test_outputs_that_cannot_be(
         (("-o", "m.json", "--align", "none.json"), 1, "none.json: expected a map"),
         (("-o", "m.json", "--onto", "x.json", "--method", "pca"), 2, "leave out --method"),
         (("-o", "m.json", "--onto", "x.json", "--clip", "-5"), 2, "leave out --view"),
+        (("-o", "m.json", "--method", "pca", "--label", "typo"), 1, "no model typo on the map; names as in: llreg ls"),
+        (("-o", "m.json", "-o", "m.svg", "--method", "pca", "--label", "typo"), 1, "no model typo on the map"),
+        (("-o", "m.json", "-o", "m.svg", "--method", "pca", "--color", "typo"), 1, "no column 'typo'"),
+        (("-o", "m.json", "-o", "m.csv", "--method", "pca", "--scores", "none.csv"), 1, "none.csv: no such file"),
+        (("-o", "m.json", "--method", "pca", "--perplexity", "5"), 2, "--perplexity belong to t-SNE; leave out"),
+        (
+            ("-o", "m.json", "--method", "mds", "--perplexity", "5", "--iterations", "9"),
+            2,
+            "--perplexity and --iterations belong to t-SNE; leave out for --method mds",
+        ),
         (("-o", "m.json", "--method", "isomap"), 2, "'isomap' is not one of"),
     ],
 )

@@ -146,12 +146,17 @@ VALID: dict[str, Callable[[], dict[str, Any]]] = {
     "row": _row,
     "textset": _text_set,
     "text": lambda: {"text": "A text.", "subset": "prose", "source": "a book", "anything": [1]},
-    "version": lambda: version_manifest("v1.0", version_id([HASH]), "2026-01-02T03:04:05Z", [HASH], HASH),
+    "version": lambda: version_manifest("v1.0", version_id([HASH]), "2026-01-02T03:04:05Z", [HASH], make_view(-5.0)),
+    "view": lambda: make_view(-5.0, only=["code"], drop=[1, 2], weights={"code": 2.0}),
     "retraction": lambda: retraction(HASH, "org/name", "wrong weights", None, "2026-01-02T03:04:05Z"),
 }
 
 # kind, dotted field, the value put there (or DELETE), expected as told, got as told
 BROKEN: list[tuple[str, str, Any, str, str]] = [
+    ("view", "weights", "abc", "a value of type object or array", '"abc"'),
+    ("view", "drop.0", 1.5, "a value of type integer", "1.5"),
+    ("view", "only", "abc", "a value of type array", '"abc"'),
+    ("version", "view_document.clip", 1.0, "a number of at most 0", "1.0"),
     ("map", "method", "isomap", "one of 'tsne', 'pca', 'mds', 'umap'", '"isomap"'),
     ("map", "view.clip", 1.0, "a number of at most 0", "1.0"),
     ("map", "models.0.digest", "f" * 63, "text matching", '"ffff'),
@@ -311,7 +316,7 @@ def test_document_that_is_no_object(kind: Any, document: Any) -> None:
         parse(kind, json.dumps(document), "f.json")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "textset")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "textset", "view")])
 def test_newer_format_version_asks_for_an_upgrade(kind: Any) -> None:
     document = {**VALID[kind](), "format_version": 2, "a_new_field": {"deep": []}}
     with pytest.raises(FormatVersionError, match=r"f\.json: format_version: expected .*1 or older; got 2.*--upgrade"):

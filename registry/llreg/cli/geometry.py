@@ -67,6 +67,9 @@ def dist(
     """
     registry = context.registry()
     seen = view.of(registry)
+    _refuse_together(
+        target=target, by=by, count=count, output=output or cluster, nats=nats, as_json=as_json, quiet=quiet
+    )
     if output or cluster:
         _write(registry, models, seen, output, cluster)
         return
@@ -96,6 +99,16 @@ def dist(
         return
     _print(result, pairs, nats=nats)
     note_view(result.attrs["version"], seen)
+
+
+def _refuse_together(**given: Any) -> None:
+    """Options that say nothing to each other."""
+    if given["output"] and any(given[name] for name in ("target", "by", "count", "nats", "as_json", "quiet")):
+        raise click.UsageError("-o writes the whole matrix in bits per byte; it goes with MODELs and a view only")
+    if (given["by"] or given["count"]) and any(given[name] for name in ("target", "nats", "quiet")):
+        raise click.UsageError(
+            "--by and --texts compare two MODELs in bits per byte; they go with --json and a view only"
+        )
 
 
 def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path | None, cluster: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,7 @@ def map_(
     """
     from llreg.maps.outputs import check_outputs, write_outputs
 
+    _check_method(making)
     check_outputs(outputs)
     registry = context.registry()
     names = list(models) or None
@@ -75,6 +76,15 @@ def map_(
         result = _make(registry, outputs, names, given, view)
     write_outputs(result, outputs, color=color, labels=labels or None, scores=scores)
     _tell(result, outputs)
+
+
+def _check_method(making: dict[str, object]) -> None:
+    """Refuse options of t-SNE with another method, which would ignore them."""
+    if making["method"] in (None, "tsne"):
+        return
+    used = [f"--{name}" for name in ("perplexity", "iterations") if making[name] is not None]
+    if used:
+        raise click.UsageError(f"{' and '.join(used)} belong to t-SNE; leave out for --method {making['method']}")
 
 
 def _place(
@@ -91,24 +101,20 @@ def _place(
 def _make(
     registry: Registry, outputs: tuple[Path, ...], names: list[str] | None, given: dict[str, object], view: ViewChoice
 ) -> MapResult:
+    from llreg.cli.progress import counting
     from llreg.maps.making import make_map
     from llreg.maps.outputs import map_to_replace
 
+    method: Method = given.get("method", "tsne")  # type: ignore[assignment]
     if "align" not in given:
-        method: Method = given.get("method", "tsne")  # type: ignore[assignment]
-        old, why_not = map_to_replace(outputs, registry, method)
+        old, why_not = map_to_replace(outputs, registry, method, names)
         if why_not:
             note(printable(why_not))
         if old is not None:
             given["align"] = old
             note(f"aligned to map {old.id[:12]}, which is replaced")
-    progress = _bar if given.get("ellipses") else None
-    return make_map(registry, names, view=view.of(registry), progress=progress, **given)  # type: ignore[arg-type]
-
-
-def _bar(done: int, of: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\rmap {done} of {of}", err=True, nl=done == of)
+    with counting("maps of resamples") if given.get("ellipses") else nullcontext() as progress:
+        return make_map(registry, names, view=view.of(registry), progress=progress, **given)  # type: ignore[arg-type]
 
 
 def _tell(result: MapResult, outputs: tuple[Path, ...]) -> None:

@@ -64,16 +64,15 @@ def predict(
     LIKELIHOOD is the correlation with the mean log-likelihood alone. Rows without a score get a prediction with an
     interval. Rows far likelier than their predicted skill explains are flagged: they may have seen the texts.
     """
-    from llreg.geometry.predict import predict as predict_scores
     from llreg.geometry.prediction import check_output
-    from llreg.geometry.scores import read_scores
 
     if output:
         check_output(output)
-    given = read_scores(scores, tasks=tasks or None, family=family)
     registry = context.registry()
-    rows = registry.rows(view=view.of(registry))
-    found = predict_scores(rows, given, seeds=range(seeds), level=level, strict=strict)
+    seen = view.of(registry)
+    found = registry.predict(
+        scores, tasks=tasks or None, family=family, view=seen, seeds=range(seeds), level=level, strict=strict
+    )
     if output:
         found.write(output)
     if as_json:
@@ -82,7 +81,7 @@ def predict(
         click.echo("".join(_quiet_lines(found)), nl=False)
     else:
         _print(found, output)
-        note_view(found.version, rows.view)
+        note_view(found.version, seen)
     for text in found.notes:
         note(printable(text))
 

@@ -146,6 +146,7 @@ def lineage(
             print_json([dataclasses.asdict(group) for group in groups])
             return
         print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
+        note_view(registry.version, seen)
         return
     found = registry.lineage(model, candidates=count, level=level, view=seen, families=_read_families(families))
     if as_json:

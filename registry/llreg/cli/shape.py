@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, registry_option
 from llreg.cli.views import ViewChoice, view_options
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -64,14 +66,15 @@ def tree(
     Of the MODELs, or of all rows. Branch lengths of average linkage and neighbour joining are bits per byte, those of
     Ward linkage their root. Without -o the Newick goes to stdout.
     """
-    from llreg.geometry.tree import make_tree
+    from llreg.cli.progress import counting
     from llreg.maps.dendrogram import categories, check_endings, write_tree
 
     check_endings(outputs)
     registry = context.registry()
-    rows = registry.rows(list(models) or None, view=view.of(registry))
-    marks = categories(rows, color) if color else None
-    made = make_tree(rows, method=method, bootstrap=bootstrap, seed=seed)
+    names, seen = list(models) or None, view.of(registry)
+    marks = categories(registry.rows(names, view=seen), color) if color else None
+    with counting("resamples") if bootstrap else nullcontext() as progress:
+        made = registry.tree(names, view=seen, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
     for path in outputs:
         write_tree(made, path, color=marks)
         note(f"wrote {path}")
@@ -87,7 +90,7 @@ def _tell(tree: Tree) -> None:
     fit = attrs["cophenetic_correlation"]
     note(
         f"{len(tree)} models{'' if math.isnan(fit) else f', cophenetic correlation {fit:.3f}'}; "
-        f"version {attrs['version'][:12]}, view {attrs['view'][:12]} ({attrs['view_description']})"
+        f"version {attrs['version'][:12]}, view {attrs['view'][:12]} ({printable(attrs['view_description'])})"
     )
 
 
@@ -125,16 +128,17 @@ def traj(
     on (1: diffusion, 2: a straight line).
     """
     from llreg.geometry.steps import find_family
-    from llreg.geometry.trajectory import trajectory
 
     if bool(models) == bool(family):
         raise click.UsageError("name the MODELs, or one --family")
     if family and order:
         raise click.UsageError("--order goes with MODELs: a family has its steps in the names")
+    if not math.isfinite(since):
+        raise click.UsageError(f"--since: expected a training step; got {since}")
     places = _numbers(order)
     registry = context.registry()
     names = find_family(registry.records(), family) if family else list(models)
-    path = trajectory(registry.rows(names, view=view.of(registry)), order=places, by=by, since=since)
+    path = registry.trajectory(names, view=view.of(registry), order=places, by=by, since=since)
     if as_json:
         print_json(_plain(path))
     else:
@@ -178,7 +182,7 @@ def _print(path: Dataset, by: str) -> None:
     click.echo(f"steps {total:.6f} in all, first to last {direct:.6f}; ratio {ratio:.3f}")
     click.echo(_exponent(path))
     version, view = (path.attrs[name][:12] for name in ("version", "view"))
-    note(f"bits/byte; version {version}, view {view} ({path.attrs['view_description']})")
+    note(f"bits/byte; version {version}, view {view} ({printable(path.attrs['view_description'])})")
 
 
 def _exponent(path: Dataset) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ class ViewChoice:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     file: Path | None = None
+    weights: tuple[tuple[str, float], ...] = ()
 
     def of(self, registry: Registry) -> View:
         """The registry's own view or the file's, changed by the other options."""
@@ -34,9 +35,16 @@ class ViewChoice:
         view = registry.view if self.file is None else read_view(self.file)
         if not isinstance(self.clip, str):
             view = replace(view, clip=self.clip)
-        if self.only or self.without:
-            view = replace(view, only=self.only, without=self.without)
-        return view
+        if self.only:
+            view = replace(view, only=self.only)
+        if self.without:
+            view = replace(view, without=(*view.without, *self.without))
+        return replace(view, weights=self._weights(view)) if self.weights else view
+
+    def _weights(self, view: View) -> dict[str, float]:
+        if view.weights is not None and not isinstance(view.weights, dict):
+            raise click.UsageError("--weight: the view has a weight for each text; start from another view")
+        return {**(view.weights or {}), **dict(self.weights)}
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,8 +64,15 @@ _OPTIONS = (
     click.option(
         "--clip", metavar="C|none", help="Clip threshold, nats per text (default: the registry's frozen one)."
     ),
-    click.option("--only", metavar="SUBSET", multiple=True, help="Only texts of this subset; can be repeated."),
-    click.option("--without", metavar="SUBSET", multiple=True, help="Leave out texts of this subset; can be repeated."),
+    click.option(
+        "--only",
+        metavar="SUBSET",
+        multiple=True,
+        help="Only texts of this subset, instead of the view's; can be repeated.",
+    ),
+    click.option(
+        "--without", metavar="SUBSET", multiple=True, help="Leave out texts of this subset too; can be repeated."
+    ),
     click.option(
         "--view",
         "view_file",
@@ -65,6 +80,20 @@ _OPTIONS = (
         help="A view from a JSON file (llreg view -o), or a map's.",
     ),
 )
+
+
+def _parse_weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    found = []
+    for item in given:
+        name, _, number = item.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not name or not 0 < weight < math.inf:
+            raise click.UsageError(f"--weight: expected SUBSET=W with a number above 0; got {item!r}")
+        found.append((name, weight))
+    return tuple(found)
 
 
 def parse_clip(given: str | None) -> float | str | None:
@@ -91,6 +120,14 @@ def parse_clip(given: str | None) -> float | str | None:
     help="Clip at this quantile over all rows; 0.02 is P1's.",
 )
 @click.option(
+    "--weight",
+    "weights",
+    metavar="SUBSET=W",
+    multiple=True,
+    callback=lambda *args: _parse_weights(args[-1]),
+    help="Let texts of this subset count W times; can be repeated.",
+)
+@click.option(
     "--drop-tail",
     metavar="SHARE",
     type=click.FloatRange(0, 1, max_open=True),
@@ -106,6 +143,7 @@ def view(
     /,
     view: ViewChoice,
     clip_quantile: float | None,
+    weights: tuple[tuple[str, float], ...],
     drop_tail: float | None,
     output: Path | None,
     freeze: bool,
@@ -122,7 +160,9 @@ def view(
     from llreg_schemas import pretty_json
 
     registry = context.registry()
-    made = measured_view(registry, view.of(registry), clip_quantile=clip_quantile, drop_tail=drop_tail)
+    made = measured_view(
+        registry, replace(view, weights=weights).of(registry), clip_quantile=clip_quantile, drop_tail=drop_tail
+    )
     document = made.to_json()
     if output:
         write_output(output, pretty_json(document).encode())

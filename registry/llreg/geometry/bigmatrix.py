@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg.files import check_place
 from llreg.geometry.distance import kl_rows
 from llreg.geometry.stream import BLOCK, RowStream, stream_rows
 from llreg.geometry.view import View
@@ -68,6 +69,7 @@ def write_kl(
         raise InputError("a distance needs two rows; see: llreg ls")
     if path.exists():
         raise InputError(f"{path} is there already; choose another name, or remove it")
+    check_place(path)
     partial = path.with_name(path.name + ".partial")
     pairs = [(i, j) for i in range(0, len(rows), BLOCK) for j in range(i, len(rows), BLOCK)]
     with storage_errors(path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llreg import files
 from llreg.geometry.view import View, clip_at, tail_texts
 from llreg.subsets import full_rows
@@ -42,6 +44,8 @@ def measured_view(
         rows = full_rows(registry, view)
         if not len(rows):
             raise InputError("the tail is measured on rows; add some first: llreg add MODEL")
+        if np.isnan(rows.values).all():
+            raise InputError(f"no row has any of the view's texts ({view.describe()}); choose others")
         dropped = rows.texts[tail_texts(rows.values, drop_tail)]
         view = replace(view, drop=tuple(sorted({*view.drop, *(int(text) for text in dropped)})))
     view.texts(registry.text_index)  # refuses a view that keeps too few

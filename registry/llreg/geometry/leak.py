@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llreg_schemas.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,10 +23,17 @@ def mean_log_likelihood(rows: Rows) -> NDArray[np.float64]:
 
     A row that lacks texts is compared on those it has: mean of its differences from the mean row, plus that row's
     mean. Weights of the view and of samples count. NaN for a row without any of the view's texts.
+
+    Raises
+    ------
+    InputError
+        If no row has any of them.
     """
     base = np.ones(rows.values.shape[1]) if rows.weights is None else rows.weights
     present = ~np.isnan(rows.values)
     count = present.sum(axis=0)
+    if not count.any():
+        raise InputError("no row was scored on any of the view's texts; choose others with --only or --without")
     total = rows.values.sum(axis=0, where=present)
     column = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
     level = float(np.average(column, weights=base * (count > 0)))

@@ -62,7 +62,7 @@ def predict(
     Raises
     ------
     InputError
-        If no benchmark has five scored models with rows, or an option is out of range.
+        If no benchmark has five scored models whose rows share texts, or an option is out of range.
     NotFoundError
         If no scored model has a row, or (strict) one has none.
 
@@ -99,6 +99,9 @@ def predict(
         results |= zip(part.tasks.tolist(), of_tasks, strict=True)
         for name, array in arrays.items():
             found[name][:, part.tasks] = array
+    kept = sorted(results)
+    names, values = [names[t] for t in kept], values[:, kept]
+    found = {name: array[:, kept] for name, array in found.items()}
     _note_constant(values, names, notes)
     excess = likelihood_excess(likelihood, np.where(np.isnan(values), found["predicted"], found["out_of_fold"]))
     if excess is None:
@@ -109,7 +112,7 @@ def predict(
         models=rows.names,
         labels=rows.labels,
         families=families,
-        tasks=[results[t] for t in range(len(names))],
+        tasks=[results[t] for t in kept],
         scores=values,
         mean_log_likelihood=likelihood,
         excess=excess,
@@ -176,18 +179,26 @@ class _Part:
 def _parts(
     values: NDArray[np.float64], names: Sequence[str], families: Sequence[str], distances: Distances, notes: list[str]
 ) -> list[_Part]:
-    """Group the tasks by the models that have a score."""
+    """Group the tasks by the models that have a score; without those of too few models that share texts."""
     present = ~np.isnan(values)
     groups: dict[bytes, list[int]] = {}
     for t in range(values.shape[1]):
         groups.setdefault(present[:, t].tobytes(), []).append(t)
-    parts = []
+    parts: list[_Part] = []
+    few: list[str] = []
     for tasks in groups.values():
         shown = [names[t] for t in tasks]
         scored = _comparable(distances, np.flatnonzero(present[:, tasks[0]]), shown, notes)
+        if len(scored) < MIN_MODELS:
+            few += [f"{name} has {len(scored)}" for name in shown]
+            continue
         _, family = np.unique(np.array(families, dtype=str)[scored], return_inverse=True)
         other = np.flatnonzero(~present[:, tasks[0]])
         parts.append(_Part(shown, np.array(tasks), scored, other, values[scored][:, tasks], family))
+    if not parts:
+        raise InputError(f"prediction needs at least {MIN_MODELS} scored models that share texts; {few[0]}")
+    if few:
+        notes.append(f"left out, with fewer than {MIN_MODELS} scored models that share texts: {', '.join(few)}")
     return parts
 
 
@@ -196,13 +207,9 @@ def _comparable(
 ) -> NDArray[np.intp]:
     """The scored rows without those that share no texts with others."""
     kept = comparable(distances.between(scored, scored))
-    if not kept.all():
+    if MIN_MODELS <= kept.sum() < len(kept):  # else the task is left out, which is told instead
         notes.append(
             f"{', '.join(names)}: {(~kept).sum():,} scored rows share too few texts with others and are left out"
-        )
-    if kept.sum() < MIN_MODELS:
-        raise InputError(
-            f"prediction needs at least {MIN_MODELS} scored models that share texts; {names[0]} has {kept.sum()}"
         )
     return scored[kept]
 

@@ -14,6 +14,7 @@ import numpy as np
 from llreg import files
 from llreg.files import output_file, write_output
 from llreg.geometry.leak import EXCESS_LIMIT
+from llreg.printable import harmless
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ class Prediction:
     def write(self, path: Path) -> None:
         """Write the table as .csv or .parquet, or everything as .json.
 
+        In CSV a text that a spreadsheet would take for a formula gets an apostrophe.
+
         Raises
         ------
         InputError
@@ -199,9 +202,15 @@ def _csv(lines: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    # A missing number is an empty cell; repr keeps all digits.
-    writer.writerows({name: "" if _is_nan(value) else value for name, value in line.items()} for line in lines)
+    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A missing number is an empty cell; repr keeps all digits."""
+    if isinstance(value, str):
+        return harmless(value)
+    return "" if _is_nan(value) else value
 
 
 def _write_parquet(path: Path, lines: list[dict[str, Any]]) -> None:

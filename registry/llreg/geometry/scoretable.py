@@ -76,8 +76,7 @@ def _read_file(path: Path) -> Table:
 
 
 def _read_csv(text: str, source: str) -> Table:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=lambda char: len(next(csv.reader([first], delimiter=char), [])))
+    delimiter = _delimiter(text, source)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     header: list[str] = []
     cells: list[list[Any]] = []
@@ -99,6 +98,15 @@ def _read_csv(text: str, source: str) -> Table:
     except csv.Error as error:
         raise InputError(f"{source}, line {reader.line_num}: not CSV ({error}); export the scores again") from error
     return Table(header, cells, places, source)
+
+
+def _delimiter(text: str, source: str) -> str:
+    """The one of comma, semicolon and tab that makes most columns of the first line."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    try:
+        return max(",;\t", key=lambda char: len(next(csv.reader([first], delimiter=char), [])))
+    except csv.Error as error:
+        raise InputError(f"{source}, first line: not CSV ({error}); export the scores again") from error
 
 
 def _read_parquet(path: Path) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.textset import TextIndex
-from llreg_schemas import make_view
-from llreg_schemas.errors import InputError
+from llreg_schemas import check, make_view
+from llreg_schemas.errors import InputError, InvalidFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,7 +214,8 @@ def double_centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
     -------
     float64 array of shape (n_models, n_texts), nats
     """
-    with np.errstate(invalid="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a text that no row has is NaN, and no news
         rows = values - np.nanmean(values, axis=1, keepdims=True)
         return np.asarray(rows - np.nanmean(rows, axis=0, keepdims=True))
 
@@ -228,16 +230,15 @@ def read_view(source: View | Mapping[str, Any] | Path | str) -> View:
     """
     if isinstance(source, View):
         return source
+    shown = "the view" if isinstance(source, Mapping) else str(source)
     document = source if isinstance(source, Mapping) else _read(Path(source))
-    document = document.get("view", document)
     try:
-        view = View.from_json(document)
-        if document.get("id", view.id) != view.id:
-            raise InputError(f"{source}: its id is not the hash of its rules; it was edited by hand")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{source}: expected a view; make one with: llreg view -o FILE") from error
+        document = check("view", document.get("view", document), shown)
+    except InvalidFileError as error:
+        raise InputError(f"{shown}: no view ({error.problem}); make one with: llreg view -o FILE") from error
+    view = View.from_json(document)
+    if document["id"] != view.id:
+        raise InputError(f"{shown}: the view's id is not the hash of its rules; it was edited by hand")
     return view
 
 
@@ -246,7 +247,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON file with a view; make one with: llreg view -o {path}") from error
     if not isinstance(document, Mapping):
         raise InputError(f"{path}: expected a JSON object with a view; make one with: llreg view -o {path}")

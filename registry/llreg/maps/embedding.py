@@ -41,15 +41,18 @@ class Settings:
         Of t-SNE; None: 30, the papers', or the largest that the number of rows allows.
     iterations : int
         Of t-SNE.
+    neighbors : int or None
+        Of UMAP; None: 15, or as many other rows as there are.
     """
 
     method: Method = "tsne"
     seed: int = 42
     perplexity: float | None = None
     iterations: int = ITERATIONS
+    neighbors: int | None = None
 
     def checked(self, count: int) -> Settings:
-        """The settings for so many rows, with the perplexity as a number where it matters.
+        """The settings for so many rows, with the perplexity and neighbours as numbers where they matter.
 
         Raises
         ------
@@ -60,6 +63,9 @@ class Settings:
             raise InputError(f"method: expected one of {', '.join(METHODS)}; got {self.method!r}")
         if count < 2:
             raise InputError(f"a map needs two rows; got {count}: add some with llreg add MODEL")
+        if self.method == "umap":
+            neighbors = _UMAP_NEIGHBORS if self.neighbors is None else self.neighbors
+            return replace(self, perplexity=None, neighbors=min(neighbors, count - 1))
         if self.method != "tsne":
             return replace(self, perplexity=None)
         perplexity = default_perplexity(count) if self.perplexity is None else self.perplexity
@@ -72,7 +78,7 @@ class Settings:
         """What the method uses, for the map document."""
         if self.method == "tsne":
             return {"perplexity": self.perplexity, "iterations": self.iterations, "seed": self.seed}
-        return {"seed": self.seed, "neighbors": _UMAP_NEIGHBORS} if self.method == "umap" else {}
+        return {"seed": self.seed, "neighbors": self.neighbors} if self.method == "umap" else {}
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def embed(kl: NDArray[np.float64], settings: Settings, labels: list[str] | None 
     count = _FEWEST_NEIGHBORS if perplexity is None else max(_FEWEST_NEIGHBORS, num_neighbors(perplexity, len(kl)))
     found = nearest(kl, min(count, len(kl) - 1), own=np.arange(len(kl)))
     if settings.method == "umap":
-        return Embedding(_umap(kl, settings.seed), nearest=found)
+        return Embedding(_umap(kl, settings), nearest=found)
     if settings.method == "tsne":
         return Embedding(_tsne(found, axes.xy, settings), nearest=found)
     return Embedding(axes.xy, axis_labels("PC" if settings.method == "pca" else "MDS", axes.shares), found)
@@ -200,16 +206,17 @@ def _tsne(found: Nearest, initial: NDArray[np.float64], settings: Settings) -> N
     )
 
 
-def _umap(kl: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _umap(kl: NDArray[np.float64], settings: Settings) -> NDArray[np.float64]:
     try:
         from umap import UMAP
     except ImportError as error:
         raise InputError("UMAP needs umap-learn, which no extra of llreg brings: pip install umap-learn") from error
-    neighbors = min(_UMAP_NEIGHBORS, len(kl) - 1)
+    neighbors = settings.neighbors
+    assert neighbors is not None
     if len(kl) < 4:
         raise InputError(f"UMAP needs 4 rows or more; got {len(kl)}: choose another method, as pca")
     start = "spectral" if len(kl) > neighbors + 2 else "random"
-    model = UMAP(metric="precomputed", n_neighbors=neighbors, random_state=seed, n_jobs=1, init=start)
+    model = UMAP(metric="precomputed", n_neighbors=neighbors, random_state=settings.seed, n_jobs=1, init=start)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="using precomputed metric", category=UserWarning)
         return np.asarray(model.fit_transform(np.sqrt(kl)), dtype=np.float64)

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.files import output_file, write_output
-from llreg.printable import printable
+from llreg.printable import harmless
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from llreg.maps.scene import Column, Scene
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts with one of these
 
 
 def write_parquet(scene: Scene, path: Path) -> None:
@@ -84,11 +82,6 @@ def table_columns(scene: Scene) -> dict[str, list[Any]]:
         "nearest_kl_se": [float(scene.kl_se[i, 0]) if ok else None for i, ok in enumerate(found)],
         "neighbors": [_neighbors(scene, i) for i in range(len(scene.row_ids))],
     }
-
-
-def harmless(text: str) -> str:
-    """Text on one line that no spreadsheet takes for a formula; control and direction characters are escaped."""
-    return "'" + printable(text) if text.startswith(_FORMULA) else printable(text)
 
 
 def _values(column: Column) -> list[Any]:
