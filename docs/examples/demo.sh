@@ -29,8 +29,10 @@ run llreg add --name SmolLM2-135M "$gguf"
 run llreg add "$out"/models/SmolLM2-135M-*
 run llreg ls
 run llreg dist --to SmolLM2-135M
+run llreg nn SmolLM2-135M-noise -k 3
+run llreg map --method pca -o "$out/map.html" -o "$out/map.json"
 run llreg build
 run llreg validate
 run python "$here/read_with_xarray.py" "$out/registry/store.zarr"
 
-printf '\nThe registry is in %s: llreg -r %s dist, info, log, status …\n' "$out/registry" "$out/registry"
+printf '\nThe registry is in %s: llreg -r %s dist, info, log, status …\nA map of the eight models: open %s in a browser\n' "$out/registry" "$out/registry" "$out/map.html"

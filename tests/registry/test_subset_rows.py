@@ -462,6 +462,6 @@ def test_neighbours_of_a_large_map_know_samples(filled: Registry, document: Docu
     ids = rows.row_ids
     result = filled.kl(ids)
     for i, index in enumerate(found.index):
-        np.testing.assert_allclose(found.kl[i], result["kl_bits_per_byte"].values[i, index], rtol=1e-9)
+        np.testing.assert_allclose(found.kl[i], result["kl_bits_per_byte"].values[i, index], rtol=1e-9, atol=1e-20)
         np.testing.assert_allclose(errors[i], result["kl_bits_per_byte_se"].values[i, index], rtol=1e-9)
         assert (np.diff(found.kl[i]) >= 0).all()

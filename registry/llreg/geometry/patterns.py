@@ -128,7 +128,8 @@ class PairTexts:
         chosen = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
         centred = chosen[:, self.columns] - shift[self.columns]
         if self.count:
-            means = centred.mean(axis=1) if self.weights is None else centred @ (self.weights / self.weights.sum())
+            # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
+            means = np.average(centred, axis=1, weights=self.weights)
             centred -= means[:, None]
         if self.weights is not None:
             centred *= self.roots
