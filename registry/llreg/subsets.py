@@ -79,7 +79,7 @@ def make_subset(
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
     if not 0 <= seed <= _MAX_SEED:
-        raise InputError(f"seed: expected 0 to {_MAX_SEED}; got {seed}")
+        raise InputError(f"seed: expected at least 0, and at most {_MAX_SEED}; got {seed}")
     wanted = size if size is not None else draws
     if draws is not None and draws > _DRAWS_A_TEXT * registry.num_texts:
         most = _DRAWS_A_TEXT * registry.num_texts
@@ -143,8 +143,8 @@ def full_rows(registry: Registry, view: View) -> Any:
     import numpy as np
 
     rows = registry.rows(view=view)
-    there = (~np.isnan(rows.values)).any(axis=1).tolist()
-    return rows.take([k for k, design in enumerate(rows.designs) if design is None and there[k]])
+    full = np.array([design is None for design in rows.designs], dtype=bool)
+    return rows.take(np.flatnonzero(full & ~np.isnan(rows.values).all(axis=1)))
 
 
 def _draw(rules: Mapping[str, Any]) -> NDArray[np.int64]:

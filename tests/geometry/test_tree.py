@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist, squareform
 
+from llreg.cli.shape import _tell
 from llreg.geometry.design import Design
 from llreg.geometry.joining import neighbor_joining
 from llreg.geometry.rows import Rows
@@ -498,3 +499,18 @@ def test_tree_command_refuses(cli: Cli, small_registry: Registry, fill: Fill) ->
         assert told in result.err
         assert "Traceback" not in result.err
     assert cli("-r", small_registry.path, "tree", "--method", "upgma").code == 2
+
+
+def test_tree_command_shows_progress_on_a_terminal_only(cli: Cli, small_registry: Registry, fill: Fill) -> None:
+    fill(small_registry, 3)
+    args = ("-r", small_registry.path, "tree", "--bootstrap", "2")
+    plain, terminal = cli(*args), cli(*args, env={"FORCE_COLOR": "1"})
+    assert plain.out == terminal.out == make_tree(small_registry.rows(), bootstrap=2).newick()
+    assert "resamples" not in plain.err
+    assert "resamples" in terminal.err
+
+
+def test_tree_command_tells_a_view_in_printable_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = replace(random_rows(3, 20), view=View(without=("\x1b[2Jcode",)))
+    _tell(make_tree(rows))
+    assert r"\x1b[2Jcode" in capsys.readouterr().err

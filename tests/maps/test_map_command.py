@@ -124,7 +124,7 @@ def test_a_published_map_stays_when_another_output_cannot_be(groups: Registry, t
     with pytest.raises(LlregError, match="no model typo on the map"):
         _run(groups, "--method", "pca", "-o", str(old), "-o", str(tmp_path / "map.svg"), "--label", "typo")
     notes.write_text('{"mine": 1}')
-    with pytest.raises(LlregError, match="notes.json is there and is no map that can be read"):
+    with pytest.raises(LlregError, match=r"notes\.json is there and is no map that can be read"):
         _run(groups, "--method", "pca", "-o", str(old), "-o", str(notes))
     assert (old.read_bytes(), notes.read_text()) == (before, '{"mine": 1}')
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "notes.json"]

@@ -193,7 +193,8 @@ class _Filling:
                 columns = other.rows[j : j + _BLOCK]
                 right = left if same and i == j else texts.prepare(self._second, columns, self._shift)
                 kl, kl_se, share = pair_moments(left, right, texts, se=self._se, tail=self._tail)
-                found = (kl, kl_se, share, np.full_like(kl, texts.count), np.full_like(kl, bytes_used))
+                constant = (np.broadcast_to(np.float64(value), kl.shape) for value in (texts.count, bytes_used))
+                found = (kl, kl_se, share, *constant)
                 self._store(rows, columns, found)
 
     def _fill_masked(self, some: NDArray[np.intp], others: NDArray[np.intp]) -> None:

@@ -49,13 +49,17 @@ def pair_moments(
     second, fourth, close = _products(left, right, se)
     if left is right:  # a row and itself: 0, whatever the product left of it
         for values, nothing in ((second, 0.0), (fourth, 0.0), (close, False)):
-            np.fill_diagonal(values, nothing)
+            if values.flags.writeable:  # `fourth` is not, where it was not asked for
+                np.fill_diagonal(values, nothing)
     kl = second / (2 * texts.total)
-    kl_se = np.sqrt(np.maximum(fourth / texts.total - (2 * kl) ** 2, 0) / texts.total) / 2
+    unknown = np.broadcast_to(np.nan, shape)
+    kl_se = np.sqrt(np.maximum(fourth / texts.total - (2 * kl) ** 2, 0) / texts.total) / 2 if se else unknown
     for i in np.flatnonzero(close.any(axis=1)):
         columns = np.flatnonzero(close[i])
-        kl[i, columns], kl_se[i, columns], _ = _direct(left[i], right[columns], texts, tail=False)
-    return kl, kl_se, np.full(shape, np.nan)
+        kl[i, columns], exact, _ = _direct(left[i], right[columns], texts, tail=False)
+        if se:
+            kl_se[i, columns] = exact
+    return kl, kl_se, unknown
 
 
 def _products(
@@ -72,7 +76,7 @@ def _products(
     second += size
     close = second <= CANCELLATION * size
     if not se:
-        return second, np.full_like(second, np.nan), close
+        return second, np.broadcast_to(np.nan, second.shape), close
     square_left = left**2
     square_right = square_left if same else right**2
     size = _outer_sum(square_left, square_right)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+_PANEL = 64  # rows at a time: 5 MB for 10,000 texts, which stays in the cache
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -126,14 +128,16 @@ class PairTexts:
         """
         # What all rows share goes first: it carries most of the magnitude and none of the differences.
         chosen = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
-        centred = chosen[:, self.columns] - shift[self.columns]
-        if self.count:
-            # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
-            means = np.average(centred, axis=1, weights=self.weights)
-            centred -= means[:, None]
-        if self.weights is not None:
-            centred *= self.roots
-        return np.asarray(centred)
+        centred = np.empty((len(rows), self.count))
+        for start in range(0, len(rows), _PANEL):
+            panel = centred[start : start + _PANEL]
+            np.subtract(chosen[start : start + _PANEL, self.columns], shift[self.columns], out=panel)
+            if self.count:
+                # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
+                panel -= np.average(panel, axis=1, weights=self.weights)[:, None]
+            if self.weights is not None:
+                panel *= self.roots
+        return centred
 
     def mean_bytes(self, num_bytes: NDArray[np.floating]) -> float:
         """Mean bytes of the texts used, or of those that they are a sample of; NaN for fewer than two.
