@@ -51,6 +51,7 @@ def filled(small_registry: Registry, fill: Fill) -> Registry:
 
 def test_the_commands_are_those_of_the_design() -> None:
     design = {"add", "build", "dist", "info", "init", "log", "ls", "retract", "status", "tag", "texts", "validate"}
+    design |= {"lineage", "map", "nn", "predict", "subset", "traj", "tree", "view"}
     assert design <= set(COMMANDS)
 
 

@@ -55,7 +55,26 @@ def test_nothing_heavy_is_loaded(code: str, llreg_command: Command) -> None:
     assert HEAVY & _loaded_after(code, llreg_command) == set()
 
 
-@pytest.mark.parametrize("name", ["add", "build", "dist", "info", "ls", "texts", "validate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "add",
+        "build",
+        "dist",
+        "info",
+        "lineage",
+        "ls",
+        "map",
+        "nn",
+        "predict",
+        "subset",
+        "texts",
+        "traj",
+        "tree",
+        "validate",
+        "view",
+    ],
+)
 def test_help_of_a_command_loads_no_store_and_no_model(name: str, llreg_command: Command) -> None:
     code = f"from llreg.cli import cli; cli.main(['{name}', '--help'], standalone_mode=False)"
     loaded = _loaded_after(code, llreg_command)
