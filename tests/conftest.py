@@ -25,8 +25,10 @@ from llreg_schemas import Identity, RowRecord, row_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_TORCH = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "tokenizers"))
+HAS_MAP = all(importlib.util.find_spec(name) is not None for name in ("openTSNE", "matplotlib", "bokeh"))
 
-collect_ignore = [] if HAS_TORCH else ["extract"]
+# What maps need no extra for is tested in tests/cli/test_map_without_extras.py.
+collect_ignore = [*([] if HAS_TORCH else ["extract"]), *([] if HAS_MAP else ["maps"])]
 
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg import rowfile
+from llreg.documents import check_ids, read_manifest
 from llreg.find import find_record, find_records
 from llreg.rowfile import Row
 from llreg.store import STORE
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex, TextSet, from_parquet, read_index
-from llreg_schemas import Identity, RowRecord, hash_json, parse, version_id
+from llreg_schemas import Identity, RowRecord, parse, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Registry:
         except OSError as error:
             raise InvalidFileError(CONFIG, f"cannot be read: {error.strerror}") from error
         info = parse("registry", data, str(file))
-        _check_ids(info, str(file))
+        check_ids(info, str(file))
         return info
 
     # What the registry is
@@ -568,16 +569,7 @@ class Registry:
         return self._manifest(path)
 
     def _manifest(self, path: Path) -> dict[str, Any]:
-        shown = self.shown(path)
-        manifest = parse("version", self._bytes(path), shown)
-        if manifest["tag"] != path.stem:
-            raise InvalidFileError(shown, f"expected {path.stem!r}; got {manifest['tag']!r}", field="tag")
-        view = manifest.get("view_document")
-        if view is not None and hash_json({k: v for k, v in view.items() if k != "id"}) != manifest["view"]:
-            raise InvalidFileError(shown, "expected the view that `view` names", field="view_document")
-        if manifest["version"] != version_id(manifest["rows"]):
-            raise InvalidFileError(shown, "expected the version id of the rows it lists", field="version")
-        return manifest
+        return read_manifest(path.stem, self._bytes(path), self.shown(path))
 
 
 def _scan(directory: Path) -> list[os.DirEntry[str]]:
@@ -587,15 +579,3 @@ def _scan(directory: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except FileNotFoundError:
         return []
-
-
-def _check_ids(info: dict[str, Any], shown: str) -> None:
-    """The ids in registry.json must be the hashes of what they name."""
-    if info["protocol"]["text_set"] != info["text_set"]["id"]:
-        raise InvalidFileError(shown, "expected the id of the text set", field="protocol.text_set")
-    for part in ("protocol", "view"):
-        rules = {key: value for key, value in info[part].items() if key != "id"}
-        if hash_json(rules) != info[part]["id"]:
-            raise InvalidFileError(
-                shown, f"expected the hash of the {part}, {hash_json(rules)[:12]}…", field=f"{part}.id"
-            )
