@@ -181,7 +181,9 @@ def make_view(clip: float | None, **rules: Any) -> dict[str, Any]:
     return {**document, "id": hash_json(document)}
 
 
-def version_manifest(tag: str, version: str, created: str, rows: Sequence[str], view: Mapping[str, Any]) -> dict[str, Any]:
+def version_manifest(
+    tag: str, version: str, created: str, rows: Sequence[str], view: Mapping[str, Any]
+) -> dict[str, Any]:
     """Document ``versions/<tag>.json``: the row digests a named version holds, and the default view at the time."""
     return {
         "format": VERSION_FORMAT,
