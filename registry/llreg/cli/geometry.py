@@ -10,7 +10,7 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.views import ViewChoice, view_options
-from llreg.printable import printable
+from llreg.printable import printable, short_names
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -241,5 +241,4 @@ def _labels(result: Dataset) -> dict[str, str]:
         for dim in ("model", "other")
         for label, name in zip(result[dim].values, result[f"{dim}_id"].values, strict=True)
     }
-    names = list(shown.values())
-    return {label: name if names.count(name) == 1 else label for label, name in shown.items()}
+    return dict(zip(shown, short_names(list(shown.values()), list(shown)), strict=True))

@@ -12,7 +12,7 @@ import click
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.geometry import note_view
 from llreg.cli.views import ViewChoice, view_options
-from llreg.printable import printable
+from llreg.printable import printable, short_names
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def _print_neighbors(neighbors: Sequence[Neighbor]) -> None:
 
 
 def _labels(neighbors: Sequence[Neighbor]) -> list[str]:
-    names = [neighbor.model for neighbor in neighbors]
-    return [n.model if names.count(n.model) == 1 else n.row_id for n in neighbors]
+    return short_names([neighbor.model for neighbor in neighbors], [neighbor.row_id for neighbor in neighbors])
 
 
 def _note_missing(bases: Sequence[str]) -> None:

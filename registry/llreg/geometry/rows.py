@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from llreg.geometry.design import Design
 from llreg.geometry.noise import noise_variances
 from llreg.geometry.patterns import Pattern, pair_texts
 from llreg.geometry.view import View, double_centred
+from llreg.printable import short_names
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, LlregWarning
 
@@ -45,8 +45,7 @@ class Labelled:
     @cached_property
     def labels(self) -> list[str]:
         """Model names where they are unique among these rows, else row ids."""
-        counts = Counter(self.names)
-        return [name if counts[name] == 1 else row_id for name, row_id in zip(self.names, self.row_ids, strict=True)]
+        return short_names(self.names, self.row_ids)
 
 
 @dataclass(frozen=True)
