@@ -12,9 +12,8 @@ import numpy as np
 
 from llreg.maps.columns import find_column
 from llreg.maps.drawing import save, style
-from llreg.maps.labels import place_labels
+from llreg.maps.labels import matching, place_labels
 from llreg.printable import printable
-from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,17 +70,7 @@ def _named(scene: Scene, labels: Sequence[str] | None) -> list[int]:
     """Positions of the models to name."""
     if labels is None:
         return list(range(len(scene.names))) if len(scene.names) <= LABEL_ALL else []
-    found = []
-    for label in labels:
-        matches = [
-            k
-            for k, (row_id, name) in enumerate(zip(scene.row_ids, scene.names, strict=True))
-            if label in (row_id, name, row_id.rpartition("@")[0])
-        ]
-        if not matches:
-            raise InputError(f"no model {label} on the map; names as in: llreg ls")
-        found += matches
-    return list(dict.fromkeys(found))
+    return matching(scene.row_ids, scene.names, labels)
 
 
 def _figure(scene: Scene, column: Column | None, named: Sequence[int]) -> Figure:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,3 +160,21 @@ def _write(axes: Axes, at: NDArray[np.float64], name: str, spot: _Spot, box: tup
     axes.annotate(
         name, xytext=(spot.across, spot.up), ha="center", va="center", fontsize=_SIZE, color=ink, zorder=4, **offset
     )
+
+
+def matching(row_ids: Sequence[str], names: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Positions of the rows that labels name: by row id, model name or shown name; each once.
+
+    Raises
+    ------
+    InputError
+        If a label names none.
+    """
+    known = [{row_id, row_id.rpartition("@")[0], name} for row_id, name in zip(row_ids, names, strict=True)]
+    found: list[int] = []
+    for label in labels:
+        matches = [k for k, shown in enumerate(known) if label in shown]
+        if not matches:
+            raise InputError(f"no model {label} on the map; names as in: llreg ls")
+        found += matches
+    return list(dict.fromkeys(found))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llreg.files import check_output, check_place
 from llreg.maps.document import Map, read_map
+from llreg.maps.labels import matching
 from llreg_schemas.errors import InputError, LlregError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -160,14 +161,4 @@ def write_outputs(
 def _row_ids(result: MapResult, labels: Sequence[str]) -> list[str]:
     """Row ids of the models to name: by row id, model name or shown name."""
     rows = result.rows
-    known = [
-        (row_id, {row_id, row_id.rpartition("@")[0], label})
-        for row_id, label in zip(rows.row_ids, rows.labels, strict=True)
-    ]
-    found = []
-    for label in labels:
-        matches = [row_id for row_id, names in known if label in names]
-        if not matches:
-            raise InputError(f"no model {label} on the map; names as in: llreg ls")
-        found += matches
-    return found
+    return [rows.row_ids[k] for k in matching(rows.row_ids, rows.labels, labels)]
