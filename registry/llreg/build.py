@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ PARTS = (STORE, TABLE, CARD)
 _ROW_GROUP = 256  # rows; the Dataset Viewer reads by row group
 
 
-def store_attributes(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of the store: what its rows have in common."""
+def store_attributes(info: Mapping[str, Any], retracted: Collection[str] = ()) -> dict[str, Any]:
+    """Attributes of the store: what its rows have in common, and the digests that were retracted."""
     return {
+        **({"retracted": sorted(retracted)} if retracted else {}),
         "title": f"{info['name']}: log-likelihoods of language models",
         "registry": info["name"],
         "text_set": info["text_set"]["id"],
@@ -32,7 +33,12 @@ def store_attributes(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_build(
-    directory: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextIndex, info: Mapping[str, Any]
+    directory: Path,
+    rows: Iterable[Row],
+    records: Sequence[RowRecord],
+    texts: TextIndex,
+    info: Mapping[str, Any],
+    retracted: Collection[str] = (),
 ) -> None:
     """Write the build's parts into an empty directory.
 
@@ -45,9 +51,11 @@ def write_build(
     texts : TextIndex
     info : mapping
         registry.json.
+    retracted : collection of str
+        Digests of the retracted rows: readers go by the store while a pull has not written the files yet.
     """
     table = _TableWriter(directory / TABLE)
-    write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info))
+    write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info, retracted))
     table.close()
     (directory / CARD).write_text(make_card(info, records), encoding="utf-8")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from llreg import files
 from llreg.build import PARTS
-from llreg.registry import CONFIG, TEXTS, Registry
+from llreg.contents import CONFIG, TEXTS
+from llreg.registry import Registry
 from llreg.subsets import DIRECTORY as SUBSETS
 from llreg.textset import is_name, load_texts, to_parquet, valid_name
 from llreg_schemas import make_view, modelmap_protocol, parse, pretty_json

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llreg import settings
+from llreg.contents import CONFIG
 from llreg.create import init
-from llreg.registry import CONFIG, Registry
+from llreg.registry import Registry
 from llreg_schemas.errors import InputError, NotFoundError
 
 

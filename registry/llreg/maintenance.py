@@ -57,7 +57,8 @@ def check_build(registry: Registry) -> list[str]:
 
 def _write(registry: Registry, directory: Path) -> list[RowRecord]:
     records = registry.records(strict=True)
-    builds.write_build(directory, _rows(registry, records), records, registry.text_index, registry.info)
+    rows = _rows(registry, records)
+    builds.write_build(directory, rows, records, registry.text_index, registry.info, registry.retractions())
     return records
 
 

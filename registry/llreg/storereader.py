@@ -46,6 +46,14 @@ class StoreReader:
         self._positions: dict[str, int] = {}
         self._records: list[RowRecord] | None = None
 
+    def exists(self) -> bool:
+        """Whether there is a store."""
+        return self.signature() is not None
+
+    def retracted(self) -> set[str]:
+        """Digests of the rows that were retracted when the store was made."""
+        return self._consistently(lambda: set(self._group.attrs.get("retracted", ())) if self._group else set())
+
     def digests(self) -> list[str]:
         """Digests of the store's rows, in its order."""
         return self._consistently(lambda: list(self._positions))
@@ -102,13 +110,13 @@ class StoreReader:
     def _consistently(self, read: Callable[[], T]) -> T:
         """Open the store if need be and read; again if it was swapped before the read was over."""
         while True:
-            signature = self._current_signature()
+            signature = self.signature()
             try:
                 if signature != self._signature:
                     self._open(signature)
                 value = read()
             except _DAMAGE as error:
-                if self._current_signature() != signature:
+                if self.signature() != signature:
                     continue
                 if isinstance(error, LlregError):
                     raise
@@ -117,15 +125,24 @@ class StoreReader:
                     f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "
                     "the directory and run: llreg build; else get it again from where it came",
                 ) from error
-            if self._current_signature() == signature:
+            if self.signature() == signature:
                 return value
 
-    def _current_signature(self) -> tuple[int, int, int] | None:
+    def signature(self) -> tuple[int, int, int] | None:
+        """What changes when the store is swapped for another; None where there is none."""
         try:
             status = (self.path / "zarr.json").stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def source(self) -> Any:
+        """The store as `zarr.open_group` takes it."""
+        return self.path
+
+    def holds(self, key: str) -> bool:
+        """Whether the store has a file of that name."""
+        return (self.path / key).is_file()
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
         self._signature, self._records = None, None  # so that a failure is not taken for an opened store
@@ -135,7 +152,7 @@ class StoreReader:
     def _open_group(self) -> tuple[Any, dict[str, int]]:
         import zarr
 
-        group = zarr.open_group(self.path, mode="r", use_consolidated=True)
+        group = zarr.open_group(self.source(), mode="r", use_consolidated=True)
         version: Any = group.attrs.get("build_format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise FormatVersionError(
@@ -154,7 +171,7 @@ class StoreReader:
         if array.shape[0] != count:
             raise ValueError(f"{name} has {array.shape[0]} rows, digest {count}")
         for shard in range(math.ceil(count / SHARD_ROWS)):
-            if not (self.path / name / f"c.{shard}.0").is_file():
+            if not self.holds(f"{name}/c.{shard}.0"):
                 raise ValueError(f"{name}/c.{shard}.0 is missing")
 
     def _read_records(self) -> list[RowRecord]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llreg.contents import Contents
     from llreg.geometry.design import Design
     from llreg.geometry.sampling import Method
     from llreg.geometry.view import View
@@ -312,7 +313,7 @@ def _check_draw(document: Mapping[str, Any], shown: str) -> None:
         )
 
 
-def read_subset(registry: Registry, subset: str) -> dict[str, Any]:
+def read_subset(registry: Contents, subset: str) -> dict[str, Any]:
     """One of a registry's subsets by its id.
 
     Raises
@@ -321,6 +322,7 @@ def read_subset(registry: Registry, subset: str) -> dict[str, Any]:
         If it is missing or damaged.
     """
     path = subset_path(registry.path, subset)
+    registry.folder.fetch(path)
     try:
         status = path.stat()
     except OSError as error:
@@ -345,12 +347,16 @@ def _read(path: Path, shown: str, _: tuple[int, int], text_set: str, num_texts: 
     return document
 
 
-def list_subsets(registry: Registry) -> list[dict[str, Any]]:
+def list_subsets(registry: Contents) -> list[dict[str, Any]]:
     """The subsets of a registry, checked, by id."""
-    return [read_subset(registry, path.stem) for path in sorted((registry.path / DIRECTORY).glob("*.json"))]
+    return [
+        read_subset(registry, name.removesuffix(".json"))
+        for name in registry.folder.names(registry.path / DIRECTORY)
+        if name.endswith(".json")
+    ]
 
 
-def read_designs(registry: Registry, records: Sequence[RowRecord]) -> list[Design | None]:
+def read_designs(registry: Contents, records: Sequence[RowRecord]) -> list[Design | None]:
     """The design of each row; None for a row scored on the whole set.
 
     Raises

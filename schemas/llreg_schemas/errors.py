@@ -13,6 +13,11 @@
     │   ├── ModelAccessError        gated, private or unreachable
     │   ├── UnsupportedModelError   not a causal language model, or a format llreg cannot load
     │   └── NonFiniteError          the model returned NaN or inf
+    ├── HubError                    a registry on the Hub that cannot be read or changed
+    │   ├── HubNotFoundError        no such repository, revision or file
+    │   ├── HubAccessError          not logged in, gated, or no right to do this
+    │   ├── HubConflictError        somebody else changed the repository meanwhile
+    │   └── HubUnreachableError     no answer, or a failure on its side; the request may have been carried out
     └── MissingExtraError           an optional dependency is not installed                   (ImportError)
 """
 
@@ -96,6 +101,26 @@ class UnsupportedModelError(ModelError):
 
 class NonFiniteError(ModelError):
     """The model returned NaN or inf where a log-likelihood was due."""
+
+
+class HubError(LlregError):
+    """A registry on the Hub that cannot be read or changed."""
+
+
+class HubNotFoundError(HubError):
+    """No such repository, revision or file on the Hub."""
+
+
+class HubAccessError(HubError):
+    """Not logged in, gated, or no right to do this."""
+
+
+class HubConflictError(HubError):
+    """Somebody else changed the repository meanwhile; doing it again on what is there now may work."""
+
+
+class HubUnreachableError(HubError):
+    """The Hub gave no answer, or one of a failure on its side; what was asked may have been done all the same."""
 
 
 class MissingExtraError(LlregError, ImportError):

@@ -1,0 +1,56 @@
+"""Where a registry's files are: a directory, or something that fills one as files are asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class Folder(Protocol):
+    """The files of a registry.
+
+    Attributes
+    ----------
+    root : Path
+        Directory that the files are in once they were fetched.
+    """
+
+    root: Path
+
+    def fetch(self, path: Path) -> None:
+        """Make a file under `root` be there, if there is one of that name."""
+
+    def names(self, directory: Path) -> list[str]:
+        """Names of the files in a directory under `root`, sorted; none if it is missing."""
+
+    def folders(self, directory: Path) -> list[str]:
+        """Names of the directories in one, sorted; none if it is missing."""
+
+
+class LocalFolder:
+    """A directory on this machine: all its files are there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def fetch(self, path: Path) -> None:
+        """Nothing to do."""
+
+    def names(self, directory: Path) -> list[str]:
+        """Names of what is in a directory and is none itself, sorted."""
+        return sorted(entry.name for entry in _scan(directory) if not entry.is_dir(follow_symlinks=False))
+
+    def folders(self, directory: Path) -> list[str]:
+        """Names of the directories in one, sorted."""
+        return sorted(entry.name for entry in _scan(directory) if entry.is_dir(follow_symlinks=False))
+
+
+def _scan(directory: Path) -> list[os.DirEntry[str]]:
+    """Entries of a directory; none if it is missing."""
+    # A scan, not a glob: a registry may hold a hundred thousand rows.
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,1 @@
+"""Registries on the Hub: reading them there, pulling, pushing, reviewing pull requests."""
