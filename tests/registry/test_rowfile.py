@@ -219,3 +219,12 @@ def _members(path: Path) -> dict[str, bytes]:
 )
 def test_digest_in_name(name: str, digest: str | None) -> None:
     assert digest_in_name(name) == digest
+
+
+def test_no_time_enters_a_file(registry: Registry, make_row: MakeRow) -> None:
+    """Two contributors of one measurement write the same bytes, whenever they do it."""
+    path = write_row(registry.path, make_row(registry))
+    with zipfile.ZipFile(path) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        for name in ("log_likelihood/c/0", "num_tokens/c/0"):
+            assert archive.read(name)[4:8] == bytes(4)  # gzip's MTIME, RFC 1952

@@ -212,27 +212,28 @@ class Repo:
 
     def read_range(self, commit: str, name: str, start: int | None, end: int | None) -> bytes:
         """Bytes of a file from `start` up to `end`; its last `-start` bytes where `end` is None and `start` below 0."""
+        import huggingface_hub.utils
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
+        hub: Any = huggingface_hub.utils
         span = (
             f"bytes={start}"
             if start is not None and start < 0
             else f"bytes={start or 0}-{'' if end is None else end - 1}"
         )
         headers: dict[str, str] = {
-            **build_hf_headers(library_name="llreg"),
+            **hub.build_hf_headers(library_name="llreg"),
             "Range": span,
             "Accept-Encoding": "identity",
         }
         with hub_errors(self.id, commit):
-            answer = http_backoff(
+            answer = hub.http_backoff(
                 "GET",
                 hf_hub_url(self.id, name, repo_type="dataset", revision=commit),
                 headers=headers,
                 timeout=_TIMEOUT,
             )
-            hf_raise_for_status(answer)
+            hub.hf_raise_for_status(answer)
             return bytes(answer.content)
 
 
