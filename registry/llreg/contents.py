@@ -16,7 +16,7 @@ from llreg.rowfile import Row
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex, TextSet, from_parquet, read_index
 from llreg_schemas import Identity, RowRecord, parse, version_id
-from llreg_schemas.errors import InvalidFileError, LlregWarning, NotFoundError
+from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,7 @@ class Contents:
         self.folder, self.store = folder, store
         self.path = folder.root
         self.info = self._read_config()
+        store.num_texts = self.num_texts
         self.revision = revision
         self._frozen: frozenset[str] | None = None
         if revision is not None:
@@ -53,7 +54,32 @@ class Contents:
         self._records: dict[Path, tuple[tuple[int, int], RowRecord]] = {}
 
     def __repr__(self) -> str:
-        return f"<llreg.Registry {self.name} at {self.path}>"
+        return f"<llreg.Registry {self.name} at {self.where}>"
+
+    @property
+    def where(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
+    @property
+    def address(self) -> tuple[str, str | None]:
+        """What `llreg.open` opens it by: a path and a revision."""
+        return str(self.path), self.revision
+
+    def check_changeable(self, doing: str = "change it") -> None:
+        """Refuse to change a named version.
+
+        Parameters
+        ----------
+        doing : str
+            What is about to be done, for the message.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.revision is not None:
+            raise InputError(f"version {self.revision} is fixed; open the registry without a version to {doing}")
 
     def _read_config(self) -> dict[str, Any]:
         file = self.path / CONFIG
@@ -69,6 +95,10 @@ class Contents:
         info = parse("registry", data, str(file))
         check_ids(info, str(file))
         return info
+
+    def reload(self) -> None:
+        """Read registry.json again, after it was replaced."""
+        self.info = self._read_config()
 
     # What the registry is
 
@@ -369,7 +399,7 @@ class Contents:
         path = self.path / "versions" / f"{tag}.json"
         if path not in self._documents("versions"):
             known = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
-            raise NotFoundError(f"no version {tag!r} in {self.path}; versions here: {known}")
+            raise NotFoundError(f"no version {tag!r} in {self.where}; versions here: {known}")
         return self._manifest(path)
 
     def _manifest(self, path: Path) -> dict[str, Any]:

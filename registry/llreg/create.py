@@ -15,8 +15,10 @@ from llreg_schemas.errors import InputError, storage_errors
 from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, now
 
 # Written once and never edited, so that no contribution touches it.
-_GITATTRIBUTES = "".join(
-    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ("rows/**/*.zip", "store.zarr/**", "*.parquet")
+# Only what is not JSON goes to large file storage: each file there costs a push two requests more.
+GITATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
+    for pattern in ("rows/**/*.zip", "store.zarr/**/c/**", "store.zarr/**/c.*", "*.parquet")
 )
 
 
@@ -69,14 +71,20 @@ def init(
         "view": view,
     }
     parse("registry", pretty_json(document), CONFIG)
-    with storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+    prepare(root)
     files.write_atomic(root, root / TEXTS, to_parquet(text_set))
-    _add_lines(root, ".gitattributes", _GITATTRIBUTES)
-    _add_lines(root, ".gitignore", ".llreg/\n")
     # Last: a directory is a registry once this file is there.
     files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
     return Registry(root)
+
+
+def prepare(root: Path) -> None:
+    """Make a directory in which a registry can be made: with what git must know, without files that it would overwrite."""
+    _refuse_foreign_files(root)
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    _add_lines(root, ".gitattributes", GITATTRIBUTES)
+    _add_lines(root, ".gitignore", ".llreg/\n")
 
 
 def _refuse_foreign_files(root: Path) -> None:

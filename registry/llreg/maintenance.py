@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg import build as builds
 from llreg import files, settings
+from llreg.merging import Source, gather
 from llreg.rowfile import Row, write_row
 from llreg.store import STORE
 from llreg_schemas import RowRecord, check, pretty_json, version_id
-from llreg_schemas.errors import InputError, InvalidFileError
+from llreg_schemas.errors import InputError
 from llreg_schemas.records import now, retraction, version_manifest
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def build(registry: Registry) -> str:
     StorageError
         If the disk is full or read-only; the old build stays.
     """
-    _current_only(registry)
+    current_only(registry)
     files.sweep(registry.path)
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
         records = _write(registry, staging)
@@ -49,7 +50,7 @@ def build(registry: Registry) -> str:
 
 def check_build(registry: Registry) -> list[str]:
     """Build anew beside the build and say what differs; an empty list if it is current."""
-    _current_only(registry)
+    current_only(registry)
     with files.staging_directory(registry.path) as staging:
         _write(registry, staging)
         return builds.differences(registry.path, staging)
@@ -57,27 +58,19 @@ def check_build(registry: Registry) -> list[str]:
 
 def _write(registry: Registry, directory: Path) -> list[RowRecord]:
     records = registry.records(strict=True)
-    rows = _rows(registry, records)
+    rows = gather(records, rows_of(registry))
     builds.write_build(directory, rows, records, registry.text_index, registry.info, registry.retractions())
     return records
 
 
-def _rows(registry: Registry, records: list[RowRecord]) -> Iterator[Row]:
-    """The rows of `records`: from their files where they are, else from the old build, a shard's worth in memory."""
-    here = registry.row_files()
-    for start in range(0, len(records), settings.SHARD_ROWS):
-        batch = records[start : start + settings.SHARD_ROWS]
-        stored = registry.store.intact_rows([record for record in batch if record.digest not in here])
-        for record in batch:
-            if record.digest in here:
-                yield registry.read_file(here[record.digest])
-            elif record.digest in stored:
-                yield stored[record.digest]
-            else:
-                raise InvalidFileError(
-                    STORE,
-                    f"the values of {record.row_id} were changed and its row file is not here; get it again from where it came",
-                )
+def rows_of(registry: Registry) -> list[Source]:
+    """Where a registry's rows are: their files, else the build."""
+    files = registry.row_files()
+
+    def from_files(records: Sequence[RowRecord]) -> Iterator[Row]:
+        return (registry.read_file(files[record.digest]) for record in records if record.digest in files)
+
+    return [from_files, lambda records: registry.store.intact_rows(records).values()]
 
 
 def _keep_dropped(registry: Registry, records: list[RowRecord]) -> None:
@@ -96,10 +89,8 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
     InputError
         If the name is taken by another version, or is no usable file name.
     """
-    _current_only(registry)
-    if not _TAG.fullmatch(name):
-        raise InputError(f"tag {name!r}: use letters, digits, '.', '_' and '-', for example v1")
-    path = registry.path / "versions" / f"{name}.json"
+    current_only(registry)
+    path = registry.path / "versions" / f"{check_tag(name)}.json"
     rows = registry.digests()
     if path.exists():
         there = registry.version_manifest(name)
@@ -113,6 +104,18 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
     return manifest
 
 
+def check_tag(name: str) -> str:
+    """The name, if it can name a version.
+
+    Raises
+    ------
+    InputError
+    """
+    if not _TAG.fullmatch(name):
+        raise InputError(f"tag {name!r}: use letters, digits, '.', '_' and '-', for example v1")
+    return name
+
+
 def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     """Withdraw a row: write ``retractions/<digest>.json``; the row's file stays.
 
@@ -123,7 +126,7 @@ def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     why : str
         The reason, one line.
     """
-    _current_only(registry)
+    current_only(registry)
     if not why.strip() or not why.isprintable() or len(why) > 500:
         raise InputError("--why: give the reason in one printable line of at most 500 characters")
     record = registry.find(name)
@@ -133,8 +136,6 @@ def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     return record
 
 
-def _current_only(registry: Registry) -> None:
-    if registry.revision is not None:
-        raise InputError(
-            f"this is version {registry.revision} of the registry, which is fixed; open it without a version"
-        )
+def current_only(registry: Registry) -> None:
+    """Refuse to change a named version, or what is only read."""
+    registry.check_changeable()

@@ -78,11 +78,12 @@ def write_row(root: Path, row: Row) -> Path:
     """
     path = root / row_path(row.record)
     if not path.exists():
-        write_atomic(root, path, _to_zip(row))
+        write_atomic(root, path, to_zip(row))
     return path
 
 
-def _to_zip(row: Row) -> bytes:
+def to_zip(row: Row) -> bytes:
+    """A row file's bytes: equal rows give equal bytes."""
     members = _to_zarr(row)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -163,9 +164,14 @@ def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
     return row
 
 
-def _read_bounded(path: Path, num_texts: int, shown: str) -> bytes:
+def row_limit(num_texts: int) -> int:
+    """Bytes that a row file may have."""
     # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
-    limit = 2 * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+    return 2 * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+
+
+def _read_bounded(path: Path, num_texts: int, shown: str) -> bytes:
+    limit = row_limit(num_texts)
     try:
         size = path.stat().st_size
         if size > limit:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llreg.hub.refusals import hub_errors
-from llreg_schemas.errors import InputError
+from llreg_schemas.errors import HubAccessError, HubNotFoundError, InputError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,9 +63,12 @@ def same_content(entry: Entry, data: bytes | Path) -> bool:
     content = data if isinstance(data, bytes) else data.read_bytes()
     if entry.size != len(content):
         return False
-    if entry.is_lfs:
-        return hashlib.sha256(content).hexdigest() == entry.oid
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry.oid
+    return entry.oid == (hashlib.sha256(content).hexdigest() if entry.is_lfs else blob_oid(content))
+
+
+def blob_oid(content: bytes) -> str:
+    """Hash of a file's content as git names it."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Repo:
@@ -124,6 +127,31 @@ class Repo:
         """
         with hub_errors(self.id):
             return str(self.api.whoami()["name"])
+
+    def may_write(self) -> bool:
+        """Whether the user may commit to the repository."""
+        try:
+            with hub_errors(self.id):
+                self.api.auth_check(self.id, repo_type="dataset", write=True)
+        except (HubAccessError, HubNotFoundError):
+            return False
+        except TypeError:  # a client before 2.0 cannot ask; a commit will tell
+            return True
+        return True
+
+    def create(self, *, private: bool) -> None:
+        """Make the repository, if it is still missing."""
+        with hub_errors(self.id):
+            self.api.create_repo(self.id, repo_type="dataset", private=private, exist_ok=True)
+
+    def tag_missing(self, names: Sequence[str], commit: str) -> tuple[str, ...]:
+        """Put tags that the repository has not yet on a commit; the names of those that were."""
+        with hub_errors(self.id, commit):
+            there = {tag.name for tag in self.api.list_repo_refs(self.id, repo_type="dataset").tags}
+            missing = tuple(name for name in names if name not in there)
+            for name in missing:
+                self.api.create_tag(self.id, tag=name, revision=commit, repo_type="dataset", exist_ok=True)
+        return missing
 
     # Listings
 

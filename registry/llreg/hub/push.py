@@ -1,0 +1,297 @@
+"""`push`: publish rows. With write rights one commit holds rows and build; without, a pull request holds rows."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llreg import files
+from llreg.build import CARD
+from llreg.card import make_card
+from llreg.contents import CONFIG
+from llreg.hub import outgoing
+from llreg.hub.incoming import Incoming, nothing_new, receive
+from llreg.hub.outgoing import Outgoing
+from llreg.hub.pin import Pin, read_pin, with_rows, write_pin
+from llreg.hub.published import ATTRIBUTES, Published, look
+from llreg.hub.pull import apply, build_from, merged_records, pinned, settled
+from llreg.hub.pullrequest import propose
+from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
+from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
+from llreg.maintenance import check_tag, current_only
+from llreg.registry import Registry
+from llreg_schemas import RowRecord, pretty_json, version_id
+from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError
+from llreg_schemas.records import now, version_manifest
+
+# Others push at the same time: each try takes what they published and builds anew. A push among N waits for at most
+# N - 1 others, so this is beyond what a registry sees.
+_CONFLICTS = 40
+_FAILURES = 3  # tries after an answer that leaves open whether the commit was made
+_WAIT_SECONDS = 2.0  # at most, between tries: random, so that writers do not stay in step
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller asked for."""
+
+    only: Collection[str] | None
+    tag: str | None
+    message: str | None
+    description: str | None
+    private: bool
+    dry_run: bool
+    progress: Progress | None
+
+
+def push(
+    registry: Registry,
+    repo: str | None = None,
+    *,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    only: Collection[str] | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    description: str | None = None,
+    private: bool = False,
+    progress: Progress | None = None,
+) -> PushResult:
+    """Publish what the Hub does not have yet.
+
+    Parameters
+    ----------
+    registry : Registry
+        On this machine.
+    repo : str, optional
+        ``org/name``; by default the one it was pulled from or pushed to. It is made if it is missing.
+    create_pr : bool
+        Make a pull request also where you may write. Without write rights one is made in any case; a later push adds to it
+        while it is open.
+    dry_run : bool
+        Change nothing; say what would be sent.
+    only : collection of str, optional
+        Paths of row files and retractions that may be sent; by default all.
+    tag : str, optional
+        Name the version that this commit makes.
+    message, description : str, optional
+        Title and text of the commit or pull request; by default they say which rows.
+    private : bool
+        A repository that is made is private.
+    progress : callable, optional
+        Called with (files done, files in all) while rows of others are downloaded.
+
+    Raises
+    ------
+    InvalidFileError
+        If a row or document is not valid; nothing was sent.
+    HubAccessError, HubConflictError, HubUnreachableError, HubNotFoundError
+        Nothing, or (after no answer) the whole commit was published; the same command finds out and goes on.
+    InputError
+        If no repository is known, or it holds another registry.
+    """
+    current_only(registry)
+    with files.lock(registry.path, "hub"):
+        pin = _pin(registry, repo)
+        target = Repo(pin.repo)
+        if not create_pr and (_missing(target) or target.may_write()):
+            wish = _Wish(
+                only, None if tag is None else check_tag(tag), message, description, private, dry_run, progress
+            )
+            return _publish(registry, target, pin, wish)
+        if tag is not None:
+            raise InputError("a version is named by those who may write; push without a tag")
+        return propose(registry, target, pin, only=only, message=message, dry_run=dry_run)
+
+
+def _pin(registry: Registry, repo: str | None) -> Pin:
+    pin = read_pin(registry.path)
+    if repo is None and pin is None:
+        raise InputError(f"{registry.path} has no repository on the Hub yet; say which: llreg push ORG/NAME")
+    if pin is not None and (repo is None or repo == pin.repo):
+        return pin
+    if pin is not None and pin.commit:
+        raise InputError(
+            f"{registry.path} belongs to {pin.repo}; to publish its rows as {repo}, delete .llreg/remote.json there first"
+        )
+    return Pin(str(repo))
+
+
+def _missing(target: Repo) -> bool:
+    try:
+        target.commit_of(MAIN)
+    except HubNotFoundError:
+        return True
+    return False
+
+
+def _publish(registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> PushResult:
+    """Try until the commit is made on what is there; find out whether one without an answer was."""
+    before: Outgoing | None = None
+    conflicts = failures = 0
+    while True:
+        plan = _Plan(registry, target, read_pin(registry.path) or pin, wish)
+        try:
+            result = plan.run()
+            if before is not None and result.commit is None:  # the commit that gave no answer was made
+                return plan.result(before, plan.head, conflicts + failures + 1)
+            return replace(result, tries=conflicts + failures + 1)
+        except HubConflictError:
+            conflicts += 1
+            if conflicts == _CONFLICTS:
+                raise
+        except UnknownOutcomeError:
+            failures, before = failures + 1, plan.outgoing
+            if failures == _FAILURES:
+                raise
+        time.sleep(random.uniform(0, _WAIT_SECONDS))
+
+
+class _Plan:
+    """One try: on the commit that is there now."""
+
+    def __init__(self, registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> None:
+        self.registry, self.target, self.pin, self.wish = registry, target, pin, wish
+        self.head = ""
+        self.outgoing = Outgoing({})
+
+    def run(self) -> PushResult:
+        """Look, take what others published, commit."""
+        published = self._found()
+        if published is None:
+            return self._would_create()
+        self.head = published.commit
+        incoming = self._synchronised(published)
+        with files.staging_directory(self.registry.path) as staging:
+            self.outgoing = self._gather(incoming, staging)
+            if self.wish.dry_run or not (self.outgoing.files or self.outgoing.deleted):
+                commit = None
+            else:
+                commit = self._commit(published)
+        tags = () if self.wish.dry_run else self._name_versions(commit or self.head)
+        return replace(self.result(self.outgoing, commit), tags=tags)
+
+    def result(self, sent: Outgoing, commit: str | None, tries: int = 1) -> PushResult:
+        """What was, or would be, sent."""
+        return PushResult(
+            repo=self.target.id,
+            commit=commit,
+            url=self.target.url("commit", commit) if commit else self.target.url(),
+            rows=tuple(record.row_id for record in sent.rows),
+            files=sent.sizes,
+            deleted=sent.deleted,
+            tries=tries,
+            dry_run=self.wish.dry_run,
+        )
+
+    def _synchronised(self, published: Published) -> Incoming:
+        """What others published meanwhile, brought into the registry here; its build is then of all rows."""
+        registry, dry_run = self.registry, self.wish.dry_run
+        if self.pin.commit == published.commit:
+            if not dry_run and not registry.status()["build_current"]:
+                registry.build()
+            return nothing_new(published, registry)
+        known, progress = self.pin.digests(), self.wish.progress
+        incoming = receive(self.target, published, registry.path, registry, known, progress)
+        if not dry_run:
+            apply(incoming, registry.path, registry, self.pin)
+        return incoming
+
+    def _found(self) -> Published | None:
+        """What the repository holds; made, and made a registry, if need be. None for a dry run without one."""
+        if _missing(self.target):
+            if self.wish.dry_run:
+                return None
+            self.target.create(private=self.wish.private)
+        published = look(self.target, self.target.commit_of(MAIN), self.pin)
+        if published.is_registry:
+            return published
+        foreign = sorted(set(published.root) - {ATTRIBUTES, CARD})
+        if foreign:
+            raise InputError(
+                f"{self.target.id} on the Hub holds {', '.join(foreign[:5])} and no {CONFIG}: it is no registry; "
+                "choose another name"
+            )
+        if self.wish.dry_run:
+            return None
+        commit = self._make_registry(published)
+        return look(self.target, commit, self.pin)
+
+    def _make_registry(self, published: Published) -> str:
+        """The first commit: git attributes, registry.json, texts, and a card."""
+        sent = outgoing.settings_files(self.registry, published, ours=True)
+        sent[ATTRIBUTES] = self.registry.path / ATTRIBUTES
+        with files.staging_directory(self.registry.path) as staging:
+            (staging / CARD).write_text(make_card(self.registry.info, []), encoding="utf-8")
+            sent[CARD] = staging / CARD
+            return send(self.target, Outgoing(sent), "Make a registry", "", parent=published.commit)
+
+    def _would_create(self) -> PushResult:
+        nothing = Published("", {}, {}, {}, {}, {})
+        with files.staging_directory(self.registry.path) as staging:
+            records = outgoing.unpublished(self.registry, nothing, self.wish.only)
+            sent = outgoing.row_files(self.registry, records, staging)
+            sent |= outgoing.settings_files(self.registry, nothing, ours=True)
+            sent |= outgoing.build_files(self.registry.path, nothing)[0]
+            return self.result(Outgoing.of(sent, records), None)
+
+    def _gather(self, incoming: Incoming, staging: Path) -> Outgoing:
+        """All files of the commit; the build among them is of what the repository will hold."""
+        registry, published, only = self.registry, incoming.published, self.wish.only
+        records = outgoing.unpublished(registry, published, only)
+        check_rows(registry, records)
+        sent = outgoing.row_files(registry, records, staging)
+        sent |= outgoing.subsets_of(registry, records, published)
+        withdrawn = outgoing.retractions(registry, published, records, only)
+        retracted = published.names_in("retractions") | {Path(name).stem for name in withdrawn}
+        there = set(published.rows) | set(incoming.records) | {record.digest for record in records}
+        merged = merged_records(incoming, registry, retracted)
+        kept = {digest: record for digest, record in merged.items() if digest in there}
+        info = settled(incoming, registry, self.pin)
+        ours = info is registry.info or info == registry.info
+        built = registry.path
+        if self.wish.dry_run or not self._is_built(kept, retracted):
+            build_from(incoming, registry, kept, info, retracted, built := staging / "build")
+        made, deleted = outgoing.build_files(built, published)
+        sent |= {**withdrawn, **made, **outgoing.settings_files(registry, published, ours=ours)}
+        if only is None:
+            sent |= outgoing.versions(registry, published, kept)
+        if self.wish.tag is not None:
+            sent |= self._version(kept, published, staging)
+        return Outgoing.of(sent, records, deleted)
+
+    def _is_built(self, kept: Mapping[str, RowRecord], retracted: Collection[str]) -> bool:
+        """Whether the build here, made a moment ago, is that of these rows."""
+        store = self.registry.store
+        return store.digests() == list(kept) and store.retracted() == set(retracted)
+
+    def _version(self, kept: Mapping[str, RowRecord], published: Published, staging: Path) -> dict[str, Path]:
+        tag = str(self.wish.tag)
+        name = f"versions/{tag}.json"
+        if name in published.documents:
+            raise InputError(f"{self.target.id} has a version {tag} already; tags never move: choose another name")
+        manifest = version_manifest(tag, version_id(kept), now(), sorted(kept), self.registry.info["view"])
+        path = staging / name
+        path.parent.mkdir()
+        path.write_text(pretty_json(manifest), encoding="utf-8")
+        return {name: path}
+
+    def _commit(self, published: Published) -> str:
+        sent, wish = self.outgoing, self.wish
+        commit = send(self.target, sent, wish.message or title(sent), wish.description or "", parent=published.commit)
+        pin = with_rows(pinned(self.pin, published, commit), [name for name in sent.files if name.startswith("rows/")])
+        if CONFIG in sent.files:
+            pin = replace(pin, config=blob_oid(sent.files[CONFIG].read_bytes()))
+        for name, path in sent.files.items():
+            if name.startswith("versions/") and not (self.registry.path / name).exists():
+                files.write_atomic(self.registry.path, self.registry.path / name, path.read_bytes())
+        write_pin(self.registry.path, pin)
+        return commit
+
+    def _name_versions(self, commit: str) -> tuple[str, ...]:
+        """Give the repository a tag for each named version that has none."""
+        names = [manifest["tag"] for manifest in self.registry.versions()]
+        return self.target.tag_missing(names, commit) if names else ()
