@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llreg.create import init as init
+    from llreg.hub.pull import clone as pull
     from llreg.registry import Registry as Registry
     from llreg.registry import open_registry as open
     from llreg.rowfile import Row as Row
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["LlregError", "Registry", "Row", "TextSet", "__version__", "init", "load_texts", "open"]
+__all__ = ["LlregError", "Registry", "Row", "TextSet", "__version__", "init", "load_texts", "open", "pull"]
 
 # Attached on first use, so that `import llreg` and `llreg --help` load no numpy, zarr or xarray.
 _LAZY = {
@@ -32,6 +33,7 @@ _LAZY = {
     "init": ("llreg.create", "init"),
     "load_texts": ("llreg.textset", "load_texts"),
     "open": ("llreg.registry", "open_registry"),
+    "pull": ("llreg.hub.pull", "clone"),
 }
 
 

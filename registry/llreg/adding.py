@@ -144,8 +144,7 @@ def add(
 
 
 def _check_options(registry: Registry, models: Sequence[str], options: Options) -> None:
-    if registry.revision is not None:
-        raise InputError(f"version {registry.revision} is fixed; open the registry without a version to add to it")
+    registry.check_changeable("add to it")
     if options.overwrite not in OVERWRITE:
         raise InputError(f"overwrite: expected one of {', '.join(OVERWRITE)}; got {options.overwrite!r}")
     if options.batch_tokens is not None and options.batch_tokens < 1:

@@ -40,7 +40,7 @@ def write_build(
     info: Mapping[str, Any],
     retracted: Collection[str] = (),
 ) -> None:
-    """Write the build's parts into an empty directory.
+    """Write the build's parts into an empty directory; it is made if it is missing.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ def write_build(
     retracted : collection of str
         Digests of the retracted rows: readers go by the store while a pull has not written the files yet.
     """
+    directory.mkdir(exist_ok=True)
     table = _TableWriter(directory / TABLE)
     write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info, retracted))
     table.close()

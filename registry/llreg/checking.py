@@ -138,9 +138,7 @@ def validate(
     list of Problem
         Empty if all is well. It raises nothing for a bad file.
     """
-    files = [Path(path).resolve() for path in paths] or sorted(
-        path for path in (registry.path / "rows").rglob("*") if not path.is_dir()
-    )
+    files = [Path(path).resolve() for path in paths] or registry.folder.below(registry.path / "rows")
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
     for done, path in enumerate(files, 1):
@@ -156,9 +154,9 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
     import numpy as np
 
     shown = registry.shown(path)
-    if path.is_symlink() or not path.is_file():
-        return [Problem(shown, "expected a regular file")]
     inside = path.is_relative_to(registry.path / "rows")
+    if not (registry.folder.is_file(path) if inside else path.is_file() and not path.is_symlink()):
+        return [Problem(shown, "expected a regular file")]
     if inside and digest_in_name(path.name) is None:
         return [Problem(shown, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
     try:

@@ -27,6 +27,12 @@ class Folder(Protocol):
     def folders(self, directory: Path) -> list[str]:
         """Names of the directories in one, sorted; none if it is missing."""
 
+    def below(self, directory: Path) -> list[Path]:
+        """Everything below a directory that is none itself, sorted."""
+
+    def is_file(self, path: Path) -> bool:
+        """Whether there is a file of that name, and no link to one."""
+
 
 class LocalFolder:
     """A directory on this machine: all its files are there."""
@@ -38,12 +44,20 @@ class LocalFolder:
         """Nothing to do."""
 
     def names(self, directory: Path) -> list[str]:
-        """Names of what is in a directory and is none itself, sorted."""
-        return sorted(entry.name for entry in _scan(directory) if not entry.is_dir(follow_symlinks=False))
+        """Names of what is in a directory, sorted: also of what is no file and should be one."""
+        return sorted(entry.name for entry in _scan(directory))
 
     def folders(self, directory: Path) -> list[str]:
         """Names of the directories in one, sorted."""
         return sorted(entry.name for entry in _scan(directory) if entry.is_dir(follow_symlinks=False))
+
+    def below(self, directory: Path) -> list[Path]:
+        """Everything below a directory that is none itself, sorted."""
+        return sorted(path for path in directory.rglob("*") if not path.is_dir())
+
+    def is_file(self, path: Path) -> bool:
+        """Whether there is a file of that name, and no link to one."""
+        return path.is_file() and not path.is_symlink()
 
 
 def _scan(directory: Path) -> list[os.DirEntry[str]]:

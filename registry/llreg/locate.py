@@ -9,8 +9,9 @@ from pathlib import Path
 from llreg import settings
 from llreg.contents import CONFIG
 from llreg.create import init
-from llreg.registry import Registry
-from llreg_schemas.errors import InputError, NotFoundError
+from llreg.hub.repo import is_repo_id
+from llreg.registry import Registry, open_registry
+from llreg_schemas.errors import InputError
 
 
 def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> Registry:
@@ -19,7 +20,7 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
     Parameters
     ----------
     given : str, optional
-        A directory, or ``DIR@TAG`` for a named version of it.
+        A directory, or ``DIR@TAG`` for a named version of it; or ``ORG/NAME`` or ``ORG/NAME@REV`` on the Hub.
     note : callable, optional
         Told when the user's own registry is made.
 
@@ -27,11 +28,13 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
     ------
     NotFoundError
         If what was given is not a registry.
+    HubNotFoundError, HubAccessError, HubUnreachableError
+        If it is none on the Hub, or that cannot be read.
     """
     chosen = given or settings.registry_setting()
     if chosen:
         return _open(chosen)
-    for directory in _enclosing():
+    for directory in enclosing():
         if (directory / CONFIG).is_file():
             return Registry(directory)
     path = settings.default_registry()
@@ -49,15 +52,14 @@ def _open(given: str) -> Registry:
     directory, at, tag = given.rpartition("@")
     if at and Path(os.path.expanduser(directory)).is_dir():
         return Registry(directory, revision=tag)
-    if given.count("/") == 1 and not given.startswith((".", "/", "~")):
-        raise NotFoundError(
-            f"no directory {given}; if it is a registry on the Hub, download it first: "
-            f"hf download --repo-type dataset {given} --local-dir {given.split('/')[1]}"
-        )
+    repo, at, revision = given.partition("@")
+    if is_repo_id(repo):
+        return open_registry(repo, revision=revision if at else None)
     raise InputError(f"no directory {given}; make a registry there with: llreg init {given}")
 
 
-def _enclosing() -> list[Path]:
+def enclosing() -> list[Path]:
+    """The working directory and those around it, innermost first."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # the working directory was removed

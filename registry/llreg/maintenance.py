@@ -40,7 +40,7 @@ def build(registry: Registry) -> str:
     current_only(registry)
     files.sweep(registry.path)
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
-        records = _write(registry, staging)
+        records = write_build(registry, staging)
         _keep_dropped(registry, records)
         files.swap_directory(registry.path, staging / STORE, registry.path / STORE)
         for name in (builds.TABLE, builds.CARD):
@@ -52,11 +52,12 @@ def check_build(registry: Registry) -> list[str]:
     """Build anew beside the build and say what differs; an empty list if it is current."""
     current_only(registry)
     with files.staging_directory(registry.path) as staging:
-        _write(registry, staging)
+        write_build(registry, staging)
         return builds.differences(registry.path, staging)
 
 
-def _write(registry: Registry, directory: Path) -> list[RowRecord]:
+def write_build(registry: Registry, directory: Path) -> list[RowRecord]:
+    """Write the build of the accepted rows into an empty directory, made if it is missing; their records."""
     records = registry.records(strict=True)
     rows = gather(records, rows_of(registry))
     builds.write_build(directory, rows, records, registry.text_index, registry.info, registry.retractions())

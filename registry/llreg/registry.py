@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.contents import Contents
 from llreg.folder import LocalFolder
+from llreg.hub.repo import is_repo_id
 from llreg.store import STORE
 from llreg.storereader import StoreReader
 from llreg_schemas import RowRecord
-from llreg_schemas.errors import InputError
+from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from llreg.geometry.rows import Rows
     from llreg.geometry.tree import Tree
     from llreg.geometry.view import View
+    from llreg.hub.pull import PullResult
+    from llreg.hub.sending import PushResult
+    from llreg.hub.verdict import Verdict
     from llreg.maps.document import Map
     from llreg.maps.making import MapResult
 
@@ -38,9 +42,10 @@ def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
     Parameters
     ----------
     path : str or Path
-        Directory of the registry.
+        Directory of the registry; or ``org/name``, where there is no such directory: a registry on the Hub, of which
+        only what is asked for is read.
     revision : str, optional
-        A version's tag: show only the rows that it holds.
+        A version's tag: show only the rows that it holds. On the Hub also a branch, commit or ``refs/pr/N``.
 
     Raises
     ------
@@ -48,7 +53,16 @@ def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
         If there is no registry or no such version.
     InvalidFileError
         If registry.json is not valid, or of a newer format.
+    HubNotFoundError, HubAccessError, HubUnreachableError
+        If the Hub has none, or it cannot be read.
     """
+    if isinstance(path, str) and is_repo_id(path) and not Path(path).exists():
+        from llreg.hub.opened import open_on_hub
+
+        try:
+            return open_on_hub(path, revision)
+        except (HubNotFoundError, HubUnreachableError) as error:
+            raise type(error)(f"no directory {path}, and {error}") from error
     return Registry(path, revision=revision)
 
 
@@ -215,6 +229,12 @@ class Registry(Contents):
 
         return log(self)
 
+    def diff(self, old: str, new: str | None = None) -> dict[str, Any]:
+        """Rows that one version has and another has not; see `llreg.history.diff`."""
+        from llreg.history import diff
+
+        return diff(self, old, new)
+
     # Changing it
 
     def add(self, models: Sequence[str], **options: Any) -> list[AddResult]:
@@ -254,3 +274,23 @@ class Registry(Contents):
         from llreg.checking import validate
 
         return validate(self, paths, progress=progress)
+
+    # With the Hub
+
+    def pull(self, repo: str | None = None, **options: Any) -> PullResult:
+        """Bring it to what is on the Hub; see `llreg.hub.pull.pull`."""
+        from llreg.hub.pull import pull
+
+        return pull(self, repo, **options)
+
+    def push(self, repo: str | None = None, **options: Any) -> PushResult:
+        """Publish rows; see `llreg.hub.push.push`."""
+        from llreg.hub.push import push
+
+        return push(self, repo, **options)
+
+    def review(self, numbers: Sequence[int] | None = None, **options: Any) -> list[Verdict]:
+        """Check pull requests, and merge the good ones; see `llreg.hub.review.review`."""
+        from llreg.hub.review import review
+
+        return review(self, options.pop("repo", None), numbers, **options)

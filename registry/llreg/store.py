@@ -14,8 +14,8 @@ from llreg_schemas import RowRecord, canonical_json, version_id
 from llreg_schemas.records import FORMAT_VERSION
 
 STORE = "store.zarr"
-_STRING_CHUNK = 4096  # rows a chunk of text metadata
-_NUM_TOKENS_CHUNK = 64  # rows; models that share a tokenizer compress to almost nothing together
+STRING_CHUNK_ROWS = 4096  # text metadata
+TOKENS_CHUNK_ROWS = 64  # models that share a tokenizer compress to almost nothing together
 
 _LONG_NAMES = {
     "model": "row id: model name @ first 8 hex digits of the digest",
@@ -141,7 +141,7 @@ def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -
         "num_tokens",
         dtype="int32",
         shards=shard,
-        chunks=(_NUM_TOKENS_CHUNK, num_texts),
+        chunks=(TOKENS_CHUNK_ROWS, num_texts),
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=0,
         attributes=ARRAY_ATTRIBUTES["num_tokens"],
@@ -164,7 +164,7 @@ def _write_column(group: Any, name: str, values: list[Any], dim: str) -> None:
     array = group.create_array(
         name,
         shape=(len(values),),
-        chunks=(max(1, min(_STRING_CHUNK, len(values))),),
+        chunks=(max(1, min(STRING_CHUNK_ROWS, len(values))),),
         dtype="int64" if numeric else str,
         dimension_names=(dim,),
         attributes={"long_name": _LONG_NAMES[name]},

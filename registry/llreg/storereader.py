@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llreg import storeprofile
 from llreg.rowfile import Row
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
 from llreg_schemas import RowRecord, row_digest
-from llreg_schemas.errors import FormatVersionError, InvalidFileError, LlregError, NotFoundError
-from llreg_schemas.records import FORMAT_VERSION
+from llreg_schemas.errors import InvalidFileError, LlregError, NotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,14 +37,22 @@ class StoreReader:
         The store; it may be missing, which reads as no rows.
     shown : str
         Name used in messages.
+
+    Attributes
+    ----------
+    num_texts : int or None
+        Texts in the registry's text set, which a store must be of; None: as many as it says.
     """
 
     def __init__(self, path: Path, *, shown: str = STORE) -> None:
         self.path, self.shown = path, shown
+        self.num_texts: int | None = None
         self._signature: tuple[int, int, int] | None = None
         self._group: Any = None
+        self._width = 0  # texts
         self._positions: dict[str, int] = {}
         self._records: list[RowRecord] | None = None
+        self._sound: set[str] = set()  # shards whose chunks were found to have the size they must have
 
     def exists(self) -> bool:
         """Whether there is a store."""
@@ -136,47 +144,88 @@ class StoreReader:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
+    # Where the store's files are: the Hub overrides these
+
     def source(self) -> Any:
         """The store as `zarr.open_group` takes it."""
         return self.path
 
-    def holds(self, key: str) -> bool:
-        """Whether the store has a file of that name."""
-        return (self.path / key).is_file()
+    def size(self, key: str) -> int | None:
+        """Bytes of one of the store's files; None if there is none of that name."""
+        try:
+            return (self.path / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def load(self, key: str, start: int, end: int) -> bytes:
+        """Bytes `start` up to `end` of one of the store's files."""
+        with (self.path / key).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def prepare(self, name: str, positions: Sequence[int]) -> None:
+        """Check what is about to be read of an array, at rows of these positions."""
+        if name != "num_tokens":
+            return  # not compressed
+        for shard in sorted({position // SHARD_ROWS for position in positions}):
+            self.check_shard(f"{name}/c.{shard}.0")
+
+    def check_shard(self, key: str) -> None:
+        """Check once that the chunks of a shard of num_tokens have the size they must have."""
+        if key in self._sound:
+            return
+        size = self.size(key) or 0
+        storeprofile.check_tokens_shard(lambda start, end: self.load(key, start, end), size, self._width)
+        self._sound.add(key)
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
         self._signature, self._records = None, None  # so that a failure is not taken for an opened store
+        self._sound = set()
         self._group, self._positions = (None, {}) if signature is None else self._open_group()
         self._signature = signature
 
     def _open_group(self) -> tuple[Any, dict[str, int]]:
         import zarr
 
-        group = zarr.open_group(self.source(), mode="r", use_consolidated=True)
-        version: Any = group.attrs.get("build_format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise FormatVersionError(
-                self.shown,
-                f"expected build format {FORMAT_VERSION} or older; got {version}, made by a newer llreg: "
-                "pip install --upgrade llreg",
-            )
-        column: Any = group["digest"]
-        digests = [str(digest) for digest in column[:]]
+        metadata = storeprofile.read_metadata(self._whole("zarr.json", storeprofile.MAX_METADATA_BYTES), self.shown)
+        count = storeprofile.check_profile(metadata, self.num_texts, self.shown)
+        digests = self._strings("digest", count)
+        group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
+        self._width = int(group["log_likelihood"].shape[1])
         for name in ("log_likelihood", "num_tokens"):
-            self._check_shards(group[name], name, len(digests))
+            self._check_shards(name, count)
         return group, {digest: position for position, digest in enumerate(digests)}
 
-    def _check_shards(self, array: Any, name: str, count: int) -> None:
+    def _whole(self, key: str, limit: int) -> bytes:
+        """One of the store's files, if it is no larger than it can be."""
+        size = self.size(key)
+        if size is None:
+            raise ValueError(f"{key} is missing")
+        if size > limit:
+            raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
+        return self.load(key, 0, size)
+
+    def _strings(self, name: str, count: int) -> list[str]:
+        """A column of strings, none of which is empty."""
+        limit = storeprofile.file_limit(storeprofile.string_limit(name, count))
+        chunks = (self._whole(key, limit) for key in storeprofile.string_chunks(name, count))
+        texts = [text for chunk in chunks for text in storeprofile.decode_strings(chunk, name, count)]
+        return texts[:count]
+
+    def _check_shards(self, name: str, count: int) -> None:
         # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
-        if array.shape[0] != count:
-            raise ValueError(f"{name} has {array.shape[0]} rows, digest {count}")
+        limit = storeprofile.shard_limit(self._width)
         for shard in range(math.ceil(count / SHARD_ROWS)):
-            if not self.holds(f"{name}/c.{shard}.0"):
-                raise ValueError(f"{name}/c.{shard}.0 is missing")
+            key = f"{name}/c.{shard}.0"
+            size = self.size(key)
+            if size is None:
+                raise ValueError(f"{key} is missing")
+            if size > limit:
+                raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
 
     def _read_records(self) -> list[RowRecord]:
         if self._records is None:
-            texts = [] if self._group is None else self._group["record"][:]
+            texts = [] if self._group is None else self._strings("record", len(self._positions))
             records = [RowRecord.from_json(json.loads(text)) for text in texts]
             if [record.digest for record in records] != list(self._positions):
                 raise ValueError("its records are of other rows than its digests")
@@ -190,6 +239,7 @@ class StoreReader:
         if gone:
             raise NotFoundError(f"row {gone[0][:12]} is not in {self.shown}")
         positions = [self._positions[digest] for digest in digests]
+        self.prepare(name, positions)
         first, count = positions[0], len(positions)
         neighbours = positions == list(range(first, first + count))
         rows: Any = slice(first, first + count) if neighbours else np.asarray(positions)

@@ -226,8 +226,8 @@ def to_parquet(texts: TextSet) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(path: Path, info: Mapping[str, Any], shown: str) -> TextIndex:
-    """Read ``texts.parquet`` without the texts and check it against the header in registry.json.
+def read_index(path: Path | io.RawIOBase, info: Mapping[str, Any], shown: str) -> TextIndex:
+    """Read ``texts.parquet``, or an open file of it, without the texts and check it against the header in registry.json.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def from_parquet(path: Path, info: Mapping[str, Any], shown: str) -> TextSet:
     return texts
 
 
-def _read_columns(path: Path, names: Sequence[str], shown: str) -> dict[str, list[Any]]:
+def _read_columns(path: Path | io.RawIOBase, names: Sequence[str], shown: str) -> dict[str, list[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

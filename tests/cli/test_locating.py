@@ -98,7 +98,7 @@ def test_directory_with_an_at_sign(cli: Cli, tmp_path: Path, small_texts: Path) 
     ("given", "told"),
     [
         ("./nowhere", "no directory ./nowhere; make a registry there with: llreg init ./nowhere"),
-        ("org/name", "if it is a registry on the Hub, download it first: hf download --repo-type dataset org/name"),
+        ("org/name", "no directory org/name, and HF_HUB_OFFLINE is set, and org/name at main was not read before"),
         ("/tmp", "is not a registry (no registry.json)"),
         ("file.txt", "registry.json: cannot be read"),
         ("~no-such-user/x", "no directory ~no-such-user/x"),

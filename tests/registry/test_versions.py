@@ -54,7 +54,7 @@ def test_opens_at_a_version(tagged: Registry) -> None:
 def test_version_is_fixed(tagged: Registry) -> None:
     then = open_registry(tagged.path, revision="v1")
     for change in (then.build, then.check_build, lambda: then.tag("v2"), lambda: then.retract("org/m1", why="x")):
-        with pytest.raises(InputError, match="this is version v1 of the registry, which is fixed"):
+        with pytest.raises(InputError, match="version v1 is fixed; open the registry without a version to change it"):
             change()
     with pytest.raises(InputError, match="version v1 is fixed; open the registry without a version to add to it"):
         then.add(["some/model"])

@@ -15,7 +15,7 @@ from typing import TextIO
 import click
 
 from llreg import __version__
-from llreg.cli.common import Context, note
+from llreg.cli.common import REGISTRY, Context, note
 from llreg.printable import printable
 from llreg_schemas.errors import LlregError, LlregWarning
 
@@ -23,6 +23,7 @@ from llreg_schemas.errors import LlregError, LlregWarning
 _COMMANDS = {
     "add": ("rows", "Compute models' rows and add them."),
     "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
+    "diff": ("history", "Rows added and withdrawn between two versions."),
     "dist": ("geometry", "KL divergence between models, with standard errors."),
     "info": ("rows", "One row's full record."),
     "init": ("owner", "Make an empty registry."),
@@ -32,8 +33,11 @@ _COMMANDS = {
     "map": ("map", "A map of models: a page, a figure, a table, or coordinates to go on from."),
     "nn": ("relatives", "The nearest rows of a model, with KL ± standard error."),
     "predict": ("predict", "Predict benchmark scores of models from their rows."),
+    "pull": ("hub", "Bring a registry here to what is on the Hub."),
+    "push": ("hub", "Publish rows: a commit, or a pull request."),
     "retract": ("owner", "Withdraw a row, saying why."),
-    "status": ("history", "What is not built, not finished, or not in a version."),
+    "review": ("review", "Check pull requests with rows, and merge the good ones."),
+    "status": ("history", "What is not built, not published, or not finished."),
     "subset": ("subset", "Draw a subset of the texts, on which new models cost a fraction."),
     "tag": ("owner", "Name the present version."),
     "texts": ("texts", "The registry's text set."),
@@ -75,7 +79,7 @@ class _LazyGroup(click.Group):
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llreg")
 @click.option(
-    "--registry", "-r", metavar="DIR[@TAG]", help="The registry; also LLREG_REGISTRY, or the enclosing directory."
+    "--registry", "-r", metavar=REGISTRY, help="The registry; also LLREG_REGISTRY, or the enclosing directory."
 )
 @click.pass_context
 def cli(ctx: click.Context, registry: str | None) -> None:
@@ -83,7 +87,8 @@ def cli(ctx: click.Context, registry: str | None) -> None:
 
     `llreg add MODEL` computes a model's row once; `llreg dist` compares rows without running a model again.
     The registry is a directory: given by --registry, LLREG_REGISTRY, the enclosing directory that holds
-    registry.json, or else your own, made on first use with the embedded text set.
+    registry.json, or else your own, made on first use with the embedded text set. ORG/NAME is one on the Hub, read
+    without a download.
     """
     ctx.obj = Context(registry)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llreg.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
+REGISTRY = "DIR[@TAG]|ORG/NAME[@REV]"
 
 
 class Context:
@@ -36,7 +37,12 @@ def _set_registry(ctx: click.Context, _: click.Parameter, value: str | None) -> 
 
 
 registry_option = click.option(
-    "--registry", "-r", metavar="DIR[@TAG]", expose_value=False, callback=_set_registry, help="The registry to use."
+    "--registry",
+    "-r",
+    metavar=REGISTRY,
+    expose_value=False,
+    callback=_set_registry,
+    help="The registry to use: a directory, or one on the Hub.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print ids only, one a line.")
@@ -45,6 +51,11 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print ids only,
 def note(message: str) -> None:
     """Say something to the user, on stderr."""
     click.echo(f"llreg: {message}", err=True)
+
+
+def count(number: int, noun: str) -> str:
+    """As "1 row" or "1,018 rows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def print_json(value: Any) -> None:

@@ -1,10 +1,12 @@
-"""Commands on a registry's state and past: status, log."""
+"""Commands on a registry's state and past: status, log, diff."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from llreg.cli.common import Context, json_option, print_json, quiet_option, registry_option
+from llreg.cli.common import Context, count, json_option, note, print_json, quiet_option, registry_option
 from llreg.printable import printable
 
 
@@ -14,7 +16,7 @@ from llreg.printable import printable
 @registry_option
 @click.pass_obj
 def status(context: Context, /, as_json: bool, quiet: bool) -> None:
-    """What is not in the build yet, what is unfinished, and which version this is."""
+    """What is not in the build or not published yet, what is unfinished, and which version this is."""
     found = context.registry().status()
     if as_json:
         print_json(found)
@@ -37,8 +39,43 @@ def status(context: Context, /, as_json: bool, quiet: bool) -> None:
             click.echo(f"  + {printable(row)}")
         for row in found["to_leave_out"]:
             click.echo(f"  - {printable(row)}")
+    if found["remote"]:
+        _tell_remote(found["remote"])
     if found["unfinished"]:
         click.echo(f"unfinished runs: {found['unfinished']}; give the same llreg add again to go on")
+
+
+def _tell_remote(remote: dict[str, Any]) -> None:
+    at = f" at {remote['commit'][:8]}" if remote["commit"] else ", never pulled"
+    rows = remote["unpublished"]
+    request = f"; pull request {remote['pull_request']}" if remote["pull_request"] else ""
+    click.echo(f"on the Hub: {remote['repo']} ({printable(remote['revision'])}{at}){request}")
+    if rows:
+        click.echo(f"not published: {count(len(rows), 'row')}; run: llreg push")
+        for row in rows:
+            click.echo(f"  + {printable(row)}")
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new", required=False)
+@json_option
+@quiet_option
+@registry_option
+@click.pass_obj
+def diff(context: Context, /, old: str, new: str | None, as_json: bool, quiet: bool) -> None:
+    """Rows added (+) and withdrawn (-) from version OLD to version NEW, or to what is there now."""
+    found = context.registry().diff(old, new)
+    if as_json:
+        print_json(found)
+        return
+    for sign, rows in (("+", found["added"]), ("-", found["removed"])):
+        for row in rows:
+            why = f"  {row['why']}" if row["why"] else ""
+            click.echo(printable(row["row_id"] if quiet else f"{sign} {row['row_id']}{why}"))
+    ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (found["from"], found["to"])]
+    if not quiet:
+        note(f"{' to '.join(ends)}: {len(found['added'])} added, {len(found['removed'])} removed")
 
 
 @click.command()

@@ -153,7 +153,7 @@ def _on_cluster(rows: RowStream, path: Path, pairs: Sequence[Pair], cluster: str
     """Blocks as tasks; a task whose worker dies runs again elsewhere, and writes the same bytes."""
     from llreg.clusters import connect
 
-    where = str(rows.source.path), rows.source.revision
+    where = rows.source.address
     with connect(cluster) as client:
         yield from _results(client, where, rows, path.resolve(), pairs)
 

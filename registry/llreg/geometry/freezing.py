@@ -62,10 +62,7 @@ def freeze_view(registry: Registry, view: View) -> None:
     StorageError
         If registry.json cannot be written.
     """
-    if registry.revision is not None:
-        raise InputError(
-            f"version {registry.revision} is fixed; open the registry without a version to change its view"
-        )
+    registry.check_changeable("change its view")
     view.texts(registry.text_index)
     view.text_weights(registry.text_index)
     info = {**registry.info, "view": view.to_json()}

@@ -241,7 +241,7 @@ def _described(
             kl_se=float(numbers["kl_bits_per_byte_se"][i]),
             tail_share=float(numbers["tail_share"][i]),
             num_texts=int(numbers["num_texts"][i]),
-            relation=_relation(record, other) if record else "",
+            relation=relation(record, other) if record else "",
             verdict=verdict(float(numbers["kl"][i]), float(floors[i]), int(numbers["num_texts"][i])),
         )
         for i, (position, other) in enumerate(zip(positions, chosen, strict=True))
@@ -252,7 +252,7 @@ def _noise(registry: Registry, records: Sequence[RowRecord]) -> NDArray[np.float
     return noise_variances(records, np.count_nonzero(~np.isnan(registry.values(records)), axis=1))
 
 
-def _relation(record: RowRecord, other: RowRecord) -> str:
+def relation(record: RowRecord, other: RowRecord) -> str:
     """What two records declare of each other."""
     model, there = record.identity.model, other.identity.model
     bases, their_bases = (set(entry.declared.get("base_model") or ()) for entry in (record, other))

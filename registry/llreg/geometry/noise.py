@@ -35,9 +35,14 @@ def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer
         It depends on the dtype, and grows with the number of tokens, as that of a sum does.
     """
     tokens = [float(record.provenance.get("tokens") or 0) for record in records]
-    rms = [_RMS.get(record.identity.weight_dtype, 0.9) for record in records]
     per_text = np.maximum(np.array(tokens) / np.maximum(num_scored, 1), 1.0)
-    return np.asarray(np.array(rms) ** 2 * per_text / _RMS_TOKENS)
+    return text_variances([record.identity.weight_dtype for record in records], per_text)
+
+
+def text_variances(dtypes: Sequence[str], num_tokens: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Variance of the error of log-likelihoods, nats**2, by the dtype they were computed in and their number of tokens."""
+    rms = np.array([_RMS.get(dtype, 0.9) for dtype in dtypes])
+    return np.asarray(rms**2 * num_tokens / _RMS_TOKENS)
 
 
 def noise_floor(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -157,7 +157,7 @@ def _small_files(published: Published, root: Path) -> list[str]:
     if texts is not None and not ((root / TEXTS).is_file() and same_content(texts, root / TEXTS)):
         names.append(TEXTS)
     names += [path for path in published.documents if not (root / path).is_file()]
-    columns = tuple(f"{STORE}/{column}/" for column in ("digest", "record"))
+    columns = tuple(f"{STORE}/{column}/c/" for column in ("digest", "record"))
     return names + [path for path in published.store if path == f"{STORE}/zarr.json" or path.startswith(columns)]
 
 

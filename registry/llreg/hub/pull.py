@@ -16,7 +16,8 @@ from llreg.create import prepare
 from llreg.hub.incoming import Incoming, receive, staging
 from llreg.hub.pin import Pin, read_pin, write_pin
 from llreg.hub.published import TEXTS, Published, look
-from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
+from llreg.hub.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
+from llreg.locate import enclosing
 from llreg.maintenance import current_only, rows_of
 from llreg.merging import Source, gather
 from llreg.registry import Registry
@@ -109,6 +110,19 @@ def clone(
     elif pin.repo != repo:
         raise InputError(f"{root} is meant for {pin.repo}; choose another directory for {repo}")
     return _pull(root, None, repo, revision, progress)
+
+
+def directory_for(repo: str, given: str | None) -> Path:
+    """Where `llreg pull REPO` puts a registry: what -r says, the enclosing registry if it came from there, or ./name."""
+    if given is not None and not is_repo_id(given):
+        return Path(given)
+    for directory in enclosing():
+        if (directory / CONFIG).is_file():
+            pin = read_pin(directory)
+            if pin is not None and pin.repo == repo:
+                return directory
+            break
+    return Path(repo.rpartition("/")[2])
 
 
 def _pull(

@@ -21,7 +21,7 @@ from llreg.hub.pull import apply, build_from, merged_records, pinned, settled
 from llreg.hub.pullrequest import propose
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
-from llreg.maintenance import check_tag, current_only
+from llreg.maintenance import check_tag, current_only, write_build
 from llreg.registry import Registry
 from llreg_schemas import RowRecord, pretty_json, version_id
 from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError
@@ -230,12 +230,14 @@ class _Plan:
             return send(self.target, Outgoing(sent), "Make a registry", "", parent=published.commit)
 
     def _would_create(self) -> PushResult:
-        nothing = Published("", {}, {}, {}, {}, {})
-        with files.staging_directory(self.registry.path) as staging:
-            records = outgoing.unpublished(self.registry, nothing, self.wish.only)
-            sent = outgoing.row_files(self.registry, records, staging)
-            sent |= outgoing.settings_files(self.registry, nothing, ours=True)
-            sent |= outgoing.build_files(self.registry.path, nothing)[0]
+        registry, nothing = self.registry, Published("", {}, {}, {}, {}, {})
+        with files.staging_directory(registry.path) as staging:
+            records = outgoing.unpublished(registry, nothing, self.wish.only)
+            check_rows(registry, records)
+            sent = outgoing.row_files(registry, records, staging)
+            sent |= outgoing.settings_files(registry, nothing, ours=True)
+            write_build(registry, built := staging / "build")
+            sent |= outgoing.build_files(built, nothing)[0]
             return self.result(Outgoing.of(sent, records), None)
 
     def _gather(self, incoming: Incoming, staging: Path) -> Outgoing:

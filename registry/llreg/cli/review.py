@@ -1,0 +1,116 @@
+"""Command of a registry's maintainer on the Hub: review."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, registry_option
+from llreg.printable import printable
+
+if TYPE_CHECKING:
+    from llreg.hub.verdict import Verdict
+
+_FINDINGS = 20  # shown of a pull request, the worst first; all are in --json
+_ORDER = ("refused", "attention", "note")
+
+
+@click.command()
+@click.argument("numbers", metavar="[PR]...", nargs=-1, type=click.IntRange(1))
+@click.option("--all", "all_open", is_flag=True, help="All open pull requests.")
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Merge the good ones in one commit with the new build; those to look at only where you name their number.",
+)
+@click.option("--tag", metavar="NAME", help="Name of the version that a merge makes (default: the date).")
+@click.option(
+    "--recompute",
+    metavar="K",
+    default=0,
+    type=click.IntRange(0),
+    help="Score K random texts of new rows again: downloads and runs their models (of up to 5 rows a pull request).",
+)
+@click.option("--comment/--no-comment", default=True, help="Whether to write each verdict under its pull request.")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print only the numbers of those that need a person, one a line.")
+@registry_option
+@click.pass_obj
+def review(
+    context: Context,
+    /,
+    numbers: tuple[int, ...],
+    all_open: bool,
+    merge: bool,
+    tag: str | None,
+    recompute: int,
+    comment: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Check pull requests: their files, each new row, and whether its values are plausible.
+
+    Pulls first. Nothing that a pull request holds is trusted or run; what may be merged is new rows, retractions and text
+    subsets, nothing else. Exit code 0 if every one is good or was merged, 1 if a person has to look at some.
+    """
+    from llreg.hub.pull import pull
+    from llreg.hub.review import list_open
+    from llreg.hub.review import review as review_requests
+
+    registry = context.registry()
+    if not numbers and not all_open:
+        there = ", ".join(f"{number} ({printable(title)})" for number, title in list_open(registry)) or "none"
+        raise click.UsageError(f"name pull requests by their numbers, or give --all; open now: {there}")
+    if tag is not None and not merge:
+        raise click.UsageError("--tag names the version that a merge makes: give --merge, too")
+    pull(registry)
+    verdicts = review_requests(
+        registry,
+        numbers=numbers,
+        all_open=all_open,
+        merge=merge,
+        tag=tag,
+        recompute=recompute,
+        comment=comment,
+        progress=None if as_json or quiet else lambda verdict: note(f"reviewed pull request {verdict.number}"),
+    )
+    if as_json:
+        print_json([verdict.to_json() for verdict in verdicts])
+    elif quiet:
+        click.echo("".join(f"{verdict.number}\n" for verdict in verdicts if not verdict.is_settled), nl=False)
+    else:
+        for verdict in verdicts:
+            _print(verdict)
+        note(_summary(verdicts))
+    return 0 if all(verdict.is_settled for verdict in verdicts) else 1
+
+
+def _print(verdict: Verdict) -> None:
+    """One block a pull request."""
+    click.echo(f"#{verdict.number}  {_outcome(verdict)}  {printable(verdict.title)}  by {printable(verdict.author)}")
+    for row in verdict.rows or ():
+        nearest = row.nearest[0] if row.nearest else None
+        near = f", nearest {printable(nearest.row_id)} at {nearest.kl:.6f} ± {nearest.kl_se:.6f}" if nearest else ""
+        click.echo(f"    + {printable(row.row_id)}  {row.mean:.4f} bits/byte{near}")
+    findings = sorted(verdict.findings, key=lambda finding: _ORDER.index(finding.level))
+    for finding in findings[:_FINDINGS]:
+        where = f"{printable(finding.file)}: " if finding.file else ""
+        click.echo(f"    {finding.level}: {where}{printable(finding.message)}")
+    if len(findings) > _FINDINGS:
+        click.echo(f"    … and {len(findings) - _FINDINGS:,} more")
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.merged:
+        return f"merged in {verdict.merged[:10]}"
+    if verdict.is_empty:
+        return "nothing new, closed" if verdict.closed else "nothing new"
+    return {"good": "good", "attention": "look at it", "refused": "refused"}[verdict.state]
+
+
+def _summary(verdicts: list[Verdict]) -> str:
+    if not verdicts:
+        return "no pull request is open"
+    states = [_outcome(verdict).partition(" in ")[0] for verdict in verdicts]
+    return "; ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))

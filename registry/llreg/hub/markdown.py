@@ -1,0 +1,51 @@
+"""Markdown of pull requests and comments. What strangers wrote goes in as code or plain text, never as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from llreg.printable import printable
+
+NOTHING = "-"
+_LONGEST = 160  # characters of an untrusted text that are shown
+_LOOKALIKES = str.maketrans(
+    {
+        "<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
+        ">": "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}",
+        "`": "'",
+        "|": "¦",
+    }
+)
+_MARKUP = re.compile(r"([\\*_\[\]#~&$])")
+_JOINER = "\N{WORD JOINER}"  # nothing to see, but no renderer takes what it parts for a mention or a link
+_ACTIVE = re.compile(r"@|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+
+
+def code(text: object) -> str:
+    """Untrusted text as inline code: nothing in it is markup, a mention or a link, not even where HTML is let through."""
+    shown = _shown(text).strip()
+    return f"`{shown}`" if shown else NOTHING
+
+
+def prose(text: object) -> str:
+    """Untrusted text as plain text, for sentences that quote what strangers wrote."""
+    escaped = _MARKUP.sub(r"\\\1", _shown(text, longest=600))
+    return _ACTIVE.sub(lambda found: found[0] + _JOINER, escaped)
+
+
+def _shown(text: object, *, longest: int = _LONGEST) -> str:
+    line = printable(str(text)).translate(_LOOKALIKES)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def link(label: str, address: str) -> str:
+    """A link; `label` is Markdown already, and every part of the address is quoted."""
+    return f"[{label}]({quote(address, safe=':/.-_~%')})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """A table of cells that are Markdown already; `right` lists the columns that hold numbers."""
+    rule = ["--:" if k in right else "---" for k in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])

@@ -1,0 +1,120 @@
+"""Fixtures: a local Hub that all tests share, and the real client as one of its users.
+
+Needs git and aiohttp (a dev dependency); without them nothing in this folder is collected.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from tests.hub.client import Hub, serving
+
+if shutil.which("git") is None or importlib.util.find_spec("aiohttp") is None:
+    collect_ignore_glob = ["*"]
+
+AsUser = Callable[[str | None], None]
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """One Hub for all tests: give the repositories names of their own (the fixture `repo_name`)."""
+    with serving(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(shared_hub: Hub, as_user: AsUser) -> Iterator[Hub]:
+    """The Hub without faults, with an empty log and its first options; the client here is anonymous until `as_user`."""
+    shared_hub.reset()
+    as_user(None)
+    yield shared_hub
+    shared_hub.reset()
+
+
+@pytest.fixture
+def as_user(shared_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> AsUser:
+    """Factory: ``as_user("alice")`` lets huggingface_hub, here and in subprocesses, talk to the Hub as alice.
+
+    None is nobody. Each call forgets what clients have in memory; the cache folder stays the test's own.
+    """
+
+    def become(user: str | None) -> None:
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", raising=False)
+        for name, value in shared_hub.env(user).items():
+            monkeypatch.setenv(name, value)
+        _patch_client(monkeypatch, shared_hub.url, anonymous=user is None)
+
+    return become
+
+
+@pytest.fixture
+def repo_name(request: pytest.FixtureRequest) -> str:
+    """A repository name that no other test uses."""
+    plain = re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")
+    return f"{plain}-{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def repo(hub: Hub, repo_name: str) -> str:
+    """A new public dataset repository of alice's, by its id; nothing is in the log."""
+    name = f"alice/{repo_name}"
+    hub.api("alice").create_repo(name, repo_type="dataset")
+    hub.clear()
+    return name
+
+
+def _patch_client(monkeypatch: pytest.MonkeyPatch, url: str, *, anonymous: bool) -> None:
+    """Set what huggingface_hub reads once, when it is imported, in every module that has a copy of it."""
+    import huggingface_hub.hf_api
+    from huggingface_hub import HfFileSystem
+    from huggingface_hub.utils import _cache_assets, _cache_manager, _git_credential  # noqa: F401
+
+    for name, value in _constants(url, anonymous).items():
+        for module in _client_modules():
+            if name in vars(module):
+                monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)  # of huggingface_hub.list_repo_files, ...
+    HfFileSystem.clear_instance_cache()
+
+
+def _client_modules() -> list[ModuleType]:
+    return [module for name, module in sys.modules.items() if name.partition(".")[0] == "huggingface_hub"]
+
+
+def _constants(url: str, anonymous: bool) -> dict[str, Any]:
+    home = Path(os.environ["HF_HOME"])
+    where = urlsplit(url)
+    return {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_URL_HOSTS": frozenset({"hf.co", "huggingface.co", where.hostname}),
+        "_HUB_ORIGINS": frozenset({(where.scheme, where.hostname, where.port)}),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": anonymous,
+        "HF_HUB_ETAG_TIMEOUT": 60,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 60,
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_ASSETS_CACHE": str(home / "assets"),
+        "HF_XET_CACHE": str(home / "xet"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
+    }
