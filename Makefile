@@ -29,6 +29,7 @@ check: test lint types wheel-test
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/geometry.py
+	$(BIN)/python benchmarks/hub.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llreg needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
