@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llreg_schemas import RowRecord, version_id
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_EXAMPLE = "ORG/MODEL"
+_PLACEHOLDER = "ORG/NAME"  # registry.json does not say where it is published, unless by its name
+
+# Licences of data that the Hub knows by these words; any other is "other", with its name beside it.
+_HUB_LICENCES = frozenset(
+    ["afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "epl-2.0", "eupl-1.1", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-3.0", "mit", "mpl-2.0", "odbl", "odc-by", "openrail", "other", "pddl", "unknown", "unlicense", "wtfpl", "zlib"]
+)
 
 _CITATION = """\
 @inproceedings{oyama-etal-2025-mapping,
@@ -37,60 +45,58 @@ def _front_matter(info: Mapping[str, Any], records: Sequence[RowRecord]) -> str:
     size = next((label for limit, label in _SIZES if len(records) < limit), "n>1M")
     return f"""---
 pretty_name: {_yaml(info["name"])}
-license: {_yaml(_hub_licence(info["licence"]))}
+{_licence(info["licence"])}
 tags:
 - llreg
 - log-likelihood
+- kl-divergence
+- language-models
 - model-comparison
+- model-map
 - zarr
 size_categories:
 - {size}
 configs:
 - config_name: models
-  data_files: models.parquet
+  data_files:
+  - split: train
+    path: models.parquet
   default: true
 - config_name: texts
-  data_files: texts.parquet
+  data_files:
+  - split: train
+    path: texts.parquet
 ---
 """
 
 
+def _licence(licence: str) -> str:
+    """The Hub's licence words are the SPDX ones in lower case."""
+    word = licence.lower()
+    if word in _HUB_LICENCES:
+        return f"license: {word}"
+    return f"license: other\nlicense_name: {_yaml(licence)}"
+
+
+def _yaml(text: str) -> str:
+    # A JSON string is a YAML one, whatever is in it.
+    return json.dumps(text)
+
+
 def _body(info: Mapping[str, Any], records: Sequence[RowRecord]) -> str:
-    texts, protocol = info["text_set"], info["protocol"]
     models = sorted({record.identity.model for record in records}, key=str.lower)
     version = version_id(record.digest for record in records)
     listed = "\n".join(f"- {html.escape(name)}" for name in models) or "- none yet"
     return f"""# {html.escape(info["name"])}
 
 A registry of language models as log-likelihood vectors: {len(records):,} rows of {len(models):,} models on
-{texts["num_texts"]:,} texts. Version `{version[:12]}`. Made with llreg.
+{info["text_set"]["num_texts"]:,} texts. Version `{version[:12]}`. Made with llreg.
 
 The squared distance between two rows estimates the KL divergence between two models:
 KL(i, j) = Var over texts of (l_i - l_j) / 2, in nats per text; divided by (mean bytes x ln 2), in bits per byte.
 
-| | |
-|---|---|
-| text set | {html.escape(texts["name"])}, id `{texts["id"][:12]}`, {texts["mean_bytes"]:.1f} bytes a text |
-| protocol | {html.escape(protocol["name"])}, id `{protocol["id"][:12]}` |
-| clip threshold of the default view | {"none" if info["view"]["clip"] is None else f"{info['view']['clip']} nats"} |
-| licence of the rows | {html.escape(info["licence"])} |
-
-## Load
-
-```python
-import xarray as xr
-
-ds = xr.open_zarr("store.zarr")   # dims (model, text), float32, nats
-```
-
-`models.parquet` has one line a row, with the vector in `log_likelihood`; `texts.parquet` has the texts.
-Every row is also a file of its own under `rows/`, with its full record.
-
-## Contribute
-
-`pip install "llreg[extract]"`, clone this registry, and run `llreg --registry DIR add MODEL`: it adds one file under
-`rows/`, which never conflicts with another contribution.
-
+{_facts(info)}
+{_loading(info["name"])}
 ## Models
 
 {listed}
@@ -103,10 +109,56 @@ Every row is also a file of its own under `rows/`, with its full record.
 """
 
 
-def _yaml(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _facts(info: Mapping[str, Any]) -> str:
+    texts, protocol, clip = info["text_set"], info["protocol"], info["view"]["clip"]
+    return f"""| | |
+|---|---|
+| text set | {html.escape(texts["name"])}, id `{texts["id"][:12]}`, {texts["mean_bytes"]:.1f} bytes a text |
+| protocol | {html.escape(protocol["name"])}, id `{protocol["id"][:12]}` |
+| clip threshold of the default view | {"none" if clip is None else f"{clip} nats"} |
+| licence of the rows | {html.escape(info["licence"])} |
+| licence of the texts | {html.escape(texts["licence"])} |
+"""
 
 
-def _hub_licence(licence: str) -> str:
-    """The Hub's licence identifiers are the SPDX ones in lower case."""
-    return licence.lower()
+def _loading(name: str) -> str:
+    repo = name if "/" in name else _PLACEHOLDER
+    told = "" if repo == name else f"\nHere and below, `{_PLACEHOLDER}` stands for the id of this repository.\n"
+    return f"""## Load
+{told}
+```python
+import llreg
+
+registry = llreg.open("{repo}")           # reads what is asked for; revision="v1" for a named version
+registry.kl(), registry.neighbors("{_EXAMPLE}"), registry.dataset()
+```
+
+Without llreg:
+
+```python
+import datasets, pandas as pd, xarray as xr
+
+models = datasets.load_dataset("{repo}", split="train")    # one line a row, its vector in log_likelihood
+texts = datasets.load_dataset("{repo}", "texts", split="train")
+models = pd.read_parquet("hf://datasets/{repo}/models.parquet")
+ds = xr.open_zarr(                                        # dims (model, text), float32, nats; lazy
+    "hf://datasets/{repo}/store.zarr", chunks=None, storage_options={{"block_size": 65536}}
+)
+```
+
+Every row is also a file of its own under `rows/`, with its full record: which commit, which dtype, which tokens were
+scored, on what, by whom.
+
+## Contribute
+
+```bash
+pip install "llreg[extract]"
+llreg pull {repo}                         # into the directory {repo.rpartition("/")[2]}
+cd {repo.rpartition("/")[2]}
+llreg add {_EXAMPLE}                      # computes the model's row
+llreg push                                # opens a pull request with that one file
+```
+
+A row is one new file under `rows/`, so contributions never conflict. Please do not edit other files by hand: `store.zarr`,
+`models.parquet` and this card are made from the rows.
+"""

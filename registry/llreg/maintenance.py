@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def build(registry: Registry) -> str:
     files.sweep(registry.path)
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
         records = write_build(registry, staging)
-        _keep_dropped(registry, records)
+        keep_dropped(registry, records)
         files.swap_directory(registry.path, staging / STORE, registry.path / STORE)
         for name in (builds.TABLE, builds.CARD):
             files.write_atomic(registry.path, registry.path / name, (staging / name).read_bytes())
@@ -74,7 +74,7 @@ def rows_of(registry: Registry) -> list[Source]:
     return [from_files, lambda records: registry.store.intact_rows(records).values()]
 
 
-def _keep_dropped(registry: Registry, records: list[RowRecord]) -> None:
+def keep_dropped(registry: Registry, records: Iterable[RowRecord]) -> None:
     """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
     kept = {record.digest for record in records} | set(registry.row_files())
     dropped = [record for record in registry.store.records() if record.digest not in kept]

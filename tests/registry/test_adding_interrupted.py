@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_was_scored(registry: Registry, slow_model: Path, star
     signalled = time.monotonic()
     out, err = process.communicate(timeout=DEADLINE)
     assert time.monotonic() - signalled < 20
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (1, ""), err
     assert "llreg: interrupted; what was done is kept, the same command goes on from here" in err
     assert "Traceback" not in err
     assert registry.records() == []

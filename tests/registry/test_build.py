@@ -291,4 +291,4 @@ def test_card_is_escaped_and_names_every_model(tmp_path: Path, small_texts: Path
     assert "-50.0 nats" in card
     front, body = card.split("---\n", 2)[1:]
     assert "<script>" not in body
-    assert 'license: "<script>alert(\\"x\\")</script>"' in front
+    assert 'license_name: "<script>alert(\\"x\\")</script>"' in front

@@ -64,7 +64,7 @@ def built(small_registry: Registry, fill: Fill) -> Registry:
         ("log_likelihood", lambda a: a.update(shape=[3.0, 6]), "is damaged .*Expected an iterable of integers"),
         ("log_likelihood", lambda a: a.update(data_type="float64"), "log_likelihood: expected data type float32"),
         ("num_tokens", lambda a: a.update(data_type="int64"), "num_tokens: expected data type int32"),
-        ("log_likelihood", lambda a: a["chunk_grid"]["configuration"].update(chunk_shape=[2**40, 6]), "expected shards"),
+        ("log_likelihood", lambda a: a["chunk_grid"]["configuration"].update(chunk_shape=[2**40, 6]), "log_likelihood: expected shards"),
         ("log_likelihood", sharding("chunk_shape", [256, 6]), "log_likelihood: expected chunks"),
         ("num_tokens", sharding("index_location", "start"), "num_tokens: expected place of the index end"),
         ("num_tokens", sharding("codecs", [{"name": "bytes"}]), "num_tokens: expected codecs"),

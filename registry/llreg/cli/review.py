@@ -54,9 +54,7 @@ def review(
     Pulls first. Nothing that a pull request holds is trusted or run; what may be merged is new rows, retractions and text
     subsets, nothing else. Exit code 0 if every one is good or was merged, 1 if a person has to look at some.
     """
-    from llreg.hub.pull import pull
     from llreg.hub.review import list_open
-    from llreg.hub.review import review as review_requests
 
     registry = context.registry()
     if not numbers and not all_open:
@@ -64,10 +62,9 @@ def review(
         raise click.UsageError(f"name pull requests by their numbers, or give --all; open now: {there}")
     if tag is not None and not merge:
         raise click.UsageError("--tag names the version that a merge makes: give --merge, too")
-    pull(registry)
-    verdicts = review_requests(
-        registry,
-        numbers=numbers,
+    registry.pull()
+    verdicts = registry.review(
+        numbers,
         all_open=all_open,
         merge=merge,
         tag=tag,

@@ -18,7 +18,7 @@ _HEADLINES = {
     "attention": "valid, but a maintainer should look at it",
     "refused": "this cannot be merged as it is",
 }
-_SIGNS = {"refused": "❌ refused", "attention": "⚠️ look", "note": "note"}
+_SIGNS = {"refused": "**refused**", "attention": "**look**", "note": "note"}
 _FINDINGS, _ROWS = 40, 30  # that are told one by one
 
 

@@ -36,10 +36,12 @@ def describe(registry: Registry, records: Sequence[RowRecord]) -> str:
     from llreg.hub.plausibility import measure
     from llreg.hub.population import Population
 
+    if not records:
+        return _heading(registry, records) + "\n"
     shown = list(records)[:_SHOWN]
     population = Population(registry)
     new = {record.digest for record in records}
-    measured = measure(view_rows(registry, shown, population.view, population.version), population) if shown else []
+    measured = measure(view_rows(registry, shown, population.view, population.version), population)
     added = {record.row_id for record in population.records if record.digest in new}
     parts = [
         _heading(registry, records),
@@ -55,7 +57,7 @@ def describe(registry: Registry, records: Sequence[RowRecord]) -> str:
 
 def _heading(registry: Registry, records: Sequence[RowRecord]) -> str:
     texts, protocol = registry.info["text_set"], registry.info["protocol"]
-    count = "one row" if len(records) == 1 else f"{len(records):,} rows"
+    count = {0: "no row", 1: "one row"}.get(len(records), f"{len(records):,} rows")
     return (
         f"Adds {count}, protocol {code(protocol['name'])} (id `{protocol['id'][:12]}`) on the text set {code(texts['name'])} "
         f"(id `{texts['id'][:12]}`, {texts['num_texts']:,} texts)."

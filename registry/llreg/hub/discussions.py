@@ -72,14 +72,21 @@ def reviewer(repo: Repo) -> str:
 
 
 def tell(repo: Repo, verdict: Verdict, me: str) -> bool:
-    """Write the verdict under its pull request, unless my last review there said the same; whether it was written."""
-    details = details_of(repo, verdict.number)
-    mine = [event for event in details.events if event.type == "comment" and event.author == me and not event.hidden]
-    reviews = [event.content for event in mine if is_review(event.content)]
-    if reviews and says_the_same(reviews[-1], verdict):
+    """Write the verdict under its pull request, unless my last review there said the same; whether it was written.
+
+    Where the Hub refuses, that is a finding: one pull request must not keep the others from being reviewed.
+    """
+    try:
+        events = details_of(repo, verdict.number).events
+        mine = [event for event in events if event.type == "comment" and event.author == me and not event.hidden]
+        reviews = [event.content for event in mine if is_review(event.content)]
+        if reviews and says_the_same(reviews[-1], verdict):
+            return False
+        with hub_errors(repo.id):
+            repo.api.comment_discussion(repo.id, verdict.number, verdict_comment(verdict), repo_type="dataset")
+    except HubError as error:
+        verdict.find("attention", "", f"this verdict could not be written there: {error}")
         return False
-    with hub_errors(repo.id):
-        repo.api.comment_discussion(repo.id, verdict.number, verdict_comment(verdict), repo_type="dataset")
     return True
 
 

@@ -17,11 +17,18 @@ from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
 from llreg.storereader import StoreReader
 from llreg_schemas import RowRecord, check
-from llreg_schemas.errors import HubNotFoundError, InvalidFileError, LlregWarning, storage_errors
+from llreg_schemas.errors import (
+    HubNotFoundError,
+    HubUnreachableError,
+    InvalidFileError,
+    LlregWarning,
+    storage_errors,
+)
 
 # What one request costs, in bytes that could have come in its time: decides between row files and a whole shard.
 _REQUEST_BYTES = 100_000
 _ARRAYS = ("log_likelihood", "num_tokens")
+_TRIES = 2  # for a download that comes with other bytes than the Hub lists
 
 
 class _PartialStore(StoreReader):
@@ -113,7 +120,7 @@ def receive(
     HubNotFoundError
         If the repository holds no registry.
     HubUnreachableError
-        What came is kept: the next call goes on from there.
+        If a download was cut off, or came changed. What came is kept: the next call goes on from there.
     InvalidFileError
         If registry.json or the build is damaged.
     """
@@ -121,7 +128,7 @@ def receive(
         raise HubNotFoundError(f"{repo.id} on the Hub is not a registry: it has no {CONFIG}")
     target = staging(root, published.commit)
     small = _small_files(published, root)
-    _download(repo, published.commit, small, target, progress)
+    download(repo, published, small, target, progress)
     for name in (CONFIG, TEXTS):
         if name not in small:
             shutil.copyfile(root / name, target / name)
@@ -133,7 +140,7 @@ def receive(
     same = here.intersection(known) | here.intersection(records)
     wanted = [digest for digest in {**records, **published.rows} if digest not in same]
     values = _files_of_values(published, list(records), wanted)
-    _download(repo, published.commit, values, target, progress)
+    download(repo, published, values, target, progress)
     sizes = [path.stat().st_size for name in (*small, *values) if (path := target / name).is_file()]
     files = {digest: target / path for digest, path in published.rows.items() if path in set(values)}
     good = _check_rows(incoming, records, files, wanted)
@@ -180,10 +187,33 @@ def _files_of_values(published: Published, stored: Sequence[str], wanted: Sequen
     return names
 
 
-def _download(repo: Repo, commit: str, names: Sequence[str], target: Path, progress: Progress | None) -> None:
-    missing = [name for name in names if not (target / name).is_file()]
-    if missing:
-        repo.download(commit, missing, target, progress)
+def download(
+    repo: Repo, published: Published, names: Sequence[str], target: Path, progress: Progress | None = None
+) -> None:
+    """Download those of some files that are not in a directory as the commit lists them.
+
+    Raises
+    ------
+    HubNotFoundError, HubAccessError, HubUnreachableError
+    """
+    for _ in range(_TRIES):
+        lacking = [name for name in names if not _is_intact(published, name, target / name)]
+        if not lacking:
+            return
+        for name in lacking:
+            (target / name).unlink(missing_ok=True)
+        repo.download(published.commit, lacking, target, progress)
+    changed = [name for name in lacking if not _is_intact(published, name, target / name)]
+    if changed:
+        raise HubUnreachableError(
+            f"{changed[0]} came from {repo.id} with other bytes than it has there: run the same command again"
+        )
+
+
+def _is_intact(published: Published, name: str, path: Path) -> bool:
+    """Whether a file is there, with the bytes that the listing names; a row file's own checks come later."""
+    entry = published.entry(name)
+    return path.is_file() and (entry is None or same_content(entry, path))
 
 
 def _check_rows(

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from llreg.printable import printable
 
 NOTHING = "-"
-_LONGEST = 160  # characters of an untrusted text that are shown
+_LONGEST, _LONGEST_PROSE = 160, 600  # characters of an untrusted text that are shown
 _LOOKALIKES = str.maketrans(
     {
         "<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
@@ -19,8 +19,8 @@ _LOOKALIKES = str.maketrans(
     }
 )
 _MARKUP = re.compile(r"([\\*_\[\]#~&$])")
-_JOINER = "\N{WORD JOINER}"  # nothing to see, but no renderer takes what it parts for a mention or a link
-_ACTIVE = re.compile(r"@|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+# Words that a renderer may take for a mention or a link; row ids are among them.
+_ACTIVE = re.compile(r"[^\s()]*(?:@|://|www\.)[^\s()]*[^\s().,;:]", re.IGNORECASE)
 
 
 def code(text: object) -> str:
@@ -30,9 +30,12 @@ def code(text: object) -> str:
 
 
 def prose(text: object) -> str:
-    """Untrusted text as plain text, for sentences that quote what strangers wrote."""
-    escaped = _MARKUP.sub(r"\\\1", _shown(text, longest=600))
-    return _ACTIVE.sub(lambda found: found[0] + _JOINER, escaped)
+    """Untrusted text as plain text, for sentences that quote what strangers wrote; what could become a link is code."""
+    shown, parts, end = _shown(text, longest=_LONGEST_PROSE), [], 0
+    for word in _ACTIVE.finditer(shown):
+        parts += [_MARKUP.sub(r"\\\1", shown[end : word.start()]), f"`{word[0]}`"]
+        end = word.end()
+    return "".join([*parts, _MARKUP.sub(r"\\\1", shown[end:])])
 
 
 def _shown(text: object, *, longest: int = _LONGEST) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from llreg.build import PARTS
+from llreg.build import CARD, PARTS, TABLE, store_attributes
+from llreg.card import make_card
 from llreg.contents import CONFIG, TEXTS
 from llreg.hub.published import ATTRIBUTES, Published
 from llreg.hub.repo import same_content
 from llreg.registry import Registry
 from llreg.rowfile import row_path, to_zip
+from llreg.store import STORE
 from llreg_schemas import RowRecord
-from llreg_schemas.errors import InputError
+from llreg_schemas.errors import InputError, InvalidFileError
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ def row_files(registry: Registry, records: Sequence[RowRecord], directory: Path)
         if record.digest in here:
             found[name] = here[record.digest]
             continue
-        (row,) = registry.store.intact_rows([record]).values()
+        row = registry.store.intact_rows([record]).get(record.digest)
+        if row is None:
+            raise InvalidFileError(
+                STORE, f"the values of {record.row_id} were changed; get it again from where it came"
+            )
         found[name] = directory / name
         found[name].parent.mkdir(parents=True, exist_ok=True)
         found[name].write_bytes(to_zip(row))
@@ -111,6 +119,22 @@ def versions(registry: Registry, published: Published, rows: Collection[str]) ->
         elif rows and set(manifest["rows"]) <= set(rows):
             found[name] = registry.path / name
     return found
+
+
+def is_built(
+    registry: Registry, records: Sequence[RowRecord], info: Mapping[str, Any], retracted: Collection[str]
+) -> bool:
+    """Whether a registry's build is that of some rows, under some registry.json."""
+    root, store = registry.path, registry.store
+    if not ((root / TABLE).is_file() and (root / CARD).is_file() and store.exists()):
+        return False
+    if store.records() != list(records) or store.retracted() != set(retracted):
+        return False
+    attributes = json.loads((root / STORE / "zarr.json").read_bytes())["attributes"]
+    return bool(
+        store_attributes(info, retracted).items() <= attributes.items()
+        and (root / CARD).read_text(encoding="utf-8") == make_card(info, records)
+    )
 
 
 def build_files(directory: Path, published: Published) -> tuple[dict[str, Path], tuple[str, ...]]:

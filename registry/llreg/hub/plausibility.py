@@ -163,6 +163,8 @@ def _on_record(record: RowRecord, population: Population) -> Iterator[tuple[Leve
         yield "attention", f"it names {identity.model} (source {identity.source}); its rows here are of source {others}"
     if identity.source == "imported":
         yield "note", "imported: its values come from elsewhere and cannot be recomputed"
+    if identity.source == "local":
+        yield "note", "scored from local files: only who has them can score it again"
     if record.provenance.get("trust_remote_code"):
         yield "note", "scored with code from the checkpoint (trust_remote_code)"
     added = datetime.fromisoformat(str(record.provenance["added_at"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ class Sorted:
         return [*self.rows, *self.subsets, *self.retractions]
 
 
-def sort_changes(changes: Sequence[Change], in_main: Any, num_texts: int, verdict: Verdict) -> Sorted:
+def sort_changes(changes: Sequence[Change], in_main: Callable[[str], bool], num_texts: int, verdict: Verdict) -> Sorted:
     """Sort a pull request's changes by their names and sizes alone; what may not be is refused and named.
 
     Parameters
@@ -171,12 +171,18 @@ class Proposal(Registry):
         """
         repo.download(commit, [entry.path for entry in found.entries], self.path)
 
-    def check(self, found: Sorted, verdict: Verdict) -> None:
+    def check(self, found: Sorted, verdict: Verdict, known: Mapping[str, str]) -> None:
         """Validate everything; each problem is a finding.
 
-        A row must also not share the short id of another row, here or in the registry.
+        Parameters
+        ----------
+        found : Sorted
+        verdict : Verdict
+        known : mapping of str to str
+            Row ids that are taken, with the digests of their rows.
         """
-        for file, message in [*self._check_subsets(found), *self._check_rows(found), *self._check_retractions(found)]:
+        problems = [*self._check_subsets(found), *self._check_rows(found, known), *self._check_retractions(found)]
+        for file, message in problems:
             verdict.find("refused", file, message)
 
     def _check_subsets(self, found: Sorted) -> Iterator[tuple[str, str]]:
@@ -191,11 +197,10 @@ class Proposal(Registry):
         for document in list_subsets(self._home):  # rows may name these, too
             store_subset(self.path, document)
 
-    def _check_rows(self, found: Sorted) -> Iterator[tuple[str, str]]:
+    def _check_rows(self, found: Sorted, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         problems = validate(self, [self.path / entry.path for entry in found.rows]) if found.rows else []
         yield from ((problem.file, problem.message) for problem in problems)
         bad = {problem.file for problem in problems}
-        known = {record.row_id: record.digest for record in self._home.all_records().values()}
         needed = set()
         for entry in found.rows:
             if entry.path in bad:

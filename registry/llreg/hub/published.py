@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llreg.hub.pin import Pin, RowFolder
 from llreg.hub.repo import Entry, Repo
@@ -39,6 +39,8 @@ class Published:
         Retractions, subsets and versions, by path.
     store : mapping of str to Entry
         Files of ``store.zarr``, by path.
+    listed : mapping of str to Entry
+        Row files of the folders that changed since the pin, by path.
     """
 
     commit: str
@@ -47,11 +49,16 @@ class Published:
     folders: Mapping[str, RowFolder]
     documents: Mapping[str, Entry]
     store: Mapping[str, Entry]
+    listed: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def is_registry(self) -> bool:
         """Whether the commit holds a registry."""
         return CONFIG in self.root
+
+    def entry(self, name: str) -> Entry | None:
+        """What the listing says of a file; None for a row file of a folder that was not listed again."""
+        return self.store.get(name) or self.documents.get(name) or self.listed.get(name) or self.root.get(name)
 
     def names_in(self, folder: str) -> set[str]:
         """Stems of the documents of a folder: digests, ids or tags."""
@@ -68,7 +75,7 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     HubNotFoundError, HubAccessError, HubUnreachableError
     """
     root = {entry.name: entry for entry in repo.listing(commit)}
-    folders = _row_folders(repo, commit, pin) if "rows" in root else {}
+    folders, listed = _row_folders(repo, commit, pin) if "rows" in root else ({}, {})
     names = [(folder, name) for folder, listed in folders.items() for name in listed.names]
     rows = {digest: f"rows/{folder}/{name}" for folder, name in names if (digest := digest_in_name(name))}
     documents = {
@@ -80,18 +87,21 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     }
     store = repo.listing(commit, STORE, recursive=True) if STORE in root else []
     files = {entry.path: entry for entry in store if not entry.is_folder and _STORE_FILE.fullmatch(entry.path)}
-    return Published(commit, root, rows, folders, documents, files)
+    return Published(commit, root, rows, folders, documents, files, listed)
 
 
-def _row_folders(repo: Repo, commit: str, pin: Pin | None) -> dict[str, RowFolder]:
+def _row_folders(repo: Repo, commit: str, pin: Pin | None) -> tuple[dict[str, RowFolder], dict[str, Entry]]:
+    """All folders of row files, and the files of those that were listed."""
     known = {} if pin is None else {name: folder for name, folder in pin.rows.items() if folder.oid}
     there = [e for e in repo.listing(commit, "rows") if e.is_folder and _FOLDER.fullmatch(e.name)]
     changed = [entry for entry in there if entry.name not in known or known[entry.name].oid != entry.oid]
     names: dict[str, list[str]] = {entry.name: [] for entry in changed}
+    listed = {}
     for file in repo.files(commit, "rows", changed) if changed else ():
         folder = file.path.split("/")[1]
         digest = digest_in_name(file.name)
         if digest and digest[:2] == folder and not file.is_folder:
             names[folder].append(file.name)
+            listed[file.path] = file
     fresh = {entry.name: RowFolder(entry.oid, tuple(sorted(names[entry.name]))) for entry in changed}
-    return {entry.name: fresh.get(entry.name) or known[entry.name] for entry in there}
+    return {entry.name: fresh.get(entry.name) or known[entry.name] for entry in there}, listed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ from llreg.hub.pin import Pin, read_pin, write_pin
 from llreg.hub.published import TEXTS, Published, look
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
 from llreg.locate import enclosing
-from llreg.maintenance import current_only, rows_of
+from llreg.maintenance import current_only, keep_dropped, rows_of
 from llreg.merging import Source, gather
 from llreg.registry import Registry
 from llreg.rowfile import row_path, to_zip
 from llreg.store import STORE
 from llreg_schemas import RowRecord, version_id
 from llreg_schemas.errors import HubNotFoundError, InputError, LlregWarning
+
+_STALE = 2  # times to ask again where main lacks published rows that are here
+_STALE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,25 @@ def _pull(
     with files.lock(root, "hub"):
         pin = _pin_to(root, repo, revision)
         target = Repo(pin.repo)
-        commit = resolve(target, pin.revision)
-        if registry is not None and commit == pin.commit:
-            write_pin(root, pin)
-            return _result(pin, commit, root, registry.records())
-        published = look(target, commit, pin)
-        incoming = receive(target, published, root, registry, pin.digests(), progress)
-        return apply(incoming, root, registry, pin)
+        for _ in range(_STALE):
+            with suppress(OlderRevisionError):
+                return _pull_at(target, resolve(target, pin.revision), root, registry, pin, progress)
+            if pin.revision != MAIN:
+                break
+            # The Hub may answer for a moment with what a branch was before its last commit.
+            time.sleep(_STALE_SECONDS)
+        return _pull_at(target, resolve(target, pin.revision), root, registry, pin, progress)
+
+
+def _pull_at(
+    target: Repo, commit: str, root: Path, registry: Registry | None, pin: Pin, progress: Progress | None
+) -> PullResult:
+    if registry is not None and commit == pin.commit:
+        write_pin(root, pin)
+        return _result(pin, commit, root, registry.records())
+    published = look(target, commit, pin)
+    incoming = receive(target, published, root, registry, pin.digests(), progress)
+    return apply(incoming, root, registry, pin)
 
 
 def _pin_to(root: Path, repo: str | None, revision: str | None) -> Pin:
@@ -168,12 +185,15 @@ def resolve(repo: Repo, revision: str) -> str:
 
 def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -> PullResult:
     """Put what came into the registry; one rename makes its rows change for readers."""
-    _check_same(incoming, registry, root)
+    check_same(incoming, registry, pin)
     retracted = retracted_rows(incoming, registry)
     records = merged_records(incoming, registry, retracted)
     before = {} if registry is None else {record.digest: record for record in registry.records()}
     with files.lock(root, "build"), files.staging_directory(root) as fresh:
         info = settled(incoming, registry, pin)
+        if registry is not None:
+            # First of all: who has read the old build's records finds the values of retracted rows in files.
+            keep_dropped(registry, records.values())
         build_from(incoming, registry, records, info, retracted, fresh)
         _put_documents(incoming, root, "subsets")
         if registry is None:
@@ -254,10 +274,21 @@ def build_from(
     builds.write_build(directory, gather(ordered, sources), ordered, texts, info, retracted)
 
 
-def _check_same(incoming: Incoming, registry: Registry | None, root: Path) -> None:
-    """Refuse another registry, and a version that is older than published rows that are here."""
+class OlderRevisionError(InputError):
+    """A commit that lacks published rows that are here."""
+
+
+def check_same(incoming: Incoming, registry: Registry | None, pin: Pin) -> None:
+    """Refuse another registry, and a commit that is older than published rows that are here.
+
+    Raises
+    ------
+    InputError
+    OlderRevisionError
+    """
     if registry is None:
         return
+    root = registry.path
     info = incoming.registry.info
     for part, word in (("text_set", "text set"), ("protocol", "protocol")):
         ours, theirs = registry.info[part]["id"], info[part]["id"]
@@ -266,12 +297,11 @@ def _check_same(incoming: Incoming, registry: Registry | None, root: Path) -> No
                 f"{root} has the {word} {ours[:12]}, the registry on the Hub {theirs[:12]}: their rows do not compare; "
                 "pull it into a directory of its own"
             )
-    pin = read_pin(root)
     there = set(incoming.records) | set(incoming.published.rows)
-    younger = set() if pin is None else (pin.digests() & registry.digests()) - there
+    younger = (pin.digests() & registry.digests()) - there
     if younger:
-        raise InputError(
-            f"{root} holds {len(younger):,} published rows that this revision has not; pull it into a directory of its own "
+        raise OlderRevisionError(
+            f"{root} holds {len(younger):,} published rows that {pin.revision} has not; pull it into a directory of its own "
             "with -r NEW_DIR, or read a named version with -r DIR@TAG"
         )
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import replace
 
 from llreg.contents import CONFIG
 from llreg.files import staging_directory
 from llreg.hub import outgoing
 from llreg.hub.describe import describe
+from llreg.hub.incoming import download
 from llreg.hub.outgoing import Outgoing
 from llreg.hub.pin import Pin, read_pin, write_pin
-from llreg.hub.published import look
+from llreg.hub.published import Published, look
 from llreg.hub.refusals import hub_errors
-from llreg.hub.repo import MAIN, Repo
+from llreg.hub.repo import MAIN, Repo, same_content
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, send_as_request, title
 from llreg.registry import Registry
 from llreg_schemas import RowRecord, parse
-from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError
+from llreg_schemas.errors import HubConflictError, HubError, HubNotFoundError, InputError, LlregWarning
 
 _MARK = "<!-- llreg rows -->"  # how a pull request of llreg is found again
 _TRIES = 5
@@ -36,11 +37,34 @@ def propose(
     HubError, InvalidFileError, InputError
         As `llreg.hub.push.push`.
     """
-    for _ in range(_TRIES - 1):
-        with suppress(HubConflictError, UnknownOutcomeError):
-            return _propose(registry, target, pin, only, message, dry_run)
+    check_rows(registry, pin.digests(), only)
+    lost: UnknownOutcomeError | None = None
+    for tries in range(1, _TRIES + 1):
         # Somebody, or the try that gave no answer, has changed the pull request: look again.
-    return _propose(registry, target, pin, only, message, dry_run)
+        try:
+            result = _propose(registry, target, pin, only, message, dry_run)
+        except HubConflictError:
+            if tries == _TRIES:
+                raise
+        except UnknownOutcomeError as error:
+            lost = error
+            if tries == _TRIES:
+                raise
+        else:
+            found = result if lost is None or result.commit else _landed(registry, target, result, lost)
+            return replace(found, tries=tries)
+    raise AssertionError("unreachable")
+
+
+def _landed(registry: Registry, target: Repo, result: PushResult, lost: UnknownOutcomeError) -> PushResult:
+    """The result of a commit that was made and gave no answer."""
+    if result.pull_request is None:
+        return result
+    ref = _ref(result.pull_request)
+    if lost.revision == ref:
+        _comment(registry, target, result.pull_request, lost.sent.rows)
+    rows = tuple(record.row_id for record in lost.sent.rows)
+    return replace(result, commit=target.commit_of(ref), rows=rows, files=lost.sent.sizes)
 
 
 def _propose(
@@ -48,12 +72,11 @@ def _propose(
 ) -> PushResult:
     head = target.commit_of(MAIN)
     published = look(target, head, pin)
-    _check_comparable(registry, target, head)
+    _check_comparable(registry, target, published)
     number = _open_request(target, pin)
     base = head if number is None else target.commit_of(_ref(number))
     there = published if number is None else look(target, base, pin)
     records = [r for r in outgoing.unpublished(registry, published, only) if r.digest not in there.rows]
-    check_rows(registry, records)
     with staging_directory(registry.path) as staging:
         sent = outgoing.row_files(registry, records, staging)
         sent |= outgoing.subsets_of(registry, records, there)
@@ -76,11 +99,14 @@ def _propose(
     )
 
 
-def _check_comparable(registry: Registry, target: Repo, head: str) -> None:
-    try:
-        theirs = parse("registry", target.cached(head, CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
-    except HubNotFoundError:
-        raise HubNotFoundError(f"{target.id} on the Hub is not a registry: it has no {CONFIG}") from None
+def _check_comparable(registry: Registry, target: Repo, published: Published) -> None:
+    if not published.is_registry:
+        raise HubNotFoundError(f"{target.id} on the Hub is not a registry: it has no {CONFIG}")
+    if same_content(published.root[CONFIG], registry.path / CONFIG):
+        return
+    with staging_directory(registry.path) as staging:
+        download(target, published, [CONFIG], staging)
+        theirs = parse("registry", (staging / CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
     for part, word in (("text_set", "text set"), ("protocol", "protocol")):
         if theirs[part]["id"] != registry.info[part]["id"]:
             raise InputError(
@@ -118,14 +144,23 @@ def _ref(number: int) -> str:
 def _send(
     registry: Registry, target: Repo, plan: Outgoing, number: int | None, base: str, message: str | None
 ) -> tuple[str, int]:
-    text = _text(registry, plan.rows)
     line = message or title(plan)
     if number is None:
-        return send_as_request(target, plan, line, text, parent=base)
+        return send_as_request(target, plan, line, _text(registry, plan.rows), parent=base)
     commit = send(target, plan, line, "", parent=base, revision=_ref(number))
-    with hub_errors(target.id):
-        target.api.comment_discussion(target.id, number, text, repo_type="dataset")
+    _comment(registry, target, number, plan.rows)
     return commit, number
+
+
+def _comment(registry: Registry, target: Repo, number: int, rows: tuple[RowRecord, ...]) -> None:
+    """Say in an open pull request what was added; the rows are in it already, whatever becomes of this."""
+    try:
+        with hub_errors(target.id):
+            target.api.comment_discussion(target.id, number, _text(registry, rows), repo_type="dataset")
+    except HubError as error:
+        warnings.warn(
+            f"pull request {number} has the rows and no description of them: {error}", LlregWarning, stacklevel=6
+        )
 
 
 def _text(registry: Registry, rows: tuple[RowRecord, ...]) -> str:

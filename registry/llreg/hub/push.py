@@ -7,17 +7,19 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llreg import files
 from llreg.build import CARD
 from llreg.card import make_card
 from llreg.contents import CONFIG
+from llreg.documents import read_manifest
 from llreg.hub import outgoing
 from llreg.hub.incoming import Incoming, nothing_new, receive
 from llreg.hub.outgoing import Outgoing
 from llreg.hub.pin import Pin, read_pin, with_rows, write_pin
 from llreg.hub.published import ATTRIBUTES, Published, look
-from llreg.hub.pull import apply, build_from, merged_records, pinned, settled
+from llreg.hub.pull import OlderRevisionError, apply, build_from, check_same, merged_records, pinned, settled
 from llreg.hub.pullrequest import propose
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
@@ -97,10 +99,11 @@ def push(
     with files.lock(registry.path, "hub"):
         pin = _pin(registry, repo)
         target = Repo(pin.repo)
-        if not create_pr and (_missing(target) or target.may_write()):
+        if not create_pr and (_head(target) is None or target.may_write()):
             wish = _Wish(
                 only, None if tag is None else check_tag(tag), message, description, private, dry_run, progress
             )
+            check_rows(registry, pin.digests(), only)
             return _publish(registry, target, pin, wish)
         if tag is not None:
             raise InputError("a version is named by those who may write; push without a tag")
@@ -120,12 +123,12 @@ def _pin(registry: Registry, repo: str | None) -> Pin:
     return Pin(str(repo))
 
 
-def _missing(target: Repo) -> bool:
+def _head(target: Repo) -> str | None:
+    """The commit that main is at; None where there is no repository."""
     try:
-        target.commit_of(MAIN)
+        return target.commit_of(MAIN)
     except HubNotFoundError:
-        return True
-    return False
+        return None
 
 
 def _publish(registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> PushResult:
@@ -133,18 +136,24 @@ def _publish(registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> PushRes
     before: Outgoing | None = None
     conflicts = failures = 0
     while True:
-        plan = _Plan(registry, target, read_pin(registry.path) or pin, wish)
+        pin = read_pin(registry.path) or pin
+        plan = _Plan(registry, target, replace(pin, revision=MAIN), wish)
         try:
             result = plan.run()
             if before is not None and result.commit is None:  # the commit that gave no answer was made
-                return plan.result(before, plan.head, conflicts + failures + 1)
+                made = plan.result(before, plan.head)
+                return replace(made, tags=result.tags, tries=conflicts + failures + 1)
             return replace(result, tries=conflicts + failures + 1)
         except HubConflictError:
             conflicts += 1
             if conflicts == _CONFLICTS:
                 raise
-        except UnknownOutcomeError:
-            failures, before = failures + 1, plan.outgoing
+        except UnknownOutcomeError as error:
+            failures, before = failures + 1, error.sent
+            if failures == _FAILURES:
+                raise
+        except OlderRevisionError:  # the Hub may answer for a moment with what main was before its last commit
+            failures += 1
             if failures == _FAILURES:
                 raise
         time.sleep(random.uniform(0, _WAIT_SECONDS))
@@ -156,7 +165,6 @@ class _Plan:
     def __init__(self, registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> None:
         self.registry, self.target, self.pin, self.wish = registry, target, pin, wish
         self.head = ""
-        self.outgoing = Outgoing({})
 
     def run(self) -> PushResult:
         """Look, take what others published, commit."""
@@ -166,15 +174,16 @@ class _Plan:
         self.head = published.commit
         incoming = self._synchronised(published)
         with files.staging_directory(self.registry.path) as staging:
-            self.outgoing = self._gather(incoming, staging)
-            if self.wish.dry_run or not (self.outgoing.files or self.outgoing.deleted):
-                commit = None
-            else:
-                commit = self._commit(published)
-        tags = () if self.wish.dry_run else self._name_versions(commit or self.head)
-        return replace(self.result(self.outgoing, commit), tags=tags)
+            sent = self._gather(incoming, staging)
+            commit = None
+            if not self.wish.dry_run and (sent.files or sent.deleted):
+                commit = self._commit(published, sent)
+        tags = (
+            () if self.wish.dry_run else self._name_versions(commit or self.head, {*published.documents, *sent.files})
+        )
+        return replace(self.result(sent, commit), tags=tags)
 
-    def result(self, sent: Outgoing, commit: str | None, tries: int = 1) -> PushResult:
+    def result(self, sent: Outgoing, commit: str | None) -> PushResult:
         """What was, or would be, sent."""
         return PushResult(
             repo=self.target.id,
@@ -183,30 +192,29 @@ class _Plan:
             rows=tuple(record.row_id for record in sent.rows),
             files=sent.sizes,
             deleted=sent.deleted,
-            tries=tries,
             dry_run=self.wish.dry_run,
         )
 
     def _synchronised(self, published: Published) -> Incoming:
         """What others published meanwhile, brought into the registry here; its build is then of all rows."""
-        registry, dry_run = self.registry, self.wish.dry_run
-        if self.pin.commit == published.commit:
-            if not dry_run and not registry.status()["build_current"]:
-                registry.build()
-            return nothing_new(published, registry)
-        known, progress = self.pin.digests(), self.wish.progress
-        incoming = receive(self.target, published, registry.path, registry, known, progress)
-        if not dry_run:
+        registry = self.registry
+        if self.pin.commit != published.commit:
+            incoming = receive(self.target, published, registry.path, registry, self.pin.digests(), self.wish.progress)
+            if self.wish.dry_run:
+                check_same(incoming, registry, self.pin)
+                return incoming
             apply(incoming, registry.path, registry, self.pin)
-        return incoming
+            self.pin = read_pin(registry.path) or self.pin
+        return nothing_new(published, registry)
 
     def _found(self) -> Published | None:
         """What the repository holds; made, and made a registry, if need be. None for a dry run without one."""
-        if _missing(self.target):
+        head = _head(self.target)
+        if head is None:
             if self.wish.dry_run:
                 return None
             self.target.create(private=self.wish.private)
-        published = look(self.target, self.target.commit_of(MAIN), self.pin)
+        published = look(self.target, head or self.target.commit_of(MAIN), self.pin)
         if published.is_registry:
             return published
         foreign = sorted(set(published.root) - {ATTRIBUTES, CARD})
@@ -233,7 +241,6 @@ class _Plan:
         registry, nothing = self.registry, Published("", {}, {}, {}, {}, {})
         with files.staging_directory(registry.path) as staging:
             records = outgoing.unpublished(registry, nothing, self.wish.only)
-            check_rows(registry, records)
             sent = outgoing.row_files(registry, records, staging)
             sent |= outgoing.settings_files(registry, nothing, ours=True)
             write_build(registry, built := staging / "build")
@@ -244,7 +251,6 @@ class _Plan:
         """All files of the commit; the build among them is of what the repository will hold."""
         registry, published, only = self.registry, incoming.published, self.wish.only
         records = outgoing.unpublished(registry, published, only)
-        check_rows(registry, records)
         sent = outgoing.row_files(registry, records, staging)
         sent |= outgoing.subsets_of(registry, records, published)
         withdrawn = outgoing.retractions(registry, published, records, only)
@@ -254,35 +260,52 @@ class _Plan:
         kept = {digest: record for digest, record in merged.items() if digest in there}
         info = settled(incoming, registry, self.pin)
         ours = info is registry.info or info == registry.info
-        built = registry.path
-        if self.wish.dry_run or not self._is_built(kept, retracted):
-            build_from(incoming, registry, kept, info, retracted, built := staging / "build")
+        built = self._built(incoming, kept, info, retracted, staging)
         made, deleted = outgoing.build_files(built, published)
         sent |= {**withdrawn, **made, **outgoing.settings_files(registry, published, ours=ours)}
         if only is None:
-            sent |= outgoing.versions(registry, published, kept)
+            sent |= outgoing.versions(registry, published, there)
         if self.wish.tag is not None:
-            sent |= self._version(kept, published, staging)
+            sent |= self._version(kept, incoming, staging)
         return Outgoing.of(sent, records, deleted)
 
-    def _is_built(self, kept: Mapping[str, RowRecord], retracted: Collection[str]) -> bool:
-        """Whether the build here, made a moment ago, is that of these rows."""
-        store = self.registry.store
-        return store.digests() == list(kept) and store.retracted() == set(retracted)
+    def _built(
+        self,
+        incoming: Incoming,
+        kept: Mapping[str, RowRecord],
+        info: Mapping[str, Any],
+        retracted: Collection[str],
+        staging: Path,
+    ) -> Path:
+        """Where the build of the rows is that the repository will hold: here, or made beside."""
+        registry, records = self.registry, list(kept.values())
+        if not outgoing.is_built(registry, records, info, retracted):
+            whole = retracted == registry.retractions().keys() and registry.digests() == kept.keys()
+            if self.wish.dry_run or self.wish.only is not None or not whole:
+                build_from(incoming, registry, kept, info, retracted, staging / "build")
+                return staging / "build"
+            registry.build()
+        return registry.path
 
-    def _version(self, kept: Mapping[str, RowRecord], published: Published, staging: Path) -> dict[str, Path]:
+    def _version(self, kept: Mapping[str, RowRecord], incoming: Incoming, staging: Path) -> dict[str, Path]:
         tag = str(self.wish.tag)
         name = f"versions/{tag}.json"
-        if name in published.documents:
-            raise InputError(f"{self.target.id} has a version {tag} already; tags never move: choose another name")
+        published = name in incoming.published.documents
+        here = next((path for root in (self.registry.path, incoming.root) if (path := root / name).is_file()), None)
+        if here is not None and read_manifest(tag, here.read_bytes(), name)["version"] == version_id(kept):
+            return {} if published else {name: here}
+        if published or here is not None:
+            raise InputError(
+                f"version {tag} of {self.target.id} names other rows; tags never move: choose another name"
+            )
         manifest = version_manifest(tag, version_id(kept), now(), sorted(kept), self.registry.info["view"])
         path = staging / name
         path.parent.mkdir()
         path.write_text(pretty_json(manifest), encoding="utf-8")
         return {name: path}
 
-    def _commit(self, published: Published) -> str:
-        sent, wish = self.outgoing, self.wish
+    def _commit(self, published: Published, sent: Outgoing) -> str:
+        wish = self.wish
         commit = send(self.target, sent, wish.message or title(sent), wish.description or "", parent=published.commit)
         pin = with_rows(pinned(self.pin, published, commit), [name for name in sent.files if name.startswith("rows/")])
         if CONFIG in sent.files:
@@ -293,7 +316,9 @@ class _Plan:
         write_pin(self.registry.path, pin)
         return commit
 
-    def _name_versions(self, commit: str) -> tuple[str, ...]:
-        """Give the repository a tag for each named version that has none."""
-        names = [manifest["tag"] for manifest in self.registry.versions()]
+    def _name_versions(self, commit: str, there: Collection[str]) -> tuple[str, ...]:
+        """Give the repository a tag for each named version among its files that has none."""
+        names = [
+            manifest["tag"] for manifest in self.registry.versions() if f"versions/{manifest['tag']}.json" in there
+        ]
         return self.target.tag_missing(names, commit) if names else ()

@@ -24,7 +24,7 @@ from llreg.hub.recompute import recompute_some
 from llreg.hub.repo import Repo
 from llreg.hub.verdict import Verdict
 from llreg.maintenance import check_tag, current_only
-from llreg_schemas.errors import HubAccessError, InputError
+from llreg_schemas.errors import HubAccessError, HubError, InputError
 
 if TYPE_CHECKING:
     from llreg.registry import Registry
@@ -58,7 +58,7 @@ def review(
         All open ones, besides.
     merge : bool
         Take over what is good; of those where a person should look, the ones that `numbers` names. Pull requests with
-        nothing new in them are closed.
+        nothing new in them are closed, and a build that is not current (as after a merge on the Hub) is made anew.
     tag : str, optional
         Name of the version that the merge makes; by default the date.
     recompute : int
@@ -101,7 +101,7 @@ def review(
     named = {request.num for request in wanted}
     if all_open:
         wanted += [request for request in open_requests(target) if request.num not in named]
-    if not wanted:
+    if not wanted and not merge:
         return []
     with staging_directory(registry.path) as staging:
         run = _Run(registry, target, staging, recompute)
@@ -112,7 +112,7 @@ def review(
             if progress:
                 progress(reviewed.verdict)
         if comment:
-            run.comment(me)
+            run.comment(me, merging=merge)
         if merge:
             run.merge(tag)
             run.close_empty()
@@ -190,24 +190,32 @@ class _Run:
 
     def review(self, request: Any) -> _Reviewed:
         """Review one pull request."""
-        head = self.heads.get(str(request.num)) or self.repo.commit_of(f"refs/pr/{request.num}")
+        head = self.heads.get(str(request.num), "")
         verdict = Verdict(self.repo.id, int(request.num), request.title, request.author or "", head)
         verdict.version, verdict.num_rows = self.population.version, self.population.num_own
         one = _Reviewed(verdict)
         self.reviewed.append(one)
-        base = self.history.base_of(head)
+        try:
+            self._look_into(one)
+        except HubError as error:  # one that cannot be read must not keep the others from being reviewed
+            verdict.find("attention", "", f"it could not be read: {error}")
+        return one
+
+    def _look_into(self, one: _Reviewed) -> None:
+        verdict = one.verdict
+        verdict.head = verdict.head or self.repo.commit_of(f"refs/pr/{verdict.number}")
+        base = self.history.base_of(verdict.head)
         if base is None:
             verdict.find("refused", "", "it shares no commit with main, or none of the last thousands: open a new one")
-            return one
+            return
         verdict.base = base
-        changes = self.trees.changes(base, head)
+        changes = self.trees.changes(base, verdict.head)
         one.found = sort_changes(changes, self._is_there, self.registry.num_texts, verdict)
         if verdict.has("refused"):
-            return one
+            return
         if one.found.entries:
             self._check(one)
         self._tell_what_is_there(one)
-        return one
 
     def _is_there(self, path: str) -> bool:
         return path in self.taken or self.trees.has(self.main, path)
@@ -216,7 +224,8 @@ class _Run:
         """Download, validate, compare."""
         one.proposal = Proposal(self.staging / str(one.verdict.number), self.registry)
         one.proposal.fetch(self.repo, one.verdict.head, one.found)
-        one.proposal.check(one.found, one.verdict)
+        known = {record.row_id: record.digest for record in self.population.records}
+        one.proposal.check(one.found, one.verdict, known)
         if one.verdict.has("refused"):
             return
         for path, document in one.proposal.retraction_documents(one.found).items():
@@ -260,16 +269,17 @@ class _Run:
             if one.rows is not None:
                 self.population.join(one.rows)
 
-    def comment(self, me: str) -> None:
-        """Write the verdicts; those to be merged are told when they are closed."""
+    def comment(self, me: str, *, merging: bool) -> None:
+        """Write the verdicts; those that are going to be closed are told then."""
         for one in self.reviewed:
-            if not one.taken:
+            if not one.taken and not (merging and one.verdict.is_empty):
                 one.verdict.commented = tell(self.repo, one.verdict, me)
 
     def merge(self, tag: str | None) -> None:
-        """Publish what was taken, in one commit, and close its pull requests."""
+        """Publish what was taken, in one commit, and close its pull requests; else only a build that is not current."""
         chosen = self._unchanged()
         if not chosen:
+            push(self.registry, self.repo.id, only=[])  # somebody may have merged on the Hub, which builds nothing
             return
         for one in chosen:
             self._copy(one)

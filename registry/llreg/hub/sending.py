@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from llreg.hub.outgoing import Outgoing
 from llreg.hub.refusals import hub_errors
 from llreg.hub.repo import MAIN, Repo
 from llreg.registry import Registry
-from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubUnreachableError, InvalidFileError
 
 if TYPE_CHECKING:
@@ -22,7 +22,20 @@ _TITLE_CHARS = 200  # the Hub's limit for a pull request
 
 
 class UnknownOutcomeError(HubUnreachableError):
-    """No answer to a commit: it may have been made."""
+    """No answer to a commit: it may have been made.
+
+    Parameters
+    ----------
+    message : str
+    sent : Outgoing
+        What it holds.
+    revision : str
+        Branch or pull request that it was for.
+    """
+
+    def __init__(self, message: str, sent: Outgoing, revision: str) -> None:
+        super().__init__(message)
+        self.sent, self.revision = sent, revision
 
 
 @dataclass(frozen=True)
@@ -63,18 +76,27 @@ class PushResult:
     dry_run: bool = False
 
 
-def check_rows(registry: Registry, records: Sequence[RowRecord]) -> None:
-    """Run the validator on the files of rows that are about to be published.
+def check_rows(registry: Registry, known: Collection[str], only: Collection[str] | None) -> None:
+    """Run the validator on all row files that may be about to be published.
+
+    Parameters
+    ----------
+    registry : Registry
+    known : collection of str
+        Digests of rows that are published.
+    only : collection of str or None
+        Paths in the registry that may be sent; None for all.
 
     Raises
     ------
     InvalidFileError
         Names the first problem.
     """
-    here = registry.row_files()
-    problems = (
-        validate(registry, [here[record.digest] for record in records if record.digest in here]) if records else []
-    )
+    # Not of `records()`: it leaves out what cannot be read.
+    left = registry.retractions().keys() | known
+    paths = [path for digest, path in registry.row_files().items() if digest not in left]
+    chosen = [path for path in paths if only is None or path.relative_to(registry.path).as_posix() in only]
+    problems = validate(registry, chosen) if chosen else []
     if problems:
         more = f" (and {len(problems) - 1} more files; see: llreg validate)" if len(problems) > 1 else ""
         raise InvalidFileError(problems[0].file, f"{problems[0].message}; nothing was published{more}")
@@ -129,7 +151,7 @@ def _create(
     ]
     operations += [CommitOperationDelete(name) for name in sent.deleted]
     try:
-        with hub_errors(target.id, revision):
+        with hub_errors(target.id, revision), _upload_errors(target.id):
             return target.api.create_commit(
                 target.id,
                 operations,
@@ -140,5 +162,26 @@ def _create(
                 create_pr=create_pr,
                 parent_commit=parent,
             )
+    except _UploadError:
+        raise
     except HubUnreachableError as error:
-        raise UnknownOutcomeError(str(error)) from error
+        raise UnknownOutcomeError(str(error), sent, revision) from error
+
+
+class _UploadError(HubUnreachableError):
+    """Files did not arrive: no commit was made."""
+
+
+@contextmanager
+def _upload_errors(repo: str) -> Iterator[None]:
+    """The client hides what goes wrong with an upload in an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, Exception):
+            raise
+        try:
+            with hub_errors(repo):
+                raise error.__cause__
+        except HubUnreachableError as told:
+            raise _UploadError(f"{told}; nothing was published") from error

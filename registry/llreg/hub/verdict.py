@@ -118,7 +118,7 @@ class Verdict:
     new_rows : list of str
         Row ids that it adds.
     rows : list of Measured
-        What was measured of them; empty where something is refused.
+        What was measured of them; empty where a file is refused.
     paths : list of str
         Files that a merge takes over.
     merged : str or None
