@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
     from llreg.adding import AddResult
+    from llreg.annotations import Annotations
     from llreg.checking import Problem
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
@@ -209,7 +210,10 @@ class Registry(Contents):
         from llreg.geometry.predict import predict
         from llreg.geometry.scores import read_scores
 
-        return predict(self.rows(view=view), read_scores(scores, tasks=tasks, family=family), **options)
+        from llreg.annotations import table_file
+
+        source = table_file(self, scores) if isinstance(scores, (str, Path)) else scores
+        return predict(self.rows(view=view), read_scores(source, tasks=tasks, family=family), **options)
 
     def subset(self, size: int | None = None, *, view: AnyView = "default", **options: Any) -> dict[str, Any]:
         """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.subsets.make_subset`."""
@@ -242,6 +246,12 @@ class Registry(Contents):
         from llreg.adding import add
 
         return add(self, models, **options)
+
+    def annotate(self, source: Any, *, name: str | None = None) -> Annotations:
+        """Keep a table of one's own columns beside the rows; see `llreg.annotations.annotate`."""
+        from llreg.annotations import annotate
+
+        return annotate(self, source, name=name)
 
     def build(self) -> str:
         """Make ``store.zarr``, ``models.parquet`` and the card from the accepted rows; return the version id."""

@@ -22,9 +22,11 @@ from llreg_schemas.errors import LlregError, LlregWarning
 # Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
 _COMMANDS = {
     "add": ("rows", "Compute models' rows and add them."),
+    "annotate": ("annotate", "Join your own columns to the rows: scores, families."),
     "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
     "diff": ("history", "Rows added and withdrawn between two versions."),
     "dist": ("geometry", "KL divergence between models, with standard errors."),
+    "import": ("imports", "Rows that others have computed: the authors' matrices, lm-eval, npz, csv, parquet."),
     "info": ("rows", "One row's full record."),
     "init": ("owner", "Make an empty registry."),
     "lineage": ("relatives", "Is a model derived from another, or the same under another name?"),

@@ -42,7 +42,12 @@ _METHODS = ("tsne", "pca", "mds", "umap")
 )
 @click.option("--color", metavar="COLUMN", help="Colour by this column, as architecture, num_parameters or created.")
 @click.option("--label", "labels", multiple=True, metavar="MODEL", help="Name this model in figures; can be repeated.")
-@click.option("--scores", type=click.Path(path_type=Path), metavar="FILE", help="Scores, as more columns.")
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Scores, as more columns: a file, or the name of an annotation.",
+)
 @view_options
 @registry_option
 @click.pass_obj
@@ -63,6 +68,7 @@ def map_(
     Of the MODELs, or of all rows. A map written as .json can be made again from what it says of itself; --onto places
     new rows into it and moves nothing. Where the .json is there already, the new map is turned to it.
     """
+    from llreg.annotations import table_file
     from llreg.maps.outputs import check_outputs, write_outputs
 
     _check_method(making)
@@ -74,7 +80,8 @@ def map_(
         result = _place(registry, onto, names, given, view)
     else:
         result = _make(registry, outputs, names, given, view)
-    write_outputs(result, outputs, color=color, labels=labels or None, scores=scores)
+    table = None if scores is None else table_file(registry, scores)
+    write_outputs(result, outputs, color=color, labels=labels or None, scores=table)
     _tell(result, outputs)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.printable import printable
 from llreg_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from llreg.registry import Registry
 
 
 def _device(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -94,11 +97,12 @@ def _names_in(path: Path) -> list[str]:
 
 
 @click.command()
+@click.option("--columns", metavar="A,B", help="Further columns, as `llreg annotate` joined them.")
 @json_option
 @quiet_option
 @registry_option
 @click.pass_obj
-def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
+def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> None:
     """List the rows: id, weights, size, texts scored, and the mean log-likelihood in bits per byte.
 
     A row that was scored on a text subset says so; its bits per byte are an estimate (~) for all texts.
@@ -108,8 +112,9 @@ def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
         click.echo("".join(f"{record.row_id}\n" for record in registry.records()), nl=False)
         return
     rows = registry.summary()
+    joined = _joined(registry, columns)
     if as_json:
-        print_json(rows)
+        print_json([{**row, **{name: values[k] for name, values in joined.items()}} for k, row in enumerate(rows)])
         return
     header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
     table = [
@@ -121,10 +126,19 @@ def ls(context: Context, /, as_json: bool, quiet: bool) -> None:
             ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{registry.num_texts}",
             ("~" if row["subset"] else "") + f"{row['bits_per_byte']:.4f}",
             row["added_at"][:16].replace("T", " "),
+            *("-" if values[k] is None else _value(values[k]) for values in joined.values()),
         ]
-        for row in rows
+        for k, row in enumerate(rows)
     ]
-    print_table(header, table, right=(3, 4, 5))
+    print_table([*header, *(printable(name).upper() for name in joined)], table, right=(3, 4, 5))
+
+
+def _joined(registry: Registry, columns: str | None) -> dict[str, list[Any]]:
+    from llreg.annotations import column_of
+
+    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
+    records = registry.records() if names else []
+    return {name: column_of(registry, name, records) for name in names}
 
 
 def _size(count: int | None) -> str:
@@ -146,11 +160,14 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
 
     MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
     """
+    from llreg.annotations import annotations_of
+
     registry = context.registry()
     record = registry.find(model)
     document = {"row_id": record.row_id, **record.to_json()}
+    annotated = annotations_of(registry, record)
     if as_json:
-        print_json(document)
+        print_json({**document, "annotations": annotated})
         return
     for part in ("identity", "provenance", "declared"):
         click.echo(part)
@@ -158,6 +175,10 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         for key, value in sorted(document[part].items()):
             click.echo(f"  {printable(key.ljust(width))}  {printable(_value(value))}".rstrip())
     click.echo(f"digest\n  {record.digest}")
+    for name, values in annotated.items():
+        click.echo(f"annotations: {printable(name)}")
+        for key, value in values.items():
+            click.echo(f"  {printable(key)}  {printable(_value(value))}")
     if record.identity.subset is not None:
         from llreg.subsets import describe_subset, read_subset
 
