@@ -83,6 +83,11 @@ class Lab:
             with ProcessPoolExecutor(1, mp_context=fresh) as pool:
                 return pool.submit(_measured, self.hub, action, args).result()
 
+    def cost(self, user: str | None, action: Callable[..., Any], *args: Any, home: Path | None = None) -> Cost:
+        """The cost of an action of one step, as `run` finds it."""
+        (step,) = self.run(user, action, *args, home=home)
+        return step.cost
+
 
 @contextmanager
 def laboratory(root: Path, latency: float) -> Iterator[Lab]:

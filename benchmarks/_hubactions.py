@@ -63,13 +63,13 @@ def upload(repo: str, folder: Path) -> Any:
     return api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset").oid
 
 
-def commit(repo: str, folder: Path, names: Sequence[str], create_pr: bool = False, message: str = "Add rows") -> Any:
+def commit(repo: str, folder: Path, names: Sequence[str], create_pr: bool = False) -> Any:
     """One commit of some files of a folder."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(name, folder / name) for name in names]
     api = HfApi()
-    return api.create_commit(repo, operations, commit_message=message, repo_type="dataset", create_pr=create_pr).oid
+    return api.create_commit(repo, operations, commit_message="Add rows", repo_type="dataset", create_pr=create_pr).oid
 
 
 def snapshot(repo: str) -> Any:

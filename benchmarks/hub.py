@@ -96,11 +96,6 @@ class Bench:
             write_row(path, row)
         return [row_path(row.record).as_posix() for row in rows]
 
-    def alone(self, steps: Sequence[Step]) -> Cost:
-        """The cost of an action of one step."""
-        (step,) = steps
-        return step.cost
-
 
 def write_files(folder: Path, matrix: Matrix) -> list[str]:
     """One .npy file a model, of its log-likelihoods; their names."""
@@ -134,9 +129,9 @@ def llreg_reads(b: Bench) -> Iterator[Line]:
     """Publishing, and what a reader of it does."""
     make_registry(b.maintainer, b.n_models, b.n_texts)
     count = f"{b.n_models:,}"
-    yield f"publish {count} rows", LLREG, b.alone(b.lab.run("alice", actions.publish, b.maintainer, REGISTRY))
-    yield "first pull", LLREG, b.alone(b.lab.run("bob", actions.first_pull, REGISTRY, b.reader))
-    yield "pull, nothing new", LLREG, b.alone(b.lab.run("bob", actions.next_pull, b.reader))
+    yield f"publish {count} rows", LLREG, b.lab.cost("alice", actions.publish, b.maintainer, REGISTRY)
+    yield "first pull", LLREG, b.lab.cost("bob", actions.first_pull, REGISTRY, b.reader)
+    yield "pull, nothing new", LLREG, b.lab.cost("bob", actions.next_pull, b.reader)
     records = b.registry.records()
     wanted = [records[len(records) // k].row_id for k in (2, 3)]
     home = b.root / "registry-home"
@@ -144,8 +139,8 @@ def llreg_reads(b: Bench) -> Iterator[Line]:
     check_row(b, opened, len(records) // 2)
     yield "open, one row", "llreg.open", opened.cost
     yield "one more row", "llreg.open", another.cost
-    again = b.lab.run("bob", actions.open_rows, REGISTRY, [records[0].row_id], home=home)
-    yield "open again in a later process, another row", "llreg.open", b.alone(again)
+    again = b.lab.cost("bob", actions.open_rows, REGISTRY, [records[0].row_id], home=home)
+    yield "open again in a later process, another row", "llreg.open", again
     (step,) = b.lab.run("bob", actions.plain_row, REGISTRY, "store.zarr", wanted[0])
     check_row(b, step, len(records) // 2)
     yield "open, one row", "llreg's store.zarr, plain xarray", step.cost
@@ -162,16 +157,16 @@ def llreg_changes(b: Bench) -> Iterator[Line]:
     for batch, what in (("pull five", "5 new rows, in the build"), ("ten", "10 new rows, in the build")):
         b.write_rows(batch, b.maintainer)
         b.lab.run("alice", actions.publish, b.maintainer)
-        yield f"pull {what}", LLREG, b.alone(b.lab.run("bob", actions.next_pull, b.reader))
+        yield f"pull {what}", LLREG, b.lab.cost("bob", actions.next_pull, b.reader)
     for batch, what in (("one", "push 1 row"), ("hundred", "push 100 rows")):
         b.write_rows(batch, b.maintainer)
-        yield what, LLREG, b.alone(b.lab.run("alice", actions.publish, b.maintainer))
+        yield what, LLREG, b.lab.cost("alice", actions.publish, b.maintainer)
     b.lab.run("bob", actions.next_pull, b.reader)
     names = b.write_rows("not built", b.maintainer)
     b.lab.run("alice", actions.commit, REGISTRY, b.maintainer, names)
-    yield "pull 5 new rows, not in the build yet", LLREG, b.alone(b.lab.run("bob", actions.next_pull, b.reader))
+    yield "pull 5 new rows, not in the build yet", LLREG, b.lab.cost("bob", actions.next_pull, b.reader)
     b.write_rows("request", b.reader)
-    yield "1 row as a pull request", LLREG, b.alone(b.lab.run("bob", actions.publish, b.reader))
+    yield "1 row as a pull request", LLREG, b.lab.cost("bob", actions.publish, b.reader)
 
 
 def new_chunks(b: Bench) -> tuple[int, int]:
@@ -196,36 +191,36 @@ def new_chunks(b: Bench) -> tuple[int, int]:
 def file_lines(b: Bench) -> Iterator[Line]:
     """One .npy file a model."""
     names, home = write_files(b.files, b.matrix), b.root / "files-home"
-    yield f"publish {b.n_models:,} rows", NPY, b.alone(b.lab.run("alice", actions.upload, FILES, b.files))
-    yield "first pull", NPY, b.alone(b.lab.run("bob", actions.snapshot, FILES, home=home))
-    yield "pull, nothing new", NPY, b.alone(b.lab.run("bob", actions.snapshot, FILES, home=home))
+    yield f"publish {b.n_models:,} rows", NPY, b.lab.cost("alice", actions.upload, FILES, b.files)
+    yield "first pull", NPY, b.lab.cost("bob", actions.snapshot, FILES, home=home)
+    yield "pull, nothing new", NPY, b.lab.cost("bob", actions.snapshot, FILES, home=home)
     opened, another = b.lab.run("bob", actions.file_row, FILES, [names[b.n_models // k] for k in (2, 3)])
     check_row(b, opened, b.n_models // 2)
     yield "open, one row", NPY, opened.cost
     yield "one more row", NPY, another.cost
     b.lab.run("alice", actions.commit, FILES, b.files, write_files(b.files, b.more["ten"]))
-    yield "pull 10 new rows", NPY, b.alone(b.lab.run("bob", actions.snapshot, FILES, home=home))
+    yield "pull 10 new rows", NPY, b.lab.cost("bob", actions.snapshot, FILES, home=home)
     for batch, what in (("one", "push 1 row"), ("hundred", "push 100 rows"), ("request", "1 row as a pull request")):
         names, request = write_files(b.files, b.more[batch]), batch == "request"
         user = "bob" if request else "alice"
-        yield what, NPY, b.alone(b.lab.run(user, actions.commit, FILES, b.files, names, request))
+        yield what, NPY, b.lab.cost(user, actions.commit, FILES, b.files, names, request)
 
 
 def naive_lines(b: Bench) -> Iterator[Line]:
     """One chunk a row."""
     home = b.root / "naive-home"
     write_naive(b.naive, b.matrix)
-    yield f"publish {b.n_models:,} rows", ZARR, b.alone(b.lab.run("alice", actions.upload, NAIVE, b.naive))
-    yield "first pull", ZARR, b.alone(b.lab.run("bob", actions.snapshot, NAIVE, home=home))
-    yield "pull, nothing new", ZARR, b.alone(b.lab.run("bob", actions.snapshot, NAIVE, home=home))
+    yield f"publish {b.n_models:,} rows", ZARR, b.lab.cost("alice", actions.upload, NAIVE, b.naive)
+    yield "first pull", ZARR, b.lab.cost("bob", actions.snapshot, NAIVE, home=home)
+    yield "pull, nothing new", ZARR, b.lab.cost("bob", actions.snapshot, NAIVE, home=home)
     (step,) = b.lab.run("bob", actions.plain_row, NAIVE, STORE, b.matrix.names[b.n_models // 2])
     check_row(b, step, b.n_models // 2)
     yield "open, one row", f"{ZARR}, plain xarray", step.cost
     b.lab.run("alice", actions.commit, NAIVE, b.naive, write_naive(b.naive, b.more["ten"]))
-    yield "pull 10 new rows", ZARR, b.alone(b.lab.run("bob", actions.snapshot, NAIVE, home=home))
+    yield "pull 10 new rows", ZARR, b.lab.cost("bob", actions.snapshot, NAIVE, home=home)
     for batch, what in (("one", "push 1 row"), ("hundred", "push 100 rows")):
         names = write_naive(b.naive, b.more[batch])
-        yield what, ZARR, b.alone(b.lab.run("alice", actions.commit, NAIVE, b.naive, names))
+        yield what, ZARR, b.lab.cost("alice", actions.commit, NAIVE, b.naive, names)
 
 
 # The run

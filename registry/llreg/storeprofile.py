@@ -29,7 +29,6 @@ _KNOWN_CODECS = {"bytes", "crc32c", "zstd", "vlen-utf8", "sharding_indexed"}
 _STRING_BYTES = {"digest": 64, "record": 16 << 10}
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _FRAME_HEADER = 18  # bytes at most
-_EMPTY = (1 << 64) - 1  # in a shard's index: no such chunk
 
 ReadRange = Callable[[int, int], bytes]
 
@@ -241,25 +240,8 @@ def frame_size(data: bytes) -> int:
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
-def check_tokens(data: bytes, num_texts: int) -> None:
-    """Check that a chunk of num_tokens decompresses to the size it must have.
-
-    Parameters
-    ----------
-    data : bytes
-        The chunk, or its beginning.
-
-    Raises
-    ------
-    ValueError
-    """
-    expected, got = 4 * TOKENS_CHUNK_ROWS * num_texts, frame_size(data)
-    if got != expected:
-        raise ValueError(f"num_tokens: expected chunks of {expected:,} bytes; got {got:,}")
-
-
-def check_tokens_shard(read: ReadRange, size: int, num_texts: int) -> None:
-    """Check that every chunk in a shard of num_tokens decompresses to the size it must have.
+def check_tokens(read: ReadRange, size: int, num_texts: int, part: tuple[int, int] | None = None) -> None:
+    """Check that the chunks in a shard of num_tokens decompress to the size they must have.
 
     Parameters
     ----------
@@ -267,6 +249,9 @@ def check_tokens_shard(read: ReadRange, size: int, num_texts: int) -> None:
         (start, end) -> bytes of the shard.
     size : int
         Bytes of the shard.
+    num_texts : int
+    part : (int, int), optional
+        Only the chunks that begin in this part of the shard.
 
     Raises
     ------
@@ -275,7 +260,11 @@ def check_tokens_shard(read: ReadRange, size: int, num_texts: int) -> None:
     chunks = SHARD_ROWS // TOKENS_CHUNK_ROWS
     if size < 16 * chunks + 4:
         raise ValueError("num_tokens: expected a shard with an index")
+    first, end = (0, size) if part is None else part
     index = struct.unpack(f"<{2 * chunks}Q", read(size - 16 * chunks - 4, size)[:-4])
+    expected = 4 * TOKENS_CHUNK_ROWS * num_texts
     for start in index[::2]:
-        if start != _EMPTY:
-            check_tokens(read(start, min(start + _FRAME_HEADER, size)), num_texts)
+        if first <= start < end:
+            got = frame_size(read(start, min(start + _FRAME_HEADER, size)))
+            if got != expected:
+                raise ValueError(f"num_tokens: expected chunks of {expected:,} bytes; got {got:,}")

@@ -175,7 +175,7 @@ class StoreReader:
         if key in self._sound:
             return
         size = self.size(key) or 0
-        storeprofile.check_tokens_shard(lambda start, end: self.load(key, start, end), size, self._width)
+        storeprofile.check_tokens(lambda start, end: self.load(key, start, end), size, self._width)
         self._sound.add(key)
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:

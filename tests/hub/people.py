@@ -88,10 +88,12 @@ def changing(requests: Iterable[Request]) -> list[str]:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let neither the client library nor a push wait between its tries."""
-    import huggingface_hub.utils._http as http
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
 
-    patient = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    monkeypatch.setattr(http, "time", patient)
+    restless = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", restless)
     monkeypatch.setattr("llreg.hub.push._WAIT_SECONDS", 0.0)
 
 
@@ -130,3 +132,12 @@ def ask(process: subprocess.Popen[str], *words: object) -> Any:
     process.stdin.write(json.dumps(words, default=str) + "\n")
     process.stdin.flush()
     return answer(process)
+
+
+def held(registry: Registry) -> dict[str, bytes]:
+    """Files of a registry on this machine, without its state."""
+    return {
+        path.relative_to(registry.path).as_posix(): path.read_bytes()
+        for path in registry.path.rglob("*")
+        if path.is_file() and ".llreg" not in path.relative_to(registry.path).parts
+    }

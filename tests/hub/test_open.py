@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,16 @@ def _garbage(store: Path) -> None:
     (store / "record" / "c" / "0").write_bytes(b"garbage")
 
 
+def _with_crc32c(data: bytes) -> bytes:
+    """Bytes and their CRC-32C (RFC 3720), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return data + struct.pack("<I", crc ^ 0xFFFFFFFF)
+
+
 class TestDamage:
     @pytest.mark.parametrize(
         ("damage", "told"),
@@ -419,6 +430,20 @@ class TestDamage:
         np.testing.assert_array_equal(opened.row("org/m30").log_likelihood, many.row("org/m30").log_likelihood)
         with pytest.raises(InvalidFileError, match=r"store\.zarr: is damaged"):
             opened.row("org/m0")
+
+    def test_bomb_in_what_is_read_by_ranges(self, hub: Hub, repo: str, many: Registry, tmp_path: Path) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(many.path, copy)
+        bomb = _with_crc32c(Zstd().encode(bytes(50 << 20)))
+        index = _with_crc32c(struct.pack("<8Q", 0, len(bomb), *[(1 << 64) - 1] * 6))
+        (copy / "store.zarr" / "num_tokens" / "c.0.0").write_bytes(bomb + bytes(300 << 10) + index)
+        publish(hub.api("alice"), repo, copy)
+        opened = llreg.open(repo)
+        tokens = opened.dataset().num_tokens
+        hub.clear()
+        with pytest.raises(InvalidFileError, match="num_tokens: expected chunks of 153,600 bytes; got 52,428,800"):
+            tokens[7].load()
+        assert sent(hub) == len(bomb) + len(index)
 
     def test_row_file_that_is_not_its_row(self, hub: Hub, repo: str, many: Registry, tmp_path: Path) -> None:
         """The store has the row intact: that is read instead, as from a directory."""

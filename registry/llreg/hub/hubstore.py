@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llreg.hub.hubfolder import HubFolder
 
-Check = Callable[[str, bytes | None], None]
+Check = Callable[[str, int, bytes], None]
 
 
 class HubStore(Store):
@@ -28,8 +28,8 @@ class HubStore(Store):
     is_large : callable
         Whether a file, by its key, is one of which only parts are asked for.
     check : callable
-        Told the key of a large file and the chunk that Zarr is about to get of it (None: all); raises ValueError to
-        refuse it.
+        Told the key of a large file and what Zarr is about to get of it, where that begins and its bytes; raises
+        ValueError to refuse it.
     """
 
     def __init__(self, folder: HubFolder, name: str, is_large: Callable[[str], bool], check: Check) -> None:
@@ -57,7 +57,7 @@ class HubStore(Store):
             self._folder.fetch(self._folder.root / name)
         data = self._folder.read(name, start, end)
         if large and not isinstance(byte_range, SuffixByteRequest):  # which is a shard's index
-            self._check(key, None if byte_range is None else data)
+            self._check(key, start, data)
         return data
 
     async def get_partial_values(

@@ -199,14 +199,16 @@ class HubStoreReader(StoreReader):
         if self._folder.is_here(f"{STORE}/{key}"):
             super().check_shard(key)
 
-    def _check_part(self, key: str, chunk: bytes | None) -> None:
-        """Check what Zarr is about to get: a chunk of a shard, or (None) all of it."""
-        if not key.startswith("num_tokens/"):
-            return
-        if chunk is None:
-            self.check_shard(key)
-        else:
-            check_tokens(chunk, self._width)
+    def _check_part(self, key: str, start: int, data: bytes) -> None:
+        """Check what Zarr is about to get of a shard: a chunk, or several that lie together."""
+
+        def read(first: int, end: int) -> bytes:
+            if start <= first < start + len(data):
+                return data[first - start : end - start]
+            return self.load(key, first, end)  # the index, which was read before
+
+        if key.startswith("num_tokens/"):
+            check_tokens(read, self.size(key) or 0, self._width, (start, start + len(data)))
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
         if signature is not None:
