@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llreg_extract.encoding import Encoded, encode
+    from llreg_extract.hub import cache_folder
     from llreg_extract.model import Model, choose, environment, load
+    from llreg_extract.needs import DeviceMemory, Needs, device_memory, needs
     from llreg_extract.reference import reference_scores
     from llreg_extract.resolve import resolve
     from llreg_extract.scoring import Batch, Scores, Status, default_batch_tokens, iter_scores, score
@@ -26,17 +28,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "DeviceMemory",
     "Encoded",
     "Model",
+    "Needs",
     "Scores",
     "Source",
     "Status",
+    "cache_folder",
     "choose",
     "default_batch_tokens",
+    "device_memory",
     "encode",
     "environment",
     "iter_scores",
     "load",
+    "needs",
     "reference_scores",
     "resolve",
     "score",
@@ -44,17 +51,22 @@ __all__ = [
 
 _MODULES = {
     "Batch": "scoring",
+    "DeviceMemory": "needs",
     "Encoded": "encoding",
     "Model": "model",
+    "Needs": "needs",
     "Scores": "scoring",
     "Source": "source",
     "Status": "scoring",
+    "cache_folder": "hub",
     "choose": "model",
     "default_batch_tokens": "scoring",
+    "device_memory": "needs",
     "encode": "encoding",
     "environment": "model",
     "iter_scores": "scoring",
     "load": "model",
+    "needs": "needs",
     "reference_scores": "reference",
     "resolve": "resolve",
     "score": "scoring",

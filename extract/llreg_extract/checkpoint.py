@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
+from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, UnsupportedModelError
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -32,6 +33,7 @@ TOKENIZER_FILES = (
 )
 
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -173,5 +175,45 @@ def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
                     elements[part.get_dtype()] += math.prod(part.get_shape())
         except SafetensorError as error:
             raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
-    prevailing = elements.most_common(1)[0][0] if elements else "F32"
-    return elements.total(), DTYPES.get(prevailing, "float32")
+    return elements.total(), prevailing_dtype(elements)
+
+
+def prevailing_dtype(elements: Counter[str]) -> str:
+    """dtype of most of the elements, counted by safetensors' names; "float32" where it is none that llreg loads in."""
+    return DTYPES.get(elements.most_common(1)[0][0] if elements else "F32", "float32")
+
+
+def count_elements(stream: BinaryIO, file: str) -> Counter[str]:
+    """Elements by dtype ("F32", "BF16", ...) from the header at the start of a safetensors file.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It is no safetensors file.
+    """
+    size = int.from_bytes(stream.read(8), "little")
+    elements: Counter[str] = Counter()
+    try:
+        if not 2 <= size <= _MAX_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        data = stream.read(size)
+        if len(data) < size:
+            raise ValueError(f"a header of {len(data)} bytes instead of {size}")
+        header: dict[str, Any] = json.loads(data)
+        for key, tensor in header.items():
+            if key != "__metadata__":
+                elements[str(tensor["dtype"])] += math.prod(max(0, int(length)) for length in tensor["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
+    return elements
+
+
+def check_tokenizer(name: str, files: Iterable[str]) -> None:
+    """Refuse a checkpoint without a tokenizer's vocabulary: a tokenizer class may load empty instead of failing.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not matching(files, TOKENIZER_VOCABULARIES):
+        raise ModelError(f"{name} has no tokenizer: put its tokenizer.json beside the weights")

@@ -157,6 +157,28 @@ def quantization(config: Mapping[str, Any]) -> str | None:
     return f"{method}:{bits}bit" if isinstance(bits, int) else method
 
 
+def count_parameters(config: Mapping[str, Any]) -> int | None:
+    """Parameters of the architecture a config describes, tied ones once; None where transformers cannot build it.
+
+    Nothing is allocated: the model is made on torch's meta device.
+
+    Parameters
+    ----------
+    config : mapping
+        From `complete_config`; a quantised checkpoint's is counted as if it were not.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    try:
+        with quiet(), torch.device("meta"):
+            known = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
+            return int(AutoModelForCausalLM.from_config(known).num_parameters())
+    except Exception:  # noqa: BLE001 - what cannot be counted is unknown; loading tells what is wrong
+        return None
+
+
 def checkpoint_dtype(config: Mapping[str, Any]) -> str | None:
     """dtype the config says the weights are saved in: "float32", "bfloat16", "float16", or None."""
     value = config.get("dtype") or config.get("torch_dtype")

@@ -8,6 +8,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, lit
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _MAX_COUNT = 1 << 24  # entries of a list; real vocabularies stay below 2^19
+_MAX_BASES = 32
+_REPO_URL = re.compile(r"https://huggingface\.co/([^/?#]+/[^/?#]+)/?")
 _MAX_STRING = 1 << 24  # bytes; chat templates take some 10^4
 
 
@@ -62,6 +65,15 @@ class GGUFHeader:
         """Context in tokens; None where the file names none."""
         value = self.metadata.get(f"{self.architecture}.context_length")
         return value if isinstance(value, int) and value > 0 else None
+
+    @property
+    def base_models(self) -> list[str]:
+        """Hub ids of the models it was made from, where it gives their addresses."""
+        count = self.metadata.get("general.base_model.count")
+        numbers = range(min(count, _MAX_BASES) if isinstance(count, int) else 0)
+        urls = (self.metadata.get(f"general.base_model.{k}.repo_url") for k in numbers)
+        found = (_REPO_URL.fullmatch(url) for url in urls if isinstance(url, str))
+        return [match[1] for match in found if match]
 
     @property
     def quantization(self) -> str | None:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from llreg_extract.checkpoint import DTYPES, TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX, indexed_weights
+from llreg_extract.card import read_card
+from llreg_extract.checkpoint import (
+    TOKENIZER_FILES,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    check_tokenizer,
+    count_elements,
+    indexed_weights,
+    matching,
+    prevailing_dtype,
+)
 from llreg_extract.libraries import first_line, quiet
 from llreg_extract.source import Source, is_name
 from llreg_schemas.errors import LlregError, ModelAccessError, ModelError, ModelNotFoundError
 
 _TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
 _HEADER_BLOCK = 4 << 20  # 4 MiB: bytes fetched at a time while reading a GGUF header
+_SAFETENSORS_BLOCK = 256 << 10  # 256 KiB: the header of a safetensors file of some thousand tensors
 _SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, WEIGHTS_INDEX)
 
 
@@ -40,6 +52,10 @@ class HubRepo:
     created : str or None
     parameters : mapping of str to int
         Parameters by safetensors dtype, where the Hub has counted them.
+    tags : sequence of str or None
+        The Hub's tags; None when offline.
+    downloads : int or None
+        Of the last 30 days.
     """
 
     id: str
@@ -49,18 +65,41 @@ class HubRepo:
     card: dict[str, Any]
     created: str | None
     parameters: Mapping[str, int]
+    tags: Sequence[str] | None = None
+    downloads: int | None = None
 
     @cached_property
+    def elements(self) -> Counter[str]:
+        """Parameters by safetensors dtype: the Hub's count, or what the weights' headers say.
+
+        Empty where neither is at hand: the weights are not in the cache, and the Hub is off.
+        """
+        if self.parameters:
+            return Counter(dict(self.parameters))
+        elements: Counter[str] = Counter()
+        for file in self._weights():
+            with self.open(file, block=_SAFETENSORS_BLOCK) as stream:
+                elements += count_elements(stream, file)
+        return elements
+
+    def _weights(self) -> list[str]:
+        """The safetensors files, or none where some are neither in the cache nor to be had."""
+        if WEIGHTS in self.files:
+            return [WEIGHTS]
+        if WEIGHTS_INDEX not in self.files:
+            return []
+        files = indexed_weights(self.fetch(WEIGHTS_INDEX).parent, self.name)
+        return files if set(files) <= set(self.files) else []
+
+    @property
     def num_parameters(self) -> int | None:
-        """Parameters in all, or None where the Hub does not say."""
-        return sum(self.parameters.values()) or None
+        """Parameters in all, or None where nothing says."""
+        return self.elements.total() or None
 
-    @cached_property
+    @property
     def saved_dtype(self) -> str | None:
-        """dtype of most parameters, or None where the Hub does not say."""
-        if not self.parameters:
-            return None
-        return DTYPES.get(max(self.parameters, key=lambda key: self.parameters[key]))
+        """dtype of most parameters, or None where nothing says."""
+        return prevailing_dtype(self.elements) if self.elements else None
 
     def fetch(self, file: str) -> Path:
         """Local path of a small file, downloaded if need be."""
@@ -70,8 +109,8 @@ class HubRepo:
             return Path(hf_hub_download(self.id, file, revision=self.sha))
 
     @contextmanager
-    def open(self, file: str) -> Iterator[BinaryIO]:
-        """Open a file for reading its beginning: from the cache if it is there, else in ranges."""
+    def open(self, file: str, *, block: int = _HEADER_BLOCK) -> Iterator[BinaryIO]:
+        """Open a file for reading its beginning: from the cache if it is there, else in ranges of `block` bytes."""
         from huggingface_hub import HfFileSystem, try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.id, file, revision=self.sha)
@@ -81,8 +120,8 @@ class HubRepo:
             return
         with hub_errors(self.name, self.sha), quiet():
             path = f"{self.id}@{self.sha}/{file}"
-            with HfFileSystem().open(path, "rb", block_size=_HEADER_BLOCK) as remote:
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, remote), _HEADER_BLOCK))
+            with HfFileSystem().open(path, "rb", block_size=block) as remote:
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, remote), block))
 
 
 def open_repo(repo: str, revision: str | None) -> HubRepo:
@@ -110,6 +149,8 @@ def open_repo(repo: str, revision: str | None) -> HubRepo:
         card=cast(Any, info.card_data).to_dict() if info.card_data else {},
         created=info.created_at.strftime("%Y-%m-%dT%H:%M:%SZ") if info.created_at else None,
         parameters=info.safetensors.parameters if info.safetensors else {},
+        tags=info.tags or [],
+        downloads=info.downloads,
     )
 
 
@@ -128,7 +169,74 @@ def _cached_repo(repo: str, revision: str | None) -> HubRepo:
 
     folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    return HubRepo(repo, repo, folder.name, files, {}, None, {})
+    return HubRepo(repo, repo, folder.name, files, read_card(folder / "README.md"), None, {})
+
+
+class RepoFile(NamedTuple):
+    """A file that loading a Hub source takes: its bytes (None where the Hub does not say), and whether it is in the cache."""
+
+    name: str
+    num_bytes: int | None
+    cached: bool
+
+
+def needed_files(source: Source, *, trust_remote_code: bool) -> list[RepoFile]:
+    """The files that `download` gets or finds in the cache; of sharded weights the index is fetched to know them.
+
+    Raises
+    ------
+    ModelError
+        It lacks a tokenizer.
+    ModelNotFoundError, ModelAccessError
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    api, commit = HfApi(), source.revision
+    with hub_errors(source.name, commit), quiet():
+        try:
+            info = api.model_info(source.location, revision=commit, files_metadata=True, timeout=_TIMEOUT)
+        except OfflineModeIsEnabled:
+            return _cached_files(source, trust_remote_code)
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+        wanted = _wanted_files(source, sizes, trust_remote_code)
+        gone = next((file for file in wanted if file not in sizes), None)
+        if gone is not None:
+            raise ModelNotFoundError(f"{source.name} is incomplete: {WEIGHTS_INDEX} names {gone}, which is not there")
+        cached = [isinstance(try_to_load_from_cache(source.location, file, revision=commit), str) for file in wanted]
+        return [RepoFile(file, sizes[file], here) for file, here in zip(wanted, cached, strict=True)]
+
+
+def _cached_files(source: Source, trust_remote_code: bool) -> list[RepoFile]:
+    folder = download(source, trust_remote_code=trust_remote_code)  # from the cache, or it tells what is missing
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    wanted = _wanted_files(source, files, trust_remote_code)
+    return [RepoFile(file, (folder / file).stat().st_size, True) for file in wanted]
+
+
+def _wanted_files(source: Source, files: Collection[str], trust_remote_code: bool) -> list[str]:
+    from huggingface_hub import hf_hub_download
+
+    if source.file is not None:
+        return [source.file]
+    if not trust_remote_code:
+        check_tokenizer(source.name, files)
+    small = matching(files, _patterns(trust_remote_code))
+    if WEIGHTS_INDEX not in files:
+        return [*small, WEIGHTS]
+    index = Path(hf_hub_download(source.location, WEIGHTS_INDEX, revision=source.revision))
+    return [*small, *indexed_weights(index.parent, source.name)]
+
+
+def _patterns(trust_remote_code: bool) -> list[str]:
+    return [*_SMALL_FILES, *(["*.py"] if trust_remote_code else [])]
+
+
+def cache_folder() -> Path:
+    """Where the client library keeps what it downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def download(source: Source, *, trust_remote_code: bool) -> Path:
@@ -146,8 +254,7 @@ def download(source: Source, *, trust_remote_code: bool) -> Path:
         if source.file is not None:
             path = Path(hf_hub_download(source.location, source.file, revision=source.revision))
             return path.parents[source.file.count("/")]
-        patterns = [*_SMALL_FILES, *(["*.py"] if trust_remote_code else [])]
-        folder = _snapshot(source, patterns)
+        folder = _snapshot(source, _patterns(trust_remote_code))
         weights = indexed_weights(folder, source.name) if (folder / WEIGHTS_INDEX).is_file() else [WEIGHTS]
         _snapshot(source, weights)
     missing = [file for file in weights if not (folder / file).is_file()]

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.checkpoint import TOKENIZER_VOCABULARIES, matching
+from llreg_extract.checkpoint import check_tokenizer
 from llreg_extract.config import context_length
 from llreg_extract.encoding import PROBE_TEXT, special_prefix
 from llreg_extract.hub import download
@@ -188,10 +188,8 @@ def _checkpoint_folder(folder: Path, file: str | None) -> Iterator[tuple[Path, d
 def _load_tokenizer(source: Source, place: Path, options: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    files = [path.name for path in place.iterdir()]
-    # Without its vocabulary a tokenizer class may load empty instead of failing.
-    if not source.file and not options["trust_remote_code"] and not matching(files, TOKENIZER_VOCABULARIES):
-        raise ModelError(f"{source.name} has no tokenizer: put its tokenizer.json beside the weights")
+    if not source.file and not options["trust_remote_code"]:
+        check_tokenizer(source.name, [path.name for path in place.iterdir()])
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
@@ -259,14 +257,15 @@ def environment(model: Model) -> dict[str, Any]:
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return {
         "versions": versions,
-        "device": {"type": model.device.type, "name": _device_name(model.device)},
+        "device": {"type": model.device.type, "name": device_name(model.device)},
         "attention": model.attention,
         "trust_remote_code": model.trust_remote_code,
     }
 
 
-def _device_name(device: Any) -> str:
-    if device.type == "cuda":
+def device_name(device: Any) -> str:
+    """Name of a torch device, or of one as `choose` gives it, as provenance has it."""
+    if str(device).startswith("cuda"):
         import torch
 
         return torch.cuda.get_device_name(device)

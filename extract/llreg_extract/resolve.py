@@ -23,6 +23,7 @@ from llreg_extract.config import (
     checkpoint_dtype,
     complete_config,
     context_length,
+    count_parameters,
     quantization,
     read_config,
 )
@@ -127,7 +128,7 @@ def _local_directory(path: Path, name: str, trust_remote_code: bool) -> Source:
         quantization=_label(method),
         checkpoint_dtype=checkpoint_dtype(config) or saved_dtype,
         # Packed weights are not parameters, so a quantised checkpoint's headers do not count them.
-        declared=_declared(read_card(path / "README.md"), config, None if method else size),
+        declared=_declared(read_card(path / "README.md"), config, count_parameters(config) if method else size),
     )
 
 
@@ -137,7 +138,7 @@ def _local_gguf(path: Path, name: str) -> Source:
     with path.open("rb") as stream:
         header = read_gguf_header(stream, name)
     revision = f"sha256:{hash_file(path)}"
-    return _gguf_source(header, name, "local", str(path.parent), revision, path.name, {}, None)
+    return _gguf_source(header, name, "local", str(path.parent), revision, path.name)
 
 
 def _hub(repo: HubRepo, file: str | None, trust_remote_code: bool) -> Source:
@@ -150,7 +151,7 @@ def _hub(repo: HubRepo, file: str | None, trust_remote_code: bool) -> Source:
         check_whole_gguf(repo.name, file)
         with repo.open(file) as stream:
             header = read_gguf_header(stream, repo.name)
-        return _gguf_source(header, repo.name, "hub", repo.id, repo.sha, file, repo.card, repo.created)
+        return _gguf_source(header, repo.name, "hub", repo.id, repo.sha, file, repo)
     if "config.json" not in repo.files:
         raise ModelNotFoundError(f"{repo.name} has no config.json: it is not a transformers model")
     config = complete_config(read_config(repo.fetch("config.json"), repo.name), repo.name)
@@ -164,7 +165,7 @@ def _hub(repo: HubRepo, file: str | None, trust_remote_code: bool) -> Source:
         file=None,
         quantization=_label(method),
         checkpoint_dtype=checkpoint_dtype(config) or repo.saved_dtype or "float32",
-        declared=_declared(repo.card, config, None if method else repo.num_parameters, repo.created),
+        declared=_declared(repo.card, config, count_parameters(config) if method else repo.num_parameters, repo),
     )
 
 
@@ -175,8 +176,7 @@ def _gguf_source(
     location: str,
     revision: str,
     file: str,
-    card: dict[str, Any],
-    created: str | None,
+    repo: HubRepo | None = None,
 ) -> Source:
     require("gguf")
     if (header.architecture or "").startswith(_GGUF_REFUSED):
@@ -192,25 +192,36 @@ def _gguf_source(
         quantization=header.quantization,
         checkpoint_dtype="float32",
         declared=declared(
-            {"license": header.metadata.get("general.license"), **card},
+            {
+                "license": header.metadata.get("general.license"),
+                "base_model": header.base_models,
+                **(repo.card if repo else {}),
+            },
             architecture=None,  # llama.cpp's names are not transformers'; the loaded class fills it in
             num_parameters=header.num_parameters,
             context_length=header.context_length,
-            created=created,
+            **_hub_facts(repo),
         ),
     )
 
 
 def _declared(
-    card: dict[str, Any], config: dict[str, Any], num_parameters: int | None, created: str | None = None
+    card: dict[str, Any], config: dict[str, Any], num_parameters: int | None, repo: HubRepo | None = None
 ) -> dict[str, Any]:
     return declared(
         card,
         architecture=architecture(config),
         num_parameters=num_parameters,
         context_length=context_length(config),
-        created=created,
+        **_hub_facts(repo),
     )
+
+
+def _hub_facts(repo: HubRepo | None) -> dict[str, Any]:
+    """What only the Hub knows of a model."""
+    if repo is None:
+        return {"created": None}
+    return {"created": repo.created, "tags": repo.tags, "downloads": repo.downloads}
 
 
 def _label(method: str | None) -> str | None:

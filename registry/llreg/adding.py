@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import llreg_extract
 from llreg import __version__, files, settings
 from llreg.journal import Journal, make_entries
+from llreg.options import Entry, Options, Request, check_texts, read_requests
+from llreg.pinning import find_present, journal_of, pin, runs_dir
 from llreg.rowfile import Row, write_row
-from llreg.subsets import load_subset, store_subset
-from llreg_schemas import Identity, RowRecord, check, hash_json, row_digest
+from llreg.subsets import store_subset
+from llreg_schemas import Identity, RowRecord, check, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, ModelError, NonFiniteError, storage_errors
 from llreg_schemas.records import now
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llreg.registry import Registry
-
-Overwrite = Literal["never", "only-missing", "always"]
-OVERWRITE: tuple[Overwrite, ...] = ("never", "only-missing", "always")
 
 
 @dataclass(frozen=True)
@@ -66,51 +64,20 @@ class Reporter:
         """A model is done."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to compute rows.
-
-    Attributes
-    ----------
-    revision : str or None
-        Branch, tag or commit on the Hub; resolved to a commit before anything is loaded.
-    name : str or None
-        Name of a local model.
-    dtype, device : str
-        "auto": float32 on a CPU, the checkpoint's own dtype on a GPU.
-    overwrite : {"never", "only-missing", "always"}
-        What to do about a row that is there: leave it; score only the texts it lacks; score all again.
-    batch_tokens : int or None
-        Tokens in a batch; None chooses by device.
-    trust_remote_code : bool
-        Run Python code from the model's repository.
-    subset : str, path, mapping or None
-        A text subset, by its file, document or id: only its texts are scored. See `llreg.subsets.make_subset`.
-    """
-
-    revision: str | None = None
-    name: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    overwrite: Overwrite = "only-missing"
-    batch_tokens: int | None = None
-    trust_remote_code: bool = False
-    subset: str | Path | Mapping[str, Any] | None = None
-
-
 def add(
-    registry: Registry, models: Sequence[str], *, reporter: Reporter | None = None, **options: Any
+    registry: Registry, models: Sequence[Entry], *, reporter: Reporter | None = None, **options: Any
 ) -> list[AddResult]:
     """Compute the rows of models and write them into the registry.
 
     Parameters
     ----------
     registry : Registry
-    models : sequence of str
-        Hub ids, directories or ``.gguf`` files.
+    models : sequence of str or mapping
+        Hub ids, directories or ``.gguf`` files; or mappings with a `model` and options of its own, as
+        `llreg.runfile.read_run_file` gives them, which go before those for all.
     reporter : Reporter, optional
     **options
-        See `Options`.
+        See `llreg.options.Options`.
 
     Returns
     -------
@@ -124,137 +91,57 @@ def add(
     StorageError
         If the registry cannot be written; what was scored is kept and resumed.
     """
-    chosen = Options(**options)
-    _check_options(registry, models, chosen)
+    requests = read_requests(registry, models, options)
     report = reporter or Reporter()
     files.sweep(registry.path)
     files.check_writable(registry.path)
-    subset = None if chosen.subset is None else load_subset(registry, chosen.subset)
-    registry.texts.complete(None if subset is None else subset["texts"])
+    check_texts(registry, requests)
     results = []
-    for model in models:
-        report.begin(model)
+    for request in requests:
+        report.begin(request.model)
         try:
-            result = _add_one(registry, model, subset, chosen, report)
+            result = _add_one(registry, request, report)
         except (ModelError, InputError) as error:
-            result = AddResult(model, "failed", None, str(error))
+            result = AddResult(request.model, "failed", None, str(error))
         report.finish(result)
         results.append(result)
     return results
 
 
-def _check_options(registry: Registry, models: Sequence[str], options: Options) -> None:
-    registry.check_changeable("add to it")
-    if options.overwrite not in OVERWRITE:
-        raise InputError(f"overwrite: expected one of {', '.join(OVERWRITE)}; got {options.overwrite!r}")
-    if options.batch_tokens is not None and options.batch_tokens < 1:
-        raise InputError(f"batch_tokens: expected at least 1; got {options.batch_tokens}")
-    for given, value in (("name", options.name), ("revision", options.revision)):
-        if value is not None and len(models) > 1:
-            raise InputError(f"{given} goes with one model; got {len(models)}: add them one at a time")
-    contributor = settings.contributor()
-    if contributor is not None and (not contributor.isprintable() or len(contributor) > 200):
-        raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
-
-
-def _add_one(
-    registry: Registry, model: str, subset: Mapping[str, Any] | None, options: Options, report: Reporter
-) -> AddResult:
-    source = llreg_extract.resolve(
-        model, revision=options.revision, name=options.name, trust_remote_code=options.trust_remote_code
-    )
-    dtype, device = llreg_extract.choose(source, dtype=options.dtype, device=options.device)
-    identity = Identity(
-        model=source.name,
-        source=source.kind,
-        revision=source.revision,
-        file=source.file,
-        weight_dtype=dtype,
-        quantization=source.quantization,
-        text_set=registry.info["text_set"]["id"],
-        protocol=registry.info["protocol"]["id"],
-        subset=None if subset is None else subset["id"],
-    )
-    present = _present(registry, identity, model, options)
+def _add_one(registry: Registry, request: Request, report: Reporter) -> AddResult:
+    pinned, options = pin(registry, request), request.options
+    source, identity = pinned.source, pinned.identity
+    present = _present(registry, request, identity)
     if present:
         return present
 
     def waiting() -> None:
         report.note(f"{source.name}: another llreg is adding it; waiting for that to finish")
 
-    runs = files.state_dir(registry.path) / "runs"
+    runs = runs_dir(registry.path)
     with storage_errors(runs):
         runs.mkdir(exist_ok=True)
     with files.lock(registry.path, f"runs/{identity.id[:24]}", waiting=waiting):
-        present = _present(registry, identity, model, options)  # the one we waited for may have written it
+        present = _present(registry, request, identity)  # the one we waited for may have written it
         if present is None:
-            loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=options.trust_remote_code)
-            journal = Journal(runs / f"{identity.id[:24]}-{_run_key(device, options)}.journal")
-            present = _Run(registry, identity, subset, loaded, journal, options, report).result(model)
+            loaded = llreg_extract.load(
+                source, dtype=pinned.dtype, device=pinned.device, trust_remote_code=options.trust_remote_code
+            )
+            journal = journal_of(registry, pinned, options)
+            present = _Run(registry, identity, request.subset, loaded, journal, options, report).result(request.model)
         for leftover in runs.glob(f"{identity.id[:24]}-*"):  # also of runs with other libraries: the row is there now
             leftover.unlink()
         return present
 
 
-def _present(registry: Registry, identity: Identity, model: str, options: Options) -> AddResult | None:
+def _present(registry: Registry, request: Request, identity: Identity) -> AddResult | None:
     """The result for a row that is there already, unless it must be (partly) scored again."""
-    if options.overwrite == "always":
+    record = find_present(registry, identity, request.options)
+    if record is None:
         return None
-    there = registry.replicates(identity)
-    if not there:
-        _refuse_retracted(registry, identity)
-        return _present_in_full(registry, identity, model)
-    record = there[-1]
-    if options.overwrite == "only-missing" and _lacks_texts(registry, record):
-        return None
-    return AddResult(model, "present", record.row_id, f"is there already as {record.row_id}; nothing to do")
-
-
-def _present_in_full(registry: Registry, identity: Identity, model: str) -> AddResult | None:
-    """The result for a subset of the texts where a row of all of them is there: it holds those values."""
-    there = registry.replicates(replace(identity, subset=None)) if identity.subset else []
-    if not there:
-        return None
-    record = there[-1]
-    return AddResult(
-        model, "present", record.row_id, f"is there already on all texts as {record.row_id}; nothing to do"
-    )
-
-
-def _refuse_retracted(registry: Registry, identity: Identity) -> None:
-    retractions = registry.retractions()
-    if not retractions:
-        return
-    for record in registry.all_records().values():
-        if record.digest in retractions and record.identity.id == identity.id:
-            raise InputError(
-                f"{record.row_id} was retracted ({retractions[record.digest]['why']}); to measure it again all the same: "
-                "--overwrite always"
-            )
-
-
-def _lacks_texts(registry: Registry, record: RowRecord) -> bool:
-    """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
-    import numpy as np
-
-    values = registry.row(record.row_id).log_likelihood
-    reasons = ("over_context", "non_finite", "unscored")
-    explained = sum(int(record.provenance.get(name, 0)) for name in reasons)
-    if record.identity.subset is not None:
-        values = values[load_subset(registry, record.identity.subset)["texts"]]
-    return int(np.isnan(values).sum()) > explained
-
-
-def _run_key(device: str, options: Options) -> str:
-    """Which unfinished run may go on: values of another library version or device must not be mixed into it."""
-    from importlib.metadata import version
-
-    parts = {
-        "device": device,
-        "again": options.overwrite == "always",
-        "libraries": [__version__, version("torch"), version("transformers")],
-    }
-    return hash_json(parts)[:12]
+    where = " on all texts" if record.identity.subset != identity.subset else ""
+    told = f"is there already{where} as {record.row_id}; nothing to do"
+    return AddResult(request.model, "present", record.row_id, told)
 
 
 class _Run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llreg.annotations import read_annotations
 from llreg.rowfile import Row, digest_in_name
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
@@ -81,17 +82,21 @@ def _check_arrays(row: Row, num_bytes: NDArray[np.float64], shown: str) -> None:
     _refuse(values > 0, shown, "log_likelihood", "at most 0 nats (a probability is at most 1)", values)
     if missing.all():
         raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
-    _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
-    _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
+    limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
+    if row.record.identity.source == "imported" and not tokens.any():  # unknown
+        possible = limit
+    else:
+        _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
+        _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
+        _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
+        possible = tokens.astype(np.float64)
     _refuse(
-        values < -_NATS_PER_TOKEN * tokens.astype(np.float64),
+        values < -_NATS_PER_TOKEN * possible,
         shown,
         "log_likelihood",
         f"at least {-_NATS_PER_TOKEN} nats a token",
         values,
     )
-    limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
-    _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
 
 
 def _refuse(wrong: Any, shown: str, field: str, expected: str, values: Any) -> None:
@@ -210,6 +215,7 @@ def _check_documents(registry: Registry) -> list[Problem]:
         registry.retractions,
         registry.versions,
         lambda: list_subsets(registry),
+        lambda: read_annotations(registry),
         lambda: _check_references(registry),
         lambda: _check_store(registry),
     ]

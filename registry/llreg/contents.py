@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
     from llreg.dataset import RowSource
     from llreg.geometry.design import Design
+    from llreg.recipes.recipe import Recipe
 
-CONFIG, TEXTS = "registry.json", "texts.parquet"
+CONFIG, TEXTS, RECIPE = "registry.json", "texts.parquet", "recipe.json"
+COPY = ".llreg/texts.parquet"  # the whole text set, where it must not be published
 
 
 class Contents:
@@ -143,9 +146,35 @@ class Contents:
 
     @cached_property
     def texts(self) -> TextSet:
-        """Its text set; every text is checked against its hash."""
+        """Its text set; every text is checked against its hash. What is not published is taken from this machine's copy."""
         self.folder.fetch(self.path / TEXTS)
-        return from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+        published = from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+        copy = self.path / COPY
+        if None not in published.texts or not copy.is_file():
+            return published
+        try:
+            return replace(published, texts=from_parquet(copy, self.info["text_set"], str(copy)).texts)
+        except InvalidFileError as error:
+            warnings.warn(f"left out, {error}; rebuild it with: llreg texts build", LlregWarning, stacklevel=3)
+            return published
+
+    def forget_texts(self) -> None:
+        """Read the texts again when they are asked for: they have come to this machine meanwhile."""
+        self.__dict__.pop("texts", None)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How its text set is made, if it was built by a recipe.
+
+        Raises
+        ------
+        InvalidFileError, FormatVersionError
+        """
+        from llreg.recipes.recipe import read_recipe
+
+        path = self.path / RECIPE
+        self.folder.fetch(path)
+        return read_recipe(self._bytes(path), self.shown(path)) if path.is_file() else None
 
     # What is in it
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from llreg import files
 from llreg.build import PARTS
-from llreg.contents import CONFIG, TEXTS
+from llreg.contents import CONFIG, COPY, RECIPE, TEXTS
 from llreg.registry import Registry
 from llreg.subsets import DIRECTORY as SUBSETS
-from llreg.textset import is_name, load_texts, to_parquet, valid_name
+from llreg.textset import TextSet, is_name, load_texts, to_parquet, valid_name, without_texts
 from llreg_schemas import make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
 from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, now
@@ -37,7 +37,8 @@ def init(
     path : str or Path
         Directory; made if it is missing. It may hold other files, but no registry.
     texts : str or Path
-        "mini", or a JSON Lines or Parquet file with a `text` field.
+        "mini", or a JSON Lines or Parquet file with a `text` field. Of one that `llreg texts build` made, the recipe is
+        kept too; and where it says that the texts must not be copied, these stay on this machine.
     name : str, optional
         By default the directory's name.
     clip : float, optional
@@ -72,10 +73,19 @@ def init(
     }
     parse("registry", pretty_json(document), CONFIG)
     prepare(root)
-    files.write_atomic(root, root / TEXTS, to_parquet(text_set))
+    _write_texts(root, text_set)
     # Last: a directory is a registry once this file is there.
     files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
     return Registry(root)
+
+
+def _write_texts(root: Path, texts: TextSet) -> None:
+    if texts.recipe is not None:
+        files.write_atomic(root, root / RECIPE, pretty_json(texts.recipe).encode())
+        if not texts.recipe["copy"]:
+            files.write_atomic(root, root / COPY, to_parquet(texts))
+            texts = without_texts(texts)
+    files.write_atomic(root, root / TEXTS, to_parquet(texts))
 
 
 def prepare(root: Path) -> None:
@@ -89,7 +99,7 @@ def prepare(root: Path) -> None:
 
 def _refuse_foreign_files(root: Path) -> None:
     """A registry writes files of these names, and must not overwrite anybody's."""
-    there = [name for name in (TEXTS, *PARTS, "rows", SUBSETS) if (root / name).exists()]
+    there = [name for name in (TEXTS, RECIPE, *PARTS, "rows", SUBSETS) if (root / name).exists()]
     if there:
         raise InputError(
             f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"

@@ -58,6 +58,11 @@ def _open(given: str) -> Registry:
     raise InputError(f"no directory {given}; make a registry there with: llreg init {given}")
 
 
+def is_enclosed() -> bool:
+    """Whether the working directory is a registry, or in one."""
+    return any((directory / CONFIG).is_file() for directory in enclosing())
+
+
 def enclosing() -> list[Path]:
     """The working directory and those around it, innermost first."""
     try:

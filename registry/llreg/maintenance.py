@@ -19,7 +19,8 @@ from llreg_schemas.records import now, retraction, version_manifest
 if TYPE_CHECKING:
     from llreg.registry import Registry
 
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# As git takes it for a tag, too: no "..", no dot or ".lock" at the end.
+_TAG = re.compile(r"(?!.*\.\.)(?!.*(\.|\.lock)$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def build(registry: Registry) -> str:
@@ -42,10 +43,15 @@ def build(registry: Registry) -> str:
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
         records = write_build(registry, staging)
         keep_dropped(registry, records)
-        files.swap_directory(registry.path, staging / STORE, registry.path / STORE)
-        for name in (builds.TABLE, builds.CARD):
-            files.write_atomic(registry.path, registry.path / name, (staging / name).read_bytes())
+        put_build(registry.path, staging)
     return version_id(record.digest for record in records)
+
+
+def put_build(root: Path, built: Path) -> None:
+    """Put a build in the place of a registry's; one rename makes its rows change for readers."""
+    files.swap_directory(root, built / STORE, root / STORE)
+    for name in (builds.TABLE, builds.CARD):
+        files.write_atomic(root, root / name, (built / name).read_bytes())
 
 
 def check_build(registry: Registry) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llreg.adding import AddResult
     from llreg.annotations import Annotations
     from llreg.checking import Problem
+    from llreg.exports.selection import Selection
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
     from llreg.geometry.prediction import Prediction
@@ -207,10 +208,9 @@ class Registry(Contents):
         **options: Any,
     ) -> Prediction:
         """Predict benchmark scores from rows; see `llreg.geometry.predict.predict`."""
+        from llreg.annotations import table_file
         from llreg.geometry.predict import predict
         from llreg.geometry.scores import read_scores
-
-        from llreg.annotations import table_file
 
         source = table_file(self, scores) if isinstance(scores, (str, Path)) else scores
         return predict(self.rows(view=view), read_scores(source, tasks=tasks, family=family), **options)
@@ -238,6 +238,12 @@ class Registry(Contents):
         from llreg.history import diff
 
         return diff(self, old, new)
+
+    def export(self, path: str | Path, models: Sequence[str] | None = None, **options: Any) -> Selection:
+        """Write rows, their tree or their neighbour graph for other tools; see `llreg.exports.writing.export`."""
+        from llreg.exports.writing import export
+
+        return export(self, path, models, **options)
 
     # Changing it
 

@@ -145,6 +145,7 @@ def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=0,
         attributes=ARRAY_ATTRIBUTES["num_tokens"],
+        config={"write_empty_chunks": True},  # imported rows have 0 throughout; a shard that is missing is damage
         **common,
     )
     start, batch = 0, []

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -63,9 +63,12 @@ class TextSet(TextIndex):
     ----------
     texts : sequence of str or None
         None where a licence forbids copying the text.
+    recipe : mapping, optional
+        How it was built, where it comes from `llreg texts build`.
     """
 
     texts: Sequence[str | None]
+    recipe: Mapping[str, Any] | None = None
 
     def complete(self, indices: Sequence[int] | None = None) -> list[str]:
         """Every text, or those at some indices.
@@ -80,7 +83,7 @@ class TextSet(TextIndex):
         if missing:
             raise NotFoundError(
                 f"{missing:,} of {len(texts):,} texts of {self.info.name} are not copied in this registry "
-                "(their licence forbids it); rebuild them from their source first"
+                "(their licence forbids it); rebuild them from their source with: llreg texts build"
             )
         return [text for text in texts if text is not None]
 
@@ -107,12 +110,13 @@ def make_text_set(name: str, items: Sequence[Mapping[str, Any]], *, licence: str
 
 
 def load_texts(which: str | Path) -> TextSet:
-    """The embedded set `mini`, or a user's JSON Lines or Parquet file.
+    """The embedded set `mini`, a file that `llreg texts build` made, or a user's JSON Lines or Parquet file.
 
     Parameters
     ----------
     which : str or path
-        "mini", or a file with a `text` field and optional `subset` and `source`.
+        "mini", or a file with a `text` field and optional `subset` and `source`. A built one brings its name, licence
+        and description, and may hold a text twice.
 
     Raises
     ------
@@ -125,11 +129,17 @@ def load_texts(which: str | Path) -> TextSet:
     path = Path(which).expanduser()
     if not path.is_file():
         raise InputError(
-            f"no text set {str(which)!r}: give 'mini', or a JSON Lines or Parquet file with a 'text' field"
+            f"no text set {str(which)!r}: give 'mini', or a JSON Lines or Parquet file with a 'text' field, such as "
+            "llreg texts build makes"
         )
     if path.suffix in {".jsonl", ".ndjson", ".json"}:
         items = list(_json_lines(path.read_bytes(), str(path)))
     elif path.suffix in {".parquet", ".pq"}:
+        from llreg.recipes.builtfile import read_built
+
+        built = read_built(path)
+        if built is not None:
+            return built
         items = _parquet_items(path)
     else:
         raise InputError(f"{path}: expected a .jsonl or .parquet file; got {path.suffix or 'no ending'!r}")
@@ -197,6 +207,11 @@ def _check_items(items: Sequence[Mapping[str, Any]], shown: str) -> None:
         if text in seen:
             raise InputError(f"{shown}: text {number} repeats text {seen[text]}: take one out")
         seen[text] = number
+
+
+def without_texts(texts: TextSet) -> TextSet:
+    """What may be published of a text set whose licence forbids copying: sizes, hashes, subsets and sources."""
+    return replace(texts, texts=[None] * len(texts))
 
 
 def is_name(text: str) -> bool:

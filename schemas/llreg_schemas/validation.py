@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-Kind = Literal["registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view"]
-KINDS: tuple[Kind, ...] = ("registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view")
+Kind = Literal[
+    "registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view", "recipe", "runfile"
+]
+KINDS: tuple[Kind, ...] = (
+    "registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view", "recipe", "runfile",
+)  # fmt: skip
 
 MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB, a row record or registry.json
 MAX_VERSION_BYTES = (

@@ -29,9 +29,16 @@ class Repo:
     refuse: int = 0  # answer everything with this status
     card: dict[str, Any] = field(default_factory=dict)
     moved_to: str | None = None  # the id it has now
+    tags: tuple[str, ...] = ()
+    downloads: int = 0
+    parameters: dict[str, int] | None = None  # as the Hub counted them, by safetensors dtype
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes it claims files to have
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def size(self, file: str) -> int:
+        return self.sizes.get(file, (self.folder / file).stat().st_size)
 
 
 class _Refusal(Exception):
@@ -69,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             repo, rest = self._repo("/".join(parts[2:4])), parts[4:]
             if not rest or rest[0] == "revision":
                 self._check_revision(repo, rest[1] if rest else "main")
-                return self._json(self._info("/".join(parts[2:4]), repo))
+                return self._json(self._info("/".join(parts[2:4]), repo, sizes="blobs" in query))
             if rest[0] == "tree":
                 self._check_revision(repo, rest[1])
                 return self._json(self._tree(repo, "/".join(rest[2:]), "true" in query.get("recursive", [])))
@@ -91,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in (*repo.branches, repo.sha):
             raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
-    def _info(self, name: str, repo: Repo) -> dict[str, Any]:
+    def _info(self, name: str, repo: Repo, *, sizes: bool) -> dict[str, Any]:
+        counted = repo.parameters
         return {
             "id": repo.moved_to or name,
             "sha": repo.sha,
@@ -99,7 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "auto" if repo.gated else False,
             "createdAt": "2024-05-06T07:08:09.000Z",
             "cardData": repo.card,
-            "siblings": [{"rfilename": file} for file in repo.files()],
+            "siblings": [{"rfilename": file, **({"size": repo.size(file)} if sizes else {})} for file in repo.files()],
+            "tags": list(repo.tags),
+            "downloads": repo.downloads,
+            **({"safetensors": {"parameters": counted, "total": sum(counted.values())}} if counted else {}),
         }
 
     def _tree(self, repo: Repo, prefix: str, recursive: bool) -> list[dict[str, Any]]:

@@ -188,3 +188,21 @@ def test_the_header_agrees_with_the_gguf_package(write_gguf: Write) -> None:
     reader = gguf.GGUFReader(path)
     assert header.num_parameters == sum(int(tensor.n_elements) for tensor in reader.tensors)
     assert set(header.metadata) <= set(reader.fields)
+
+
+def test_base_models_are_those_whose_address_the_header_gives(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "toy.gguf", "llama")
+    writer.add_base_model_count(4)
+    writer.add_base_model_repo_url(0, "https://huggingface.co/org/base-1.0")
+    writer.add_base_model_name(1, "A name alone")
+    writer.add_base_model_repo_url(2, "https://huggingface.co/org/second/")
+    writer.add_base_model_repo_url(3, "https://elsewhere.example/org/third")
+    writer.add_license("mit")
+    writer.add_tensor("token_embd.weight", np.zeros((300, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    declared = llreg_extract.resolve(str(tmp_path / "toy.gguf")).declared
+    assert declared["base_model"] == ["org/base-1.0", "org/second"]
+    assert (declared["licence"], declared["relation"], declared["num_parameters"]) == ("mit", None, 9600)

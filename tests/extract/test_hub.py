@@ -54,6 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
     "branch": {"model": "org/toy", "revision": "side"},
     "commit": {"model": "org/toy", "revision": SHA},
     "sharded": {"model": "org/sharded", "text": "Some words."},
+    "tagged": {"model": "org/tagged"},
     "moved": {"model": "org/old"},
     "missing": {"model": "org/nothing"},
     "no revision": {"model": "org/toy", "revision": "nope"},
@@ -126,7 +127,14 @@ def repos(toy_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     toy = toy_model("gpt2")
     card = {"license": "mit", "base_model": "org/base", "base_model_relation": "finetune"}
     return {
-        "org/toy": hubserver.Repo(toy, branches=("main", "side"), card=card),
+        "org/toy": hubserver.Repo(
+            toy, branches=("main", "side"), card=card, tags=("code", "license:apache-2.0"), downloads=1234
+        ),
+        "org/tagged": hubserver.Repo(
+            toy,
+            tags=("license:apache-2.0", "base_model:org/base", "base_model:quantized:org/base", *map(str, range(300))),
+            parameters={"BF16": 70_000, "F32": 30_000},
+        ),
         "org/old": hubserver.Repo(toy, moved_to="org/toy"),
         "org/sharded": hubserver.Repo(sharded),
         "org/gated": hubserver.Repo(toy, gated=True),
@@ -172,7 +180,28 @@ def test_a_hub_model_is_pinned_loaded_and_scored(told: dict[str, Any], local_val
     assert source["declared"]["base_model"] == ["org/base"]
     assert source["declared"]["relation"] == "finetune"
     assert source["declared"]["created"] == "2024-05-06T07:08:09Z"
+    assert source["declared"]["tags"] == ["code", "license:apache-2.0"]
+    assert source["declared"]["downloads"] == 1234
     assert told["whole"]["value"] == local_value
+
+
+def test_the_hubs_tags_tell_what_the_card_does_not(told: dict[str, Any]) -> None:
+    declared = told["tagged"]["source"]["declared"]
+    assert (declared["licence"], declared["base_model"], declared["relation"]) == (
+        "apache-2.0",
+        ["org/base"],
+        "quantized",
+    )
+    assert len(declared["tags"]) == 50
+    assert declared["downloads"] == 0
+
+
+def test_parameters_are_the_hubs_count_or_the_headers(told: dict[str, Any], toy_model: Callable[..., Path]) -> None:
+    """Whole, in shards, and offline from the cache; the Hub of this test has counted one model only."""
+    headers = sum(weight.size for weight in load_file(toy_model("gpt2") / "model.safetensors").values())
+    cases = ("whole", "sharded", "cached", "cached shards")
+    assert [told[case]["source"]["declared"]["num_parameters"] for case in cases] == [headers] * 4
+    assert told["tagged"]["source"]["declared"]["num_parameters"] == 100_000
 
 
 def test_any_revision_becomes_the_commit(told: dict[str, Any]) -> None:

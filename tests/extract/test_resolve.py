@@ -62,6 +62,8 @@ def test_a_local_directory(toy_model: Callable[..., Path]) -> None:
         "num_parameters": weights,
         "context_length": 128,
         "created": None,
+        "tags": [],
+        "downloads": None,
     }
 
 
@@ -76,11 +78,12 @@ def test_the_card_beside_a_local_model_is_read_and_cleaned(editable: Editable) -
     folder = editable()
     (folder / "README.md").write_text(
         "---\nlicense: other\nlicense_name: my\u202elicence\nbase_model: [org/base, 'not a name', 7]\n"
-        "base_model_relation: finetune\n---\nText.\n"
+        'base_model_relation: finetune\ntags: [code, 7, "a\\tb", code]\n---\nText.\n'
     )
     declared = llreg_extract.resolve(str(folder)).declared
     assert (declared["licence"], declared["base_model"]) == ("mylicence", ["org/base"])
     assert declared["relation"] == "finetune"
+    assert declared["tags"] == ["code", "ab"]
     (folder / "README.md").write_text("---\n: : [\n---\n")
     assert llreg_extract.resolve(str(folder)).declared["licence"] is None
 
@@ -266,9 +269,12 @@ def test_several_gguf_files_are_a_question(tmp_path: Path) -> None:
 
 def test_the_quantisation_a_config_states(editable: Editable) -> None:
     settings = {"quant_method": "gptq", "bits": 4}
-    source = llreg_extract.resolve(edit_config(editable(), quantization_config=settings))
+    folder = editable()
+    plain = llreg_extract.resolve(str(folder))
+    source = llreg_extract.resolve(edit_config(folder, quantization_config=settings))
     assert source.quantization == "gptq:4bit"
-    assert source.declared["num_parameters"] is None
+    # Counted from the config: in the headers of packed weights two to eight parameters are one element.
+    assert source.declared["num_parameters"] == plain.declared["num_parameters"]
 
 
 @pytest.mark.parametrize(

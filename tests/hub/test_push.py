@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.conftest import Cli, MakeRow
 from tests.hub.asking import commit
@@ -18,6 +19,8 @@ from llreg.hub.pull import clone, pull
 from llreg.hub.push import push
 from llreg.registry import Registry
 from llreg.rowfile import Row, row_path, write_row
+from llreg.subsets import store_subset
+from llreg_schemas import row_digest
 from llreg_schemas.errors import (
     HubAccessError,
     HubNotFoundError,
@@ -26,6 +29,8 @@ from llreg_schemas.errors import (
     InvalidFileError,
     LlregWarning,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]
@@ -515,6 +520,44 @@ def test_a_version_of_rows_that_are_not_sent_is_not_named(
     made = push(small_registry, place, only=[row_path(first.record).as_posix()])
     assert (made.tags, hub.git(place, "tag")) == ((), "")
     assert push(small_registry).tags == ("v1",)
+
+
+def test_a_text_subset_goes_with_the_rows_that_were_scored_on_it(
+    hub: Hub, place: str, registry: Registry, fill: Fill, make_row: MakeRow, as_user: AsUser, tmp_path: Path
+) -> None:
+    fill(registry, 3)
+    push(registry, place)
+    as_user("bob")
+    mine = Registry(clone(place, tmp_path / "b").path)
+    used, unused = mine.subset(40), mine.subset(40, seed=1)
+    values = make_row(mine, "org/m9", 9).log_likelihood
+    values[np.setdiff1d(np.arange(len(values)), used["texts"])] = np.nan
+    for document in (used, unused):
+        store_subset(mine.path, document)
+    row = on_subset(make_row(mine, "org/m9", 9, log_likelihood=values), used["id"])
+    write_row(mine.path, row)
+    assert mine.validate() == []
+    made = push(mine)
+    name = f"subsets/{used['id']}.json"
+    assert set(made.files) == {row_path(row.record).as_posix(), name}
+    hub.api("alice").merge_pull_request(place, 1, repo_type="dataset")
+    as_user("alice")
+    pull(registry)
+    assert registry.find("org/m9").identity.subset == used["id"]
+    assert registry.validate() == []
+    push(registry)
+    there = tree(hub, place)
+    assert there == built_anew(there, tmp_path / "anew")
+    assert there[name] == (mine.path / name).read_bytes()
+
+
+def on_subset(row: Row, subset: str) -> Row:
+    """A row, as one scored on a text subset."""
+    identity = replace(row.record.identity, subset=subset)
+    provenance = {**row.record.provenance, "over_context": 0}
+    digest = row_digest(identity.to_json(), row.log_likelihood, row.num_tokens)
+    record = replace(row.record, identity=identity, provenance=provenance, digest=digest)
+    return replace(row, record=record)
 
 
 # Two people, one model

@@ -16,6 +16,8 @@ from llreg.hub.push import push
 from llreg.registry import Registry
 from llreg.rowfile import Row, row_path, to_zip, write_row
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]
 
@@ -84,9 +86,7 @@ def copies(place: str, tmp_path: Path, count: int) -> list[Registry]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait", [False, True])
-def test_eight_writers_at_once(hub: Hub, place: str, fill: Fill, tmp_path: Path, wait: bool) -> None:
-    hub.options(wait=wait)  # whether a commit to a busy branch waits, or is refused
+def test_eight_writers_at_once(hub: Hub, place: str, fill: Fill, tmp_path: Path) -> None:
     registries = copies(place, tmp_path, 8)
     rows = [fill(registry, 1, start=10 + k)[0] for k, registry in enumerate(registries)]
     hub.clear()

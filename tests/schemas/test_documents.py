@@ -139,8 +139,31 @@ def _subset() -> dict[str, Any]:
     }
 
 
+def _recipe() -> dict[str, Any]:
+    source = {"dataset": "org/texts", "revision": COMMIT, "config": "20231101.de", "split": "train", "text": "text"}
+    more = {"subset": {"label": "de"}, "source": ["url"], "where": {"lang": ["de", None, 1]}, "documents": 1000}
+    return {
+        "format": "llreg-recipe",
+        "format_version": 1,
+        "name": "small",
+        "description": "a few texts",
+        "licence": "CC0-1.0",
+        "copy": False,
+        "sources": [{**source, **more}, {"files": ["a.txt"], "text": "text", "unit": "line"}],
+        "pieces": {"max_bytes": 1024, "min_bytes": 257},
+        "sample": {"method": "python-random", "seed": 42, "draw": 40, "take": 10, "population": None},
+        "duplicates": "keep",
+        "expect": {"pieces": 57, "first": [[9, 2]], "text_set": HASH},
+    }
+
+
 VALID: dict[str, Callable[[], dict[str, Any]]] = {
     "subset": _subset,
+    "recipe": _recipe,
+    "runfile": lambda: {
+        "defaults": {"dtype": "bfloat16"},
+        "models": ["org/a", {"model": "org/b", "revision": "main", "batch_tokens": 512, "trust_remote_code": False}],
+    },
     "map": _map,
     "registry": _registry,
     "row": _row,
@@ -176,6 +199,22 @@ BROKEN: list[tuple[str, str, Any, str, str]] = [
     ("subset", "view.clip", 1, "a number of at most 0", "1"),
     ("subset", "registry", "../up", "text matching", '"../up"'),
     ("subset", "curve", [], "no such field", ""),
+    ("runfile", "models", [], "at least 1 items", "[]"),
+    ("runfile", "models.0", "", "at least 1 characters", '""'),
+    ("runfile", "models.1.revision", 7, "a value of type string", "7"),
+    ("runfile", "models.1.model", DELETE, "a value", "the field is missing"),
+    ("runfile", "models.1.device", "cpu", "no such field; known fields are model, revision", ""),
+    ("runfile", "defaults.dtype", "float8", "one of 'auto', 'float32'", '"float8"'),
+    ("recipe", "name", "a b", "text matching", '"a b"'),
+    ("recipe", "sources", [], "at least 1 items", "[]"),
+    ("recipe", "sources.0.revision", "main", "text matching", '"main"'),
+    ("recipe", "sources.0.text", DELETE, "a value", "the field is missing"),
+    ("recipe", "sources.0.where.lang", "de", "a value of type array", '"de"'),
+    ("recipe", "sources.0.filter", 1, "no such field; known fields are dataset, files, revision", ""),
+    ("recipe", "sources.1.unit", "word", "one of 'paragraph', 'line', 'file'", '"word"'),
+    ("recipe", "pieces.max_bytes", 3, "a number of at least 4", "3"),
+    ("recipe", "sample.method", "numpy", "'python-random'", '"numpy"'),
+    ("recipe", "expect.first.0", [1], "at least 2 items", "[1]"),
     ("registry", "format", "llreg-row", "'llreg-registry'", '"llreg-row"'),
     ("registry", "format_version", 0, "1", "0"),
     ("registry", "name", DELETE, "a value", "the field is missing"),
@@ -316,7 +355,7 @@ def test_document_that_is_no_object(kind: Any, document: Any) -> None:
         parse(kind, json.dumps(document), "f.json")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "textset", "view")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "textset", "view", "runfile")])
 def test_newer_format_version_asks_for_an_upgrade(kind: Any) -> None:
     document = {**VALID[kind](), "format_version": 2, "a_new_field": {"deep": []}}
     with pytest.raises(FormatVersionError, match=r"f\.json: format_version: expected .*1 or older; got 2.*--upgrade"):

@@ -80,8 +80,8 @@ class Bars(Reporter):
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that reports how much of how much is done; nothing without a terminal."""
+def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for work that reports how much of how much (None: not known) is done; nothing without a terminal."""
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),

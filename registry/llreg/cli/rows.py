@@ -10,7 +10,7 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.printable import printable
-from llreg_schemas.errors import InputError
+from llreg.units import short_count
 
 if TYPE_CHECKING:
     from llreg.registry import Registry
@@ -27,8 +27,10 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.option(
     "--from-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A model a line; # begins a comment.",
+    help="A run file (.yaml: see docs/format.md), or a model a line, where # begins a comment.",
 )
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: sizes, memory, time, and what is wrong.")
+@click.option("--strict", is_flag=True, help="Add nothing if the check of a run file finds a problem.")
 @click.option("--revision", help="Branch, tag or commit on the Hub (default: main).")
 @click.option("--name", help="Name of a local model (default: its directory's or file's name).")
 @click.option(
@@ -58,24 +60,42 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
 @registry_option
 @click.pass_obj
 def add(
-    context: Context, /, models: tuple[str, ...], from_file: Path | None, as_json: bool, quiet: bool, **options: Any
+    context: Context,
+    /,
+    models: tuple[str, ...],
+    from_file: Path | None,
+    dry_run: bool,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Compute models' rows and add them.
 
     A MODEL is a Hub id (org/name), a directory, or a .gguf file, local or in a Hub repo (org/name/file.gguf).
     Models that are there already are skipped. An interrupted run goes on where it stopped when the same command
-    is given again. One failing model does not stop the others and makes the exit code 1.
+    is given again. One failing model does not stop the others and makes the exit code 1. A run file is checked
+    before anything is downloaded; what it says of a model goes before these options, and they before its defaults.
     """
+    from llreg import adding
+    from llreg.cli.planning import check_run, make_plan, show_plan
     from llreg.cli.progress import Bars
 
-    names = [*models, *(_names_in(from_file) if from_file else [])]
-    if not names:
+    entries = [*models, *_listed(from_file, options)]
+    if not entries:
         raise click.UsageError("name at least one model, or give --from-file")
-    if len(names) > 1 and (options["name"] or options["revision"]):
+    if len(entries) > 1 and (options["name"] or options["revision"]):
         raise click.UsageError("--name and --revision go with one model: add such models one at a time")
     registry = context.registry()
+    if dry_run:
+        return show_plan(make_plan(registry, entries, options), as_json=as_json, quiet=quiet)
+    plan = None
+    if any(not isinstance(entry, str) for entry in entries):
+        plan = make_plan(registry, entries, options)
+        check_run(plan, strict=strict, quiet=quiet)
     with Bars(quiet=quiet) as bars:
-        results = registry.add(names, reporter=bars, **options)
+        results = adding.add(registry, plan.good if plan else entries, reporter=bars, **options)
+    results = plan.results(results) if plan else results
     if as_json:
         print_json([vars(result) for result in results])
     elif quiet:
@@ -87,13 +107,18 @@ def add(
     return 1 if failed else 0
 
 
-def _names_in(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text, a model a line") from error
-    names = [re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in lines]
-    return [name for name in names if name]
+def _listed(path: Path | None, options: dict[str, Any]) -> list[Any]:
+    """The models in a file; the options that were given go before a run file's defaults."""
+    if path is None:
+        return []
+    from click.core import ParameterSource
+
+    from llreg.runfile import read_models
+
+    context = click.get_current_context()
+    defaulted = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = {name: value for name, value in options.items() if context.get_parameter_source(name) not in defaulted}
+    return list(read_models(path, **given))
 
 
 @click.command()
@@ -122,7 +147,7 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
             row["model"],
             row["row_id"].rpartition("@")[2],
             row["weights"],
-            _size(row["num_parameters"]),
+            short_count(row["num_parameters"]),
             ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{registry.num_texts}",
             ("~" if row["subset"] else "") + f"{row['bits_per_byte']:.4f}",
             row["added_at"][:16].replace("T", " "),
@@ -139,15 +164,6 @@ def _joined(registry: Registry, columns: str | None) -> dict[str, list[Any]]:
     names = [name.strip() for name in (columns or "").split(",") if name.strip()]
     records = registry.records() if names else []
     return {name: column_of(registry, name, records) for name in names}
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "?"
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= limit:
-            return f"{count / limit:.3g}{unit}"
-    return str(count)
 
 
 @click.command()

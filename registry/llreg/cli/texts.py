@@ -1,6 +1,10 @@
-"""Commands on text sets: texts ls, texts show, texts check."""
+"""Commands on text sets: texts ls, show, check, presets, build."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,10 +12,15 @@ from llreg.cli.common import Context, json_option, note, print_json, print_table
 from llreg.printable import printable
 from llreg_schemas.errors import NotFoundError
 
+if TYPE_CHECKING:
+    from llreg.recipes.builder import Built
+    from llreg.recipes.recipe import Recipe
+    from llreg.registry import Registry
+
 
 @click.group()
 def texts() -> None:
-    """The registry's text set: list it, read a text, check a file before making a registry of it."""
+    """Text sets: list the registry's, read a text, check a file, build a set from a recipe or from your own files."""
 
 
 @texts.command("ls")
@@ -63,7 +72,9 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
         )
         return
     if text is None:
-        raise NotFoundError(f"text {index} is not copied in this registry: its licence forbids it")
+        raise NotFoundError(
+            f"text {index} is not copied in this registry: its licence forbids it; rebuild the texts with: llreg texts build"
+        )
     note(f"text {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {printable(texts.source[index])}")
     click.echo("\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n")))
 
@@ -89,3 +100,132 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
         f"{printable(header.name)}  {header.id[:12]}  {header.num_texts:,} texts  {header.mean_bytes:.1f} bytes on average"
     )
     print_table(["SUBSET", "TEXTS"], [[name, str(count)] for name, count in header.subsets.items()], right=(1,))
+
+
+@texts.command("presets")
+@json_option
+@quiet_option
+def list_presets(as_json: bool, quiet: bool) -> None:
+    """List the recipes that come with llreg, for texts build."""
+    from llreg.recipes.recipe import presets
+
+    recipes = presets()
+    if as_json:
+        print_json([recipe.to_json() for recipe in recipes.values()])
+    elif quiet:
+        click.echo("".join(f"{name}\n" for name in recipes), nl=False)
+    else:
+        for name, recipe in recipes.items():
+            size = f"{recipe.sample.take:,} texts" if recipe.sample else "all texts"
+            click.echo(f"{name}: {size}; may {'' if recipe.copy else 'not '}be published; licence: {recipe.licence}")
+            click.echo(f"    {recipe.description}")
+
+
+@texts.command("build")
+@click.argument("recipe", nargs=-1, metavar="[PRESET|RECIPE.json|FILE...]")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The file to make (default: NAME.parquet).")
+@click.option("--from", "given", multiple=True, metavar="FILE...", help="Texts of your own: .jsonl, .parquet or .txt.")
+@click.option("--take", type=click.IntRange(min=1), help="Take so many texts at random (default: as the recipe says).")
+@click.option("--seed", type=int, help="Of the sample (default: as the recipe says, or 42).")
+@click.option(
+    "--max-bytes", type=click.IntRange(4, 1 << 20), help="With --from: cut texts into pieces of so many bytes."
+)
+@click.option(
+    "--min-bytes", type=click.IntRange(1, 1 << 20), help="With --max-bytes: leave shorter pieces out (default: 1)."
+)
+@click.option(
+    "--text-field", default="text", show_default=True, help="With --from: field of the text; a.b leads into a."
+)
+@click.option("--subset-field", default="subset", show_default=True, help="With --from: field of the subset.")
+@click.option(
+    "--unit",
+    type=click.Choice(["paragraph", "line", "file"]),
+    default="paragraph",
+    show_default=True,
+    help="With --from: what a text is in a .txt file; a paragraph ends at a blank line.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["refuse", "drop", "keep"]),
+    help="A text that repeats another (default: as the recipe says; with --from, refuse).",
+)
+@click.option("--name", help="Name of the text set.")
+@click.option("--licence", help="With --from: licence of the texts, as an SPDX identifier (default: unknown).")
+@click.option("--no-copy", is_flag=True, help="With --from: a registry on the set publishes hashes, not texts.")
+@registry_option
+@click.pass_obj
+def build(
+    context: Context, /, recipe: tuple[str, ...], output: Path | None, given: tuple[str, ...], **options: Any
+) -> None:
+    """Make a text set from a preset (texts presets), a recipe, or files; print its file and id.
+
+    Without an argument, in a registry that must not publish its texts: rebuild them here from its recipe, or take them
+    from the file after --from. A build that was stopped goes on when the same command is given again.
+    """
+    from llreg.cli.progress import counting
+    from llreg.recipes.builder import build_file
+    from llreg.recipes.restoring import restore
+
+    files = (*given, *recipe) if given else ()
+    registry = _to_restore(context) if output is None and (given or not recipe) else None
+    if registry is not None:
+        with counting("documents") as progress:
+            found = restore(registry, files, progress=progress, note=note)
+        note(f"{registry.where} has its {len(found):,} texts now; they stay on this machine")
+        click.echo(found.info.id[:12])
+        return
+    chosen = _recipe(recipe, files, options)
+    target = output or Path(f"{chosen.name.rpartition('/')[2]}.parquet")
+    with counting("documents") as progress:
+        made = build_file(chosen, target, progress=progress, note=note)
+    _tell(made, target)
+    click.echo(f"{target}  {made.texts.info.id[:12]}")
+
+
+def _to_restore(context: Context) -> Registry | None:
+    """The registry that is meant, if some of its texts are not here; none is made for this."""
+    from llreg import settings
+    from llreg.locate import is_enclosed
+    from llreg.recipes.restoring import is_complete
+
+    if not (context.given or settings.registry_setting() or is_enclosed()):
+        return None
+    registry = context.registry()
+    return None if is_complete(registry) else registry
+
+
+def _recipe(arguments: tuple[str, ...], files: tuple[str, ...], options: Mapping[str, Any]) -> Recipe:
+    from llreg.recipes.ownfiles import recipe_for
+    from llreg.recipes.recipe import load_recipe
+
+    take, seed, duplicates, name = (options[key] for key in ("take", "seed", "duplicates", "name"))
+    own = {key: options[key] for key in ("max_bytes", "min_bytes", "licence", "no_copy")}
+    if files:
+        chosen = recipe_for(files, **{key: options[key] for key in ("text_field", "subset_field", "unit")}, **own)
+    elif len(arguments) != 1:
+        raise click.UsageError("name one preset or recipe (llreg texts presets), or give files with --from")
+    elif any(own.values()):
+        raise click.UsageError(
+            "--max-bytes, --min-bytes, --licence and --no-copy go with --from; a recipe says them itself"
+        )
+    else:
+        chosen = load_recipe(arguments[0])
+    if take is not None or seed is not None:
+        chosen = chosen.with_sample(take, seed)
+    return chosen.renamed(name, duplicates)
+
+
+def _tell(made: Built, target: Path) -> None:
+    """What came out, and what to know about it."""
+    info, recipe = made.texts.info, made.recipe
+    note(
+        f"{info.num_texts:,} texts of {made.pieces:,} in {made.documents:,} documents; {info.mean_bytes:.1f} bytes on average; "
+        f"licence: {printable(info.licence)}"
+    )
+    if made.dropped:
+        note(f"left out {made.dropped:,} that repeat another")
+    if made.repeated:
+        note(f"{made.repeated:,} repeat another, as the recipe has it")
+    if not recipe.copy:
+        note("the texts must not be published: a registry on them publishes their sizes and hashes, and the recipe")
+    note(f"next: llreg init DIRECTORY --texts {target}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llreg.contents import RECIPE
 from llreg.files import state_dir
 from llreg.hub.published import CONFIG, TEXTS, Published
 from llreg.hub.repo import Progress, Repo, same_content
@@ -82,14 +83,21 @@ class Incoming:
 
 
 def staging(root: Path, commit: str) -> Path:
-    """Where downloads of a commit are kept until a pull is over; those of other commits are dropped."""
-    downloads = state_dir(root) / "pull"
-    for old in downloads.iterdir() if downloads.is_dir() else ():
-        if old.name != commit:
-            shutil.rmtree(old, ignore_errors=True)
-    with storage_errors(downloads):
-        (downloads / commit).mkdir(parents=True, exist_ok=True)
-    return downloads / commit
+    """Where downloads of a commit are kept until a pull is over.
+
+    Those of an older commit, whose pull was cut off, are taken over: most of its files are in this one, too, and
+    `download` checks each.
+    """
+    target = state_dir(root) / "pull" / commit
+    with storage_errors(target):
+        target.parent.mkdir(exist_ok=True)
+        for old in sorted(target.parent.iterdir()):
+            if not target.exists():
+                old.rename(target)
+            elif old != target:
+                shutil.rmtree(old, ignore_errors=True)
+        target.mkdir(exist_ok=True)
+    return target
 
 
 def receive(
@@ -98,6 +106,7 @@ def receive(
     root: Path,
     local: Registry | None,
     known: Collection[str] = (),
+    tables: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Incoming:
     """Download what the registry at `root` lacks of a commit and check it.
@@ -112,6 +121,8 @@ def receive(
         It, if there is one already.
     known : collection of str
         Digests of published rows that are here as they were published.
+    tables : sequence of str
+        Annotations to take.
     progress : callable, optional
         Called with (files done, files in all).
 
@@ -127,7 +138,7 @@ def receive(
     if not published.is_registry:
         raise HubNotFoundError(f"{repo.id} on the Hub is not a registry: it has no {CONFIG}")
     target = staging(root, published.commit)
-    small = _small_files(published, root)
+    small = [*_small_files(published, root), *tables]
     download(repo, published, small, target, progress)
     for name in (CONFIG, TEXTS):
         if name not in small:
@@ -163,6 +174,8 @@ def _small_files(published: Published, root: Path) -> list[str]:
         names.append(CONFIG)
     if texts is not None and not ((root / TEXTS).is_file() and same_content(texts, root / TEXTS)):
         names.append(TEXTS)
+    if RECIPE in published.root and not (root / RECIPE).is_file():
+        names.append(RECIPE)
     names += [path for path in published.documents if not (root / path).is_file()]
     columns = tuple(f"{STORE}/{column}/c/" for column in ("digest", "record"))
     return names + [path for path in published.store if path == f"{STORE}/zarr.json" or path.startswith(columns)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from llreg.build import CARD, PARTS, TABLE, store_attributes
 from llreg.card import make_card
-from llreg.contents import CONFIG, TEXTS
+from llreg.contents import CONFIG, RECIPE, TEXTS
 from llreg.hub.published import ATTRIBUTES, Published
 from llreg.hub.repo import same_content
 from llreg.registry import Registry
@@ -151,8 +151,9 @@ def build_files(directory: Path, published: Published) -> tuple[dict[str, Path],
 
 
 def settings_files(registry: Registry, published: Published, *, ours: bool) -> dict[str, Path]:
-    """registry.json, if it is ours that counts and it differs; texts and git attributes where they are missing."""
-    found = {name: registry.path / name for name in (TEXTS, ATTRIBUTES) if name not in published.root}
+    """registry.json, if it is ours that counts and it differs; texts, recipe and git attributes where they are missing."""
+    names = [TEXTS, ATTRIBUTES, *([RECIPE] if (registry.path / RECIPE).is_file() else [])]
+    found = {name: registry.path / name for name in names if name not in published.root}
     config = registry.path / CONFIG
     if CONFIG not in published.root or (ours and not same_content(published.root[CONFIG], config)):
         found[CONFIG] = config

@@ -38,6 +38,8 @@ class Pin:
         git blob of registry.json at that commit: says on which side it was changed.
     rows : mapping of str to RowFolder
         Row files at that commit, by first two digits of the digest.
+    tables : mapping of str to str
+        Hashes of the annotations at that commit, by path.
     pull_request : int or None
         The open pull request that rows were pushed to.
     """
@@ -47,6 +49,7 @@ class Pin:
     commit: str = ""
     config: str = ""
     rows: Mapping[str, RowFolder] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
     pull_request: int | None = None
 
     def digests(self) -> set[str]:

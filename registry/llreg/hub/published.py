@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llreg.annotations import DIRECTORY
 from llreg.hub.pin import Pin, RowFolder
 from llreg.hub.repo import Entry, Repo
 from llreg.rowfile import digest_in_name
@@ -18,6 +19,7 @@ DOCUMENTS = {
     "subsets": re.compile(r"[0-9a-f]{64}\.json"),
     "versions": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"),
 }
+_TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.parquet")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _STORE_FILE = re.compile(rf"{re.escape(STORE)}(/[A-Za-z0-9_][A-Za-z0-9_.]*)+")
 
@@ -39,6 +41,8 @@ class Published:
         Retractions, subsets and versions, by path.
     store : mapping of str to Entry
         Files of ``store.zarr``, by path.
+    tables : mapping of str to Entry
+        Annotations, by path.
     listed : mapping of str to Entry
         Row files of the folders that changed since the pin, by path.
     """
@@ -49,6 +53,7 @@ class Published:
     folders: Mapping[str, RowFolder]
     documents: Mapping[str, Entry]
     store: Mapping[str, Entry]
+    tables: Mapping[str, Entry] = field(default_factory=dict)
     listed: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
@@ -58,7 +63,13 @@ class Published:
 
     def entry(self, name: str) -> Entry | None:
         """What the listing says of a file; None for a row file of a folder that was not listed again."""
-        return self.store.get(name) or self.documents.get(name) or self.listed.get(name) or self.root.get(name)
+        return (
+            self.store.get(name)
+            or self.documents.get(name)
+            or self.tables.get(name)
+            or self.listed.get(name)
+            or self.root.get(name)
+        )
 
     def names_in(self, folder: str) -> set[str]:
         """Stems of the documents of a folder: digests, ids or tags."""
@@ -87,7 +98,9 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     }
     store = repo.listing(commit, STORE, recursive=True) if STORE in root else []
     files = {entry.path: entry for entry in store if not entry.is_folder and _STORE_FILE.fullmatch(entry.path)}
-    return Published(commit, root, rows, folders, documents, files, listed)
+    annotated = repo.listing(commit, DIRECTORY, oid=root[DIRECTORY].oid) if DIRECTORY in root else []
+    tables = {entry.path: entry for entry in annotated if not entry.is_folder and _TABLE.fullmatch(entry.name)}
+    return Published(commit, root, rows, folders, documents, files, tables, listed)
 
 
 def _row_folders(repo: Repo, commit: str, pin: Pin | None) -> tuple[dict[str, RowFolder], dict[str, Entry]]:

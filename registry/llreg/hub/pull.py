@@ -13,12 +13,13 @@ from typing import Any
 
 from llreg import build as builds
 from llreg import files
-from llreg.contents import CONFIG
+from llreg.contents import CONFIG, RECIPE
 from llreg.create import prepare
 from llreg.hub.incoming import Incoming, receive, staging
 from llreg.hub.pin import Pin, read_pin, write_pin
 from llreg.hub.published import TEXTS, Published, look
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
+from llreg.hub.tables import to_take
 from llreg.locate import enclosing
 from llreg.maintenance import current_only, keep_dropped, rows_of
 from llreg.merging import Source, gather
@@ -153,7 +154,7 @@ def _pull_at(
         write_pin(root, pin)
         return _result(pin, commit, root, registry.records())
     published = look(target, commit, pin)
-    incoming = receive(target, published, root, registry, pin.digests(), progress)
+    incoming = receive(target, published, root, registry, pin.digests(), to_take(published, root, pin), progress)
     return apply(incoming, root, registry, pin)
 
 
@@ -198,12 +199,17 @@ def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -
         _put_documents(incoming, root, "subsets")
         if registry is None:
             _put(incoming.root / TEXTS, root, TEXTS)
+        if (incoming.root / RECIPE).is_file() and not (root / RECIPE).is_file():
+            _put(incoming.root / RECIPE, root, RECIPE)
         files.swap_directory(root, fresh / STORE, root / STORE)
         _prefer_published(incoming, registry)
         for digest in incoming.files.keys() - records.keys():  # retracted: kept as files
             _put(incoming.files[digest], root, str(incoming.files[digest].relative_to(incoming.root)))
         _put_documents(incoming, root, "retractions")
         _put_documents(incoming, root, "versions")
+        for path in incoming.published.tables:
+            if (incoming.root / path).is_file() and incoming.root != root:
+                _put(incoming.root / path, root, path)
         for name in (builds.TABLE, builds.CARD):
             files.write_atomic(root, root / name, (fresh / name).read_bytes())
         if registry is None or info is not registry.info:
@@ -242,7 +248,8 @@ def _result(
 
 def pinned(pin: Pin, published: Published, commit: str) -> Pin:
     """The pin of a registry that holds all of a commit."""
-    return replace(pin, commit=commit, config=published.root[CONFIG].oid, rows=dict(published.folders))
+    tables = {path: entry.oid for path, entry in published.tables.items()}
+    return replace(pin, commit=commit, config=published.root[CONFIG].oid, rows=dict(published.folders), tables=tables)
 
 
 def retracted_rows(incoming: Incoming, registry: Registry | None) -> set[str]:

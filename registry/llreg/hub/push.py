@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llreg import files
+from llreg.annotations import DIRECTORY
 from llreg.build import CARD
 from llreg.card import make_card
 from llreg.contents import CONFIG
@@ -23,8 +25,11 @@ from llreg.hub.pull import OlderRevisionError, apply, build_from, check_same, me
 from llreg.hub.pullrequest import propose
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
-from llreg.maintenance import check_tag, current_only, write_build
+from llreg.hub.tables import to_send, to_take
+from llreg.maintenance import check_tag, current_only, keep_dropped, put_build, write_build
 from llreg.registry import Registry
+from llreg.store import STORE
+from llreg.storereader import StoreReader
 from llreg_schemas import RowRecord, pretty_json, version_id
 from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError
 from llreg_schemas.records import now, version_manifest
@@ -178,6 +183,7 @@ class _Plan:
             commit = None
             if not self.wish.dry_run and (sent.files or sent.deleted):
                 commit = self._commit(published, sent)
+                self._adopt(staging / "build")
         tags = (
             () if self.wish.dry_run else self._name_versions(commit or self.head, {*published.documents, *sent.files})
         )
@@ -199,7 +205,8 @@ class _Plan:
         """What others published meanwhile, brought into the registry here; its build is then of all rows."""
         registry = self.registry
         if self.pin.commit != published.commit:
-            incoming = receive(self.target, published, registry.path, registry, self.pin.digests(), self.wish.progress)
+            known, tables = self.pin.digests(), to_take(published, registry.path, self.pin)
+            incoming = receive(self.target, published, registry.path, registry, known, tables, self.wish.progress)
             if self.wish.dry_run:
                 check_same(incoming, registry, self.pin)
                 return incoming
@@ -245,6 +252,7 @@ class _Plan:
             sent |= outgoing.settings_files(registry, nothing, ours=True)
             write_build(registry, built := staging / "build")
             sent |= outgoing.build_files(built, nothing)[0]
+            sent |= to_send(nothing, registry.path, self.pin)
             return self.result(Outgoing.of(sent, records), None)
 
     def _gather(self, incoming: Incoming, staging: Path) -> Outgoing:
@@ -265,6 +273,7 @@ class _Plan:
         sent |= {**withdrawn, **made, **outgoing.settings_files(registry, published, ours=ours)}
         if only is None:
             sent |= outgoing.versions(registry, published, there)
+            sent |= to_send(published, registry.path, self.pin)
         if self.wish.tag is not None:
             sent |= self._version(kept, incoming, staging)
         return Outgoing.of(sent, records, deleted)
@@ -286,6 +295,15 @@ class _Plan:
                 return staging / "build"
             registry.build()
         return registry.path
+
+    def _adopt(self, built: Path) -> None:
+        """Take a build that was made beside for the one here, if it is of the rows that are here."""
+        registry = self.registry
+        fresh = StoreReader(built / STORE)
+        if fresh.exists() and set(fresh.digests()) == registry.digests():
+            with files.lock(registry.path, "build"):
+                keep_dropped(registry, registry.records())
+                put_build(registry.path, built)
 
     def _version(self, kept: Mapping[str, RowRecord], incoming: Incoming, staging: Path) -> dict[str, Path]:
         tag = str(self.wish.tag)
@@ -310,6 +328,8 @@ class _Plan:
         pin = with_rows(pinned(self.pin, published, commit), [name for name in sent.files if name.startswith("rows/")])
         if CONFIG in sent.files:
             pin = replace(pin, config=blob_oid(sent.files[CONFIG].read_bytes()))
+        tables = {name: _sha256(path) for name, path in sent.files.items() if name.startswith(f"{DIRECTORY}/")}
+        pin = replace(pin, tables={**pin.tables, **tables})
         for name, path in sent.files.items():
             if name.startswith("versions/") and not (self.registry.path / name).exists():
                 files.write_atomic(self.registry.path, self.registry.path / name, path.read_bytes())
@@ -322,3 +342,8 @@ class _Plan:
             manifest["tag"] for manifest in self.registry.versions() if f"versions/{manifest['tag']}.json" in there
         ]
         return self.target.tag_missing(names, commit) if names else ()
+
+
+def _sha256(path: Path) -> str:
+    # Parquet files are large files by the registry's .gitattributes, whatever their size.
+    return hashlib.sha256(path.read_bytes()).hexdigest()

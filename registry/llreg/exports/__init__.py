@@ -1,0 +1,1 @@
+"""What a registry holds in the formats of other tools: values, trees and neighbour graphs."""

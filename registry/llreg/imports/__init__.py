@@ -1,0 +1,1 @@
+"""Rows that others have computed, from the files they come in."""
