@@ -212,6 +212,7 @@ def _check_documents(registry: Registry) -> list[Problem]:
     problems = []
     checks: list[Callable[[], object]] = [
         lambda: registry.texts,
+        lambda: registry.recipe,
         registry.retractions,
         registry.versions,
         lambda: list_subsets(registry),

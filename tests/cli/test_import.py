@@ -50,6 +50,7 @@ def published(tmp_path: Path, pile: Registry) -> tuple[Path, Path]:
     return raw, metadata
 
 
+@pytest.mark.slow
 def test_modelmap_then_the_usual_commands(
     cli: Cli, pile: Registry, published: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -130,9 +131,6 @@ def test_tables(cli: Cli, small_registry: Registry, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("model,0,1,2,3,4,5\norg/a,-1,-2,-3,-4,-5,-6\n")
     at = ("--registry", small_registry.path)
-    refused = cli("import", "csv", path, *at)
-    assert refused.code == 1
-    assert "give it with --dtype" in refused.err
     done = cli("import", "csv", path, "--dtype", "float32", *at)
     assert done.code == 0, done.err
     assert "added          1 row\n" in done.out

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import Cli, Result
 
+from llreg.cli import main
 from llreg.recipes.recipe import presets
 from llreg.settings import MAX_TEXT_BYTES
 from llreg.textset import load_texts
@@ -32,6 +35,26 @@ def refused(result: Result, *words: str) -> None:
     assert line.startswith("llreg: ")
     for word in words:
         assert word in line
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """As `cli`, in this process, for speed; what becomes of an error is what `main` makes of it."""
+
+    def run(*args: str | Path, cwd: Path) -> Result:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["llreg", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run
 
 
 def texts_of(folder: Path, name: str = "own.parquet") -> list[str]:
@@ -117,21 +140,21 @@ class TestRecipes:
         )
         assert [path.name for path in (tmp_path / "yours").iterdir() if path.name == "docs.parquet"] == []
 
-    def test_take_and_seed(self, cli: Cli, tmp_path: Path, recipe: Path) -> None:
-        assert cli("texts", "build", recipe, cwd=tmp_path).code == 0
-        assert cli("texts", "build", recipe, "--take", "4", cwd=tmp_path).code == 0
+    def test_take_and_seed(self, here: Cli, tmp_path: Path, recipe: Path) -> None:
+        assert here("texts", "build", recipe, cwd=tmp_path).code == 0
+        assert here("texts", "build", recipe, "--take", "4", cwd=tmp_path).code == 0
         assert texts_of(tmp_path, "tiny.4.parquet") == texts_of(tmp_path, "tiny.parquet")[:4]
-        other = cli("texts", "build", recipe, "--seed", "7", "--name", "seven", "-o", "7.parquet", cwd=tmp_path)
+        other = here("texts", "build", recipe, "--seed", "7", "--name", "seven", "-o", "7.parquet", cwd=tmp_path)
         assert other.out.startswith("7.parquet  ")
         assert load_texts(tmp_path / "7.parquet").info.name == "seven"
         assert texts_of(tmp_path, "7.parquet") != texts_of(tmp_path, "tiny.parquet")
 
-    def test_a_changed_source(self, cli: Cli, tmp_path: Path, recipe: Path) -> None:
+    def test_a_changed_source(self, here: Cli, tmp_path: Path, recipe: Path) -> None:
         document = json.loads(recipe.read_text())
         document["expect"] = {"pieces": 5}
         document["sample"] = None
         recipe.write_text(json.dumps(document))
-        refused(cli("texts", "build", recipe, cwd=tmp_path), "expected 5 pieces; ", "gave ", "it has changed since")
+        refused(here("texts", "build", recipe, cwd=tmp_path), "expected 5 pieces; ", "gave ", "it has changed since")
         assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["docs.jsonl", "recipe.json"]
 
     @pytest.mark.parametrize(
@@ -144,31 +167,33 @@ class TestRecipes:
             (("pile-10k", "--unit", "word"), "--unit"),
         ],
     )
-    def test_usage(self, cli: Cli, args: tuple[str, ...], message: str) -> None:
-        result = cli("texts", "build", *args)
+    def test_usage(self, here: Cli, tmp_path: Path, args: tuple[str, ...], message: str) -> None:
+        result = here("texts", "build", *args, cwd=tmp_path)
         assert result.code == 2
         assert message in result.err
 
-    def test_the_file_is_there(self, cli: Cli, tmp_path: Path, recipe: Path) -> None:
+    def test_the_file_is_there(self, here: Cli, tmp_path: Path, recipe: Path) -> None:
         (tmp_path / "tiny.parquet").write_text("mine")
-        refused(cli("texts", "build", recipe, cwd=tmp_path), "tiny.parquet is there already", "-o")
+        refused(here("texts", "build", recipe, cwd=tmp_path), "tiny.parquet is there already", "-o")
         assert (tmp_path / "tiny.parquet").read_text() == "mine"
 
-    def test_no_directory_and_no_parquet(self, cli: Cli, tmp_path: Path, recipe: Path) -> None:
-        refused(cli("texts", "build", recipe, "-o", tmp_path / "no" / "x.parquet"), "there is no directory")
-        refused(cli("texts", "build", recipe, "-o", tmp_path / "x.csv"), "ends in .parquet")
+    def test_no_directory_and_no_parquet(self, here: Cli, tmp_path: Path, recipe: Path) -> None:
+        refused(
+            here("texts", "build", recipe, "-o", tmp_path / "no" / "x.parquet", cwd=tmp_path), "there is no directory"
+        )
+        refused(here("texts", "build", recipe, "-o", tmp_path / "x.csv", cwd=tmp_path), "ends in .parquet")
 
 
 class TestOwnFiles:
     """--from FILE..."""
 
-    def test_json_lines(self, cli: Cli, tmp_path: Path) -> None:
+    def test_json_lines(self, here: Cli, tmp_path: Path) -> None:
         items = [
             {"text": "First.", "subset": "a", "source": "book/1"},
             {"text": "Zweiter: ü, 語, \U0001f600", "subset": None},
             {"text": "third", "more": 1},
         ]
-        result = cli(
+        result = here(
             "texts", "build", "--from", lines(tmp_path / "own.jsonl", *items), "--licence", "MIT", cwd=tmp_path
         )
         assert result.code == 0, result.err
@@ -181,11 +206,11 @@ class TestOwnFiles:
         # Same texts, same set, however they came.
         assert load_texts(tmp_path / "own.jsonl").info.id == texts.info.id
 
-    def test_several_files_of_several_kinds(self, cli: Cli, tmp_path: Path) -> None:
+    def test_several_files_of_several_kinds(self, here: Cli, tmp_path: Path) -> None:
         lines(tmp_path / "own.jsonl", {"text": "one"})
         pq.write_table(pa.table({"text": ["two", "three"], "subset": ["p", "q"]}), tmp_path / "b.parquet")
         (tmp_path / "c.txt").write_text("four")
-        result = cli("texts", "build", "--from", "own.jsonl", "b.parquet", "c.txt", cwd=tmp_path)
+        result = here("texts", "build", "--from", "own.jsonl", "b.parquet", "c.txt", cwd=tmp_path)
         assert result.code == 0, result.err
         assert texts_of(tmp_path) == ["one", "two", "three", "four"]
         assert load_texts(tmp_path / "own.parquet").subset == ["all", "p", "q", "all"]
@@ -198,15 +223,15 @@ class TestOwnFiles:
             ("file", ["One line\nand another.\n\n\n  Second paragraph.\n \nthird"]),
         ],
     )
-    def test_plain_text(self, cli: Cli, tmp_path: Path, unit: str, expected: list[str]) -> None:
+    def test_plain_text(self, here: Cli, tmp_path: Path, unit: str, expected: list[str]) -> None:
         data = "\ufeffOne line\nand another.\n\n\n  Second paragraph.\n \nthird\n"
         (tmp_path / "own.txt").write_bytes(data.encode())
-        assert cli("texts", "build", "--from", "own.txt", "--unit", unit, cwd=tmp_path).code == 0
+        assert here("texts", "build", "--from", "own.txt", "--unit", unit, cwd=tmp_path).code == 0
         assert texts_of(tmp_path) == expected
 
-    def test_pieces_and_sample(self, cli: Cli, tmp_path: Path) -> None:
+    def test_pieces_and_sample(self, here: Cli, tmp_path: Path) -> None:
         (tmp_path / "own.txt").write_text("0123456789" * 10 + "abc")
-        done = cli(
+        done = here(
             "texts",
             "build",
             "--from",
@@ -221,7 +246,7 @@ class TestOwnFiles:
         )
         assert done.code == 0, done.err
         assert texts_of(tmp_path) == ["01234567", "89012345", "67890123", "45678901", "23456789", "6789abc"]
-        sampled = cli(
+        sampled = here(
             "texts", "build", "--from", "own.txt", "--max-bytes", "8", "--take", "5", "--seed", "3", "--duplicates", "keep",
             "-o", "some.parquet", cwd=tmp_path,
         )  # fmt: skip
@@ -229,9 +254,9 @@ class TestOwnFiles:
         pieces = [("0123456789" * 10 + "abc")[start : start + 8] for start in range(0, 103, 8)]
         assert texts_of(tmp_path, "some.parquet") == random.Random(3).sample(pieces, 5)
 
-    def test_fields(self, cli: Cli, tmp_path: Path) -> None:
+    def test_fields(self, here: Cli, tmp_path: Path) -> None:
         lines(tmp_path / "own.jsonl", {"doc": {"body": "one"}, "meta": {"lang": "de"}})
-        done = cli(
+        done = here(
             "texts",
             "build",
             "--from",
@@ -246,38 +271,32 @@ class TestOwnFiles:
         texts = load_texts(tmp_path / "own.parquet")
         assert (texts.texts, texts.subset) == (["one"], ["de"])
 
-    def test_no_copy(self, cli: Cli, tmp_path: Path) -> None:
+    def test_no_copy(self, here: Cli, tmp_path: Path) -> None:
         lines(tmp_path / "own.jsonl", {"text": "secret words"})
-        assert cli("texts", "build", "--from", "own.jsonl", "--no-copy", cwd=tmp_path).code == 0
-        assert cli("init", "reg", "--texts", "own.parquet", cwd=tmp_path).code == 0
+        assert here("texts", "build", "--from", "own.jsonl", "--no-copy", cwd=tmp_path).code == 0
+        assert here("init", "reg", "--texts", "own.parquet", cwd=tmp_path).code == 0
         assert b"secret words" not in (tmp_path / "reg" / "texts.parquet").read_bytes()
-        assert cli("texts", "show", "0", cwd=tmp_path / "reg").out == "secret words\n"
+        assert here("texts", "show", "0", cwd=tmp_path / "reg").out == "secret words\n"
 
-    def test_inside_a_registry_that_has_its_texts(self, cli: Cli, tmp_path: Path) -> None:
+    def test_inside_a_registry_that_has_its_texts(self, here: Cli, tmp_path: Path) -> None:
         """Then --from means a new set."""
-        assert cli("init", "reg", cwd=tmp_path).code == 0
+        assert here("init", "reg", cwd=tmp_path).code == 0
         lines(tmp_path / "reg" / "own.jsonl", {"text": "one"})
-        assert cli("texts", "build", "--from", "own.jsonl", cwd=tmp_path / "reg").code == 0
+        assert here("texts", "build", "--from", "own.jsonl", cwd=tmp_path / "reg").code == 0
         assert texts_of(tmp_path / "reg") == ["one"]
-        assert cli("texts", "build", cwd=tmp_path / "reg").code == 2
+        assert here("texts", "build", cwd=tmp_path / "reg").code == 2
 
 
 class TestBadFiles:
     """Each in one sentence that names the file and the place."""
 
     @pytest.fixture
-    def build(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """The command in this process, for speed; what `main` would print of its error."""
-        from llreg.cli import cli
-        from llreg_schemas.errors import LlregError
-
+    def build(self, tmp_path: Path, here: Cli) -> Any:
         def run(name: str, data: bytes | str, *args: str) -> Result:
             (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-            monkeypatch.chdir(tmp_path)
-            with pytest.raises(LlregError) as caught:
-                cli.main(["texts", "build", "--from", name, *args], standalone_mode=False)
+            result = here("texts", "build", "--from", name, *args, cwd=tmp_path)
             assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
-            return Result(1, "", f"llreg: {caught.value}\n")
+            return result
 
         return run
 
@@ -341,8 +360,8 @@ class TestBadFiles:
     def test_kind(self, build: Any) -> None:
         refused(build("own.csv", "text\na\n"), "own.csv: expected a file that ends in .jsonl")
 
-    def test_missing(self, cli: Cli) -> None:
-        refused(cli("texts", "build", "--from", "no.jsonl"), "no file no.jsonl")
+    def test_missing(self, here: Cli, tmp_path: Path) -> None:
+        refused(here("texts", "build", "--from", "no.jsonl", cwd=tmp_path), "no file no.jsonl")
 
     @pytest.mark.parametrize(
         ("args", "message"),
