@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llreg.hub.verdict import Verdict
     from llreg.maps.document import Map
     from llreg.maps.making import MapResult
+    from llreg.planning import Plan
 
     AnyView = View | Mapping[str, Any] | Path | str
 
@@ -247,7 +248,13 @@ class Registry(Contents):
 
     # Changing it
 
-    def add(self, models: Sequence[str], **options: Any) -> list[AddResult]:
+    def plan(self, models: Sequence[str | Mapping[str, Any]], **options: Any) -> Plan:
+        """What adding models will take, and what stands against it; see `llreg.planning.plan`."""
+        from llreg.planning import plan
+
+        return plan(self, models, **options)
+
+    def add(self, models: Sequence[str | Mapping[str, Any]], **options: Any) -> list[AddResult]:
         """Compute rows and add them; see `llreg.adding.add`."""
         from llreg.adding import add
 

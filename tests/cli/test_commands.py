@@ -183,7 +183,7 @@ def test_ls(cli: Cli, filled: Registry) -> None:
 def test_info(cli: Cli, filled: Registry) -> None:
     record = filled.find("org/m2")
     result = cli("-r", filled.path, "info", record.row_id, "--json")
-    assert json.loads(result.out) == {"row_id": record.row_id, **record.to_json()}
+    assert json.loads(result.out) == {"row_id": record.row_id, **record.to_json(), "annotations": {}}
     text = cli("-r", filled.path, "info", "org/m2").out
     assert "  model         org/m2" in text
     assert text.splitlines()[-1].strip() == record.digest

@@ -26,7 +26,10 @@ _COMMANDS = {
     "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
     "diff": ("history", "Rows added and withdrawn between two versions."),
     "dist": ("geometry", "KL divergence between models, with standard errors."),
-    "export": ("export", "Rows, trees and neighbour graphs in other formats: npz, csv, parquet, AnnData, Newick, GraphML."),
+    "export": (
+        "export",
+        "Rows, trees and neighbour graphs in other formats: npz, csv, parquet, AnnData, Newick, GraphML.",
+    ),
     "import": ("imports", "Rows that others have computed: the authors' matrices, lm-eval, npz, csv, parquet."),
     "info": ("rows", "One row's full record."),
     "init": ("owner", "Make an empty registry."),
