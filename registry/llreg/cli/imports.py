@@ -46,7 +46,7 @@ def import_() -> None:
 def modelmap(
     context: Context, /, file: Path, metadata: Path | None, names: Path | None, force: bool, **shown: bool
 ) -> None:
-    """The matrices of Oyama et al. 2025, raw_log-likelihood_1018.pkl and model-data-1018.pkl.
+    """The paper's published matrices: raw_log-likelihood_1018.pkl and model-data-1018.pkl (Oyama et al. 2025).
 
     The pickles are read without running them. Metadata and scores become the annotations modelmap-metadata and
     modelmap-scores; clipped log-likelihoods become no rows.
