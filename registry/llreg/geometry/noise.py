@@ -32,10 +32,11 @@ def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer
     Returns
     -------
     float64 array of shape (n_models,), nats**2
-        It depends on the dtype, and grows with the number of tokens, as that of a sum does.
+        It depends on the dtype, and grows with the number of tokens, as that of a sum does. Of imported rows, whose
+        tokens are not known, as of texts of 300 tokens.
     """
-    tokens = [float(record.provenance.get("tokens") or 0) for record in records]
-    per_text = np.maximum(np.array(tokens) / np.maximum(num_scored, 1), 1.0)
+    tokens = np.array([float(record.provenance.get("tokens") or 0) for record in records])
+    per_text = np.where(tokens > 0, np.maximum(tokens / np.maximum(num_scored, 1), 1.0), _RMS_TOKENS)
     return text_variances([record.identity.weight_dtype for record in records], per_text)
 
 
