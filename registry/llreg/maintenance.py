@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llreg.registry import Registry
 
 # As git takes it for a tag, too: no "..", no dot or ".lock" at the end.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(r"(?!.*\.\.)(?!.*(\.|\.lock)$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -118,8 +119,11 @@ def check_tag(name: str) -> str:
     ------
     InputError
     """
-    if not _TAG.fullmatch(name):
-        raise InputError(f"tag {name!r}: use letters, digits, '.', '_' and '-', for example v1")
+    if not _TAG.fullmatch(name) or name in ("main", "HEAD", "refs") or _COMMIT.fullmatch(name):
+        raise InputError(
+            f"tag {name!r}: use letters, digits, '.', '_' and '-', for example v1, and nothing that git takes for "
+            "something else (main, HEAD, a commit, '..', a dot or .lock at the end)"
+        )
     return name
 
 

@@ -51,7 +51,12 @@ def _tell_remote(remote: dict[str, Any]) -> None:
     request = f"; pull request {remote['pull_request']}" if remote["pull_request"] else ""
     click.echo(f"on the Hub: {remote['repo']} ({printable(remote['revision'])}{at}){request}")
     if rows:
-        click.echo(f"not published: {count(len(rows), 'row')}; run: llreg push")
+        where = (
+            f"not in main yet (see pull request {remote['pull_request']})"
+            if remote["pull_request"]
+            else "not published"
+        )
+        click.echo(f"{where}: {count(len(rows), 'row')}; run: llreg push")
         for row in rows:
             click.echo(f"  + {printable(row)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +39,7 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
             done = context.registry().pull(revision=revision, progress=progress)
         else:
             name, _, at = repo.partition("@")
+            _check_target(name, context.given)
             done = clone(name, directory_for(name, context.given), revision=revision or at or None, progress=progress)
     if as_json:
         print_json({**vars(done), "path": str(done.path)})
@@ -47,6 +49,15 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
         return
     _tell_pull(done)
     click.echo(done.version[:12])
+
+
+def _check_target(repo: str, directory: str | None) -> None:
+    from llreg.hub.repo import is_repo_id
+
+    if not is_repo_id(repo):
+        raise click.UsageError(f"{printable(repo)!r} is no Hub id: expected ORG/NAME or ORG/NAME@REV")
+    if directory is not None and is_repo_id(directory) and not Path(directory).exists():
+        raise click.UsageError("-r says where to: give a directory, as ./name")
 
 
 def _tell_pull(done: PullResult) -> None:

@@ -119,7 +119,7 @@ def _open_request(target: Repo, pin: Pin) -> int | None:
     """Number of the user's open pull request with rows."""
     user = target.user()
     with hub_errors(target.id):
-        if pin.pull_request is not None and _is_open(target, pin.pull_request):
+        if pin.pull_request is not None and _is_open(target, pin.pull_request, user):
             return pin.pull_request
         mine = target.api.get_repo_discussions(
             target.id, author=user, discussion_type="pull_request", discussion_status="open", repo_type="dataset"
@@ -127,8 +127,9 @@ def _open_request(target: Repo, pin: Pin) -> int | None:
         return next((request.num for request in mine if request.author == user and _is_ours(target, request.num)), None)
 
 
-def _is_open(target: Repo, number: int) -> bool:
-    return target.api.get_discussion_details(target.id, number, repo_type="dataset").status in ("open", "draft")
+def _is_open(target: Repo, number: int, user: str) -> bool:
+    details = target.api.get_discussion_details(target.id, number, repo_type="dataset")
+    return details.status in ("open", "draft") and details.author == user
 
 
 def _is_ours(target: Repo, number: int) -> bool:

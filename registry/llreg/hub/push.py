@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from llreg.registry import Registry
 from llreg.store import STORE
 from llreg.storereader import StoreReader
 from llreg_schemas import RowRecord, pretty_json, version_id
-from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError
+from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError, LlregWarning
 from llreg_schemas.records import now, version_manifest
 
 # Others push at the same time: each try takes what they published and builds anew. A push among N waits for at most
@@ -104,7 +105,15 @@ def push(
     with files.lock(registry.path, "hub"):
         pin = _pin(registry, repo)
         target = Repo(pin.repo)
-        if not create_pr and (_head(target) is None or target.may_write()):
+        there = _head(target) is not None
+        if pin.commit and not there:
+            raise HubNotFoundError(
+                f"{pin.repo}, where this registry was published, is not on the Hub any more, or you may not see it: log in "
+                "with: hf auth login; to publish it anew, delete .llreg/remote.json here and push to a repository of your own"
+            )
+        if pin.revision != MAIN:
+            warnings.warn(f"this registry was at {pin.revision}; a push brings it to main", LlregWarning, stacklevel=2)
+        if not create_pr and (not there or target.may_write()):
             wish = _Wish(
                 only, None if tag is None else check_tag(tag), message, description, private, dry_run, progress
             )

@@ -142,8 +142,14 @@ class Repo:
 
     def create(self, *, private: bool) -> None:
         """Make the repository, if it is still missing."""
-        with hub_errors(self.id):
-            self.api.create_repo(self.id, repo_type="dataset", private=private, exist_ok=True)
+        try:
+            with hub_errors(self.id):
+                self.api.create_repo(self.id, repo_type="dataset", private=private, exist_ok=True)
+        except HubAccessError as error:
+            raise HubAccessError(
+                f"there is no dataset {self.id} that you can see, and you may not make it: check the name and that you are "
+                f"logged in ({error})"
+            ) from error
 
     def tag_missing(self, names: Sequence[str], commit: str) -> tuple[str, ...]:
         """Put tags that the repository has not yet on a commit; the names of those that were."""
