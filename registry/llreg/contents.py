@@ -394,7 +394,7 @@ class Contents:
     def _source(self) -> RowSource:
         from llreg.dataset import RowSource
 
-        return RowSource(self.store, self.row_files(), self.read_file)
+        return RowSource(self.store, self.row_files, self.read_file)
 
     def dataset(self, models: Sequence[str] | None = None) -> Dataset:
         """The rows as a lazy `xarray.Dataset` with dims (model, text).

@@ -30,14 +30,17 @@ class RowSource:
     Parameters
     ----------
     store : StoreReader
-    files : mapping of str to Path
-        Row files by digest; used for rows that the store does not hold.
+    row_files : callable
+        Gives the row files that are there by digest; used for rows that the store does not hold.
     read_file : callable
         Reads and checks a row file.
     """
 
-    def __init__(self, store: StoreReader, files: Mapping[str, Path], read_file: Callable[[Path], Row]) -> None:
-        self._store, self._files, self._read_file = store, files, read_file
+    def __init__(
+        self, store: StoreReader, row_files: Callable[[], Mapping[str, Path]], read_file: Callable[[Path], Row]
+    ) -> None:
+        self._store, self._row_files, self._read_file = store, row_files, read_file
+        self._files = row_files()
 
     def read(
         self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], num_texts: int
@@ -80,6 +83,8 @@ class RowSource:
         return values
 
     def _path(self, digest: str) -> Path:
+        if digest not in self._files:
+            self._files = self._row_files()  # a row that was retracted since has left the store for a file
         if digest not in self._files:
             raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
         return self._files[digest]

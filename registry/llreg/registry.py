@@ -177,9 +177,11 @@ class Registry(Contents):
 
     def tree(self, models: Sequence[str] | None = None, *, view: AnyView = "default", **options: Any) -> Tree:
         """A tree of rows by their KL divergences; see `llreg.geometry.tree.make_tree`."""
+        from llreg.geometry.rows import with_distances
         from llreg.geometry.tree import make_tree
 
-        return make_tree(self.rows(models, view=view), **options)
+        rows = self.rows(models, view=view)
+        return make_tree(with_distances(rows) if models is None else rows, **options)
 
     def trajectory(self, models: Sequence[str], *, view: AnyView = "default", **options: Any) -> Dataset:
         """Checkpoints or sizes as a path; see `llreg.geometry.trajectory.trajectory`."""

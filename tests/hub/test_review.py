@@ -84,7 +84,7 @@ def _is_built(site: Site, scratch: Path) -> None:
 def test_a_good_row_is_merged_byte_by_byte(site: Site, row: Row, tmp_path: Path) -> None:
     number, before = site.propose(files_of(row)), site.head()
     (verdict,) = site.review(number, merge=True, tag="v7")
-    assert (verdict.state, verdict.new_rows, verdict.closed) == ("good", [row.record.row_id], True)
+    assert (verdict.state, verdict.new_rows, verdict.closed) == ("attention", [row.record.row_id], True)
     assert verdict.merged == site.head() != before
     assert site.status(number) == "closed"
     (path, data), *_ = files_of(row).items()
@@ -108,13 +108,13 @@ def _status_comments(site: Site, number: int) -> list[str]:
 def test_without_merge_nothing_changes(site: Site, row: Row) -> None:
     number, before = site.propose(files_of(row)), site.head()
     (verdict,) = site.review(number)
-    assert (verdict.state, verdict.merged, verdict.closed) == ("good", None, False)
+    assert (verdict.state, verdict.merged, verdict.closed) == ("attention", None, False)
     assert (site.head(), site.status(number)) == (before, "open")
     assert row.record.digest not in Registry(site.registry.path).digests()
     assert not list((site.registry.path / ".llreg" / "tmp").iterdir())
 
 
-def test_a_pull_request_of_push_is_good(site: Site, row: Row, tmp_path: Path, make_row: MakeRow) -> None:
+def test_a_pull_request_of_push_is_merged(site: Site, row: Row, tmp_path: Path, make_row: MakeRow) -> None:
     site.as_user("bob")
     clone(site.repo, tmp_path / "bobs")
     theirs = Registry(tmp_path / "bobs")
@@ -130,8 +130,7 @@ def test_a_pull_request_of_push_is_good(site: Site, row: Row, tmp_path: Path, ma
 
 def test_twenty_rows_are_merged_in_one_commit_with_few_requests(site: Site, make_row: MakeRow, tmp_path: Path) -> None:
     rows = [make_row(site.registry, f"bob/m{k}", 200 + k) for k in range(20)]
-    for one in rows:
-        site.propose(files_of(one))
+    numbers = [site.propose(files_of(one)) for one in rows]
     before = site.hub.git(site.repo, "rev-list", "--count", "main")
     site.as_user("alice")
     site.registry.pull()
@@ -139,8 +138,8 @@ def test_twenty_rows_are_merged_in_one_commit_with_few_requests(site: Site, make
     verdicts = site.registry.review(all_open=True, comment=False)
     # A row: its pull request's commits, root, rows/ and rows/<hh>, and the file (HEAD; its bytes come from the CDN).
     assert len([request for request in site.hub.requests() if request.role == "hub"]) <= 5 * 20 + 10
-    assert [verdict.state for verdict in verdicts] == ["good"] * 20
-    verdicts = site.review(all_open=True, merge=True)
+    assert [_levels(verdict).count("attention") for verdict in verdicts] == [1] * 20  # too few rows to compare with
+    verdicts = site.review(*numbers, merge=True)
     assert {verdict.merged for verdict in verdicts} == {site.head()}
     assert int(site.hub.git(site.repo, "rev-list", "--count", "main")) == int(before) + 1
     registry = Registry(site.registry.path)
@@ -153,7 +152,7 @@ def test_merged_by_hand_in_any_order_then_built(site: Site, make_row: MakeRow, t
     """The Hub's own merge of reviewed pull requests: none conflicts, and the next push builds."""
     rows = [make_row(site.registry, f"bob/m{k}", 300 + k) for k in range(20)]
     numbers = [site.propose(files_of(one)) for one in rows]
-    assert {verdict.state for verdict in site.review(all_open=True, comment=False)} == {"good"}
+    assert {verdict.state for verdict in site.review(all_open=True, comment=False)} == {"attention"}
     api = site.hub.api("alice")
     for number in random.Random(4).sample(numbers, len(numbers)):
         assert not api.get_discussion_details(site.repo, number, repo_type="dataset").conflicting_files
@@ -189,7 +188,7 @@ def test_main_moves_on_between_pull_request_and_review(site: Site, row: Row, mak
     number = site.propose(files_of(row), base=base)
     (verdict,) = site.review(number, merge=True)
     assert verdict.base == base
-    assert _levels(verdict) == ["note", "note"]
+    assert _levels(verdict) == ["note", "attention"]
     assert verdict.merged == site.head()
 
 
@@ -242,7 +241,7 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(site: Site, row: Row, 
     first, second = site.propose(lost), site.propose(files_of(row))
     (oid,) = (hashlib.sha256(data).hexdigest() for data in lost.values())
     (site.hub.root / "datasets" / f"{site.repo}.lfs" / oid[:2] / oid).unlink()
-    unread, good = site.review(all_open=True, merge=True)
+    unread, good = site.review(first, second, merge=True)
     assert "it could not be read" in _told(unread, "attention")
     assert (unread.merged, site.status(first)) == (None, "open")
     assert (good.number, good.merged) == (second, site.head())
@@ -267,7 +266,7 @@ def test_the_same_row_twice_in_one_run(site: Site, row: Row, make_row: MakeRow) 
     site.propose(files_of(row))
     site.propose(files_of(row, more), user="carol")
     site.propose(files_of(row))
-    first, second, third = site.review(all_open=True, merge=True)
+    first, second, third = site.review(1, 2, 3, merge=True)
     assert first.new_rows == [row.record.row_id]
     assert second.new_rows == [more.record.row_id]
     assert third.is_empty
@@ -278,7 +277,7 @@ def test_the_same_row_twice_in_one_run(site: Site, row: Row, make_row: MakeRow) 
 @pytest.mark.parametrize(
     ("change", "level", "told"),
     [
-        (lambda values: values + np.float32(1e-5) * np.arange(6), "note", "a replicate of .* that agrees"),
+        (lambda values: values + np.float32(1e-5) * np.arange(6), "attention", "a replicate of .* that agrees"),
         (lambda values: values - np.arange(6) ** 2 * 0.02, "attention", "differs by more than its arithmetic explains"),
         (
             lambda values: values * np.linspace(0.5, 1, 6),
@@ -292,7 +291,7 @@ def test_a_row_of_a_model_that_is_there(site: Site, change: Any, level: str, tol
     there = site.registry.row("org/m1")
     replicate = _with_values(there, change(there.log_likelihood))
     (verdict,) = site.review(site.propose(files_of(replicate)), merge=True)
-    assert verdict.state == ("good" if level == "note" else level)
+    assert verdict.state == level
     assert re.search(told, _told(verdict, level))
     assert (verdict.merged is not None) is (level != "refused")  # by its number, attention is merged, too
     if level == "refused":
@@ -500,7 +499,7 @@ def test_only_who_may_write_merges(site: Site, row: Row) -> None:
     site.as_user(None)
     with pytest.raises(HubAccessError, match="--no-comment"):
         site.registry.review([number])
-    assert site.registry.review([number], comment=False)[0].state == "good"
+    assert site.registry.review([number], comment=False)[0].new_rows == [row.record.row_id]
     assert (site.head(), site.comments(number)) == (before, [])
 
 
@@ -579,15 +578,15 @@ def test_the_command(site: Site, row: Row, command: Callable[..., tuple[int, str
     assert f"open now: {number} (Add \\x1b[31mred\\u202e rows), {bad} (" in err
     code, out, err = command(*at, "--all", "--no-comment")
     assert code == 1
-    assert f"#{number}  good  Add \\x1b[31mred\\u202e rows  by bob\n    + {row.record.row_id}" in out
+    assert f"#{number}  look at it  Add \\x1b[31mred\\u202e rows  by bob\n    + {row.record.row_id}" in out
     assert f"#{bad}  refused" in out
-    assert "1 good; 1 refused" in err
-    assert command(*at, "--all", "-q", "--no-comment")[:2] == (1, f"{bad}\n")
+    assert "1 look at it; 1 refused" in err
+    assert command(*at, "--all", "-q", "--no-comment")[:2] == (1, f"{number}\n{bad}\n")
     assert command(*at, "--all", "--tag", "v1")[0] == 2
     code, out, _ = command(*at, number, "--merge", "--json")
     assert code == 0
     (document,) = json.loads(out)
-    assert (document["state"], document["merged"], document["new_rows"]) == ("good", site.head(), [row.record.row_id])
+    assert (document["merged"], document["new_rows"]) == (site.head(), [row.record.row_id])
     assert document["rows"][0]["nearest"][0]["model"].startswith("org/m")
 
 

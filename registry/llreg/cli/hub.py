@@ -43,12 +43,14 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
             done = clone(name, directory_for(name, context.given), revision=revision or at or None, progress=progress)
     if as_json:
         print_json({**vars(done), "path": str(done.path)})
-        return
-    if quiet:
+    elif quiet:
         click.echo("".join(f"{row}\n" for row in done.added), nl=False)
-        return
-    _tell_pull(done)
-    click.echo(done.version[:12])
+    else:
+        _tell_pull(done)
+        click.echo(done.version[:12])
+    if done.left_out:
+        note(f"{count(len(done.left_out), 'file')} on the Hub left out: tell the owner of {done.repo}")
+        raise click.exceptions.Exit(1)
 
 
 def _check_target(repo: str, directory: str | None) -> None:

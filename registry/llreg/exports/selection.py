@@ -143,7 +143,7 @@ def select(registry: Contents, models: Sequence[str] | None, view: View | None) 
         raise InputError(f"{twice[0]} is given twice; an export holds each row once")
     seen = View() if view is None else view
     texts = np.arange(registry.num_texts) if view is None else seen.texts(registry.text_index)
-    source = RowSource(registry.store, registry.row_files(), registry.read_file)
+    source = RowSource(registry.store, registry.row_files, registry.read_file)
     return Selection(registry, source, records, version, seen, view is None, texts)
 
 

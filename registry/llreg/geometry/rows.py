@@ -209,6 +209,20 @@ def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, vers
     )
 
 
+def with_distances(rows: Rows) -> Rows:
+    """The rows that can have a distance in their view; one with fewer than two values there is left out, with a warning."""
+    there = np.count_nonzero(~np.isnan(rows.values), axis=1) >= 2
+    if there.all():
+        return rows
+    out = [rows.row_ids[k] for k in np.flatnonzero(~there)]
+    warnings.warn(
+        f"left out, with fewer than two scored texts in this view: {', '.join(out[:3])}{' …' if len(out) > 3 else ''}",
+        LlregWarning,
+        stacklevel=3,
+    )
+    return rows.take(np.flatnonzero(there))
+
+
 def _warn_uncovered(records: Sequence[RowRecord], designs: Sequence[Design | None]) -> None:
     outside = [record.row_id for record, design in zip(records, designs, strict=True) if design and not design.covers]
     if outside:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llreg.hub.refusals import hub_errors
 from llreg.hub.repo import Entry, Repo
-from llreg_schemas.errors import HubNotFoundError
+from llreg_schemas.errors import HubNotFoundError, InputError
 
 # Only these folders are looked into; of any other that differs, the name is enough to refuse it.
 _OPENED = re.compile(r"rows|rows/[0-9a-f]{2}|retractions|subsets")
 _MOST_PAGES = 60  # of history a side; with the Hub's 50 commits a page, 3,000 commits
+_MOST_ENTRIES = (
+    20_000  # of a listing, beyond what the registry has: 21 requests; forty times what may be merged at once
+)
 _SINGLY = 8  # changed folders of rows up to which each is listed alone; beyond, a listing of all is less requests
 _TIMEOUT = 30.0  # seconds
 
@@ -36,11 +39,38 @@ class Change(NamedTuple):
         return self.entry.path + "/" * self.entry.is_folder
 
 
-class Trees:
-    """What commits hold, folder by folder; a folder that was seen once, in whichever commit, is not asked for again."""
+class TooManyFilesError(InputError):
+    """A listing is longer than that of any pull request that could be merged."""
 
-    def __init__(self, repo: Repo) -> None:
-        self._repo = repo
+
+class _Bounded(Repo):
+    """A repository whose listings end: a pull request may hold any number of files."""
+
+    def __init__(self, id: str, most: int) -> None:
+        super().__init__(id)
+        self._most = most
+
+    def _tree(self, commit: str, folder: str, recursive: bool) -> Iterable[Any]:
+        for count, item in enumerate(super()._tree(commit, folder, recursive)):
+            if count == self._most:
+                raise TooManyFilesError(
+                    f"expected at most {self._most:,} files and folders in {folder or 'its root'}; there are more: split it"
+                )
+            yield item
+
+
+class Trees:
+    """What commits hold, folder by folder; a folder that was seen once, in whichever commit, is not asked for again.
+
+    Parameters
+    ----------
+    repo : Repo
+    known : int
+        Rows that main holds: a listing may have so many entries, and some thousands besides.
+    """
+
+    def __init__(self, repo: Repo, known: int = 0) -> None:
+        self._repo = _Bounded(repo.id, known + _MOST_ENTRIES)
         self._roots: dict[str, dict[str, Entry]] = {}
         self._folders: dict[str, list[Entry]] = {}  # by the folder's oid
 

@@ -90,8 +90,8 @@ def _row_table(rows: Sequence[Measured]) -> str:
     lines = [
         [
             code(row.row_id),
-            f"{row.mean:.4f}{_z(row.mean_z)}",
-            f"{row.spread:.4f}{_z(row.spread_z)}",
+            NOTHING if math.isnan(row.mean) else f"{row.mean:.4f}{_z(row.mean_z)}",
+            NOTHING if math.isnan(row.spread) else f"{row.spread:.4f}{_z(row.spread_z)}",
             "; ".join(map(_neighbor, row.nearest)) or "no other row is here",
             str(len(row.replicates)),
             row.recomputed.outcome if row.recomputed else NOTHING,

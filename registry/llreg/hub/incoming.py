@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llreg.contents import RECIPE
 from llreg.files import state_dir
-from llreg.hub.published import CONFIG, TEXTS, Published
+from llreg.hub.published import Published
 from llreg.hub.repo import Progress, Repo, same_content
 from llreg.registry import Registry
 from llreg.rowfile import Row
-from llreg.settings import SHARD_ROWS
-from llreg.store import STORE
-from llreg.storereader import StoreReader
-from llreg_schemas import RowRecord, check
+from llreg_schemas import RowRecord
 from llreg_schemas.errors import (
-    HubNotFoundError,
     HubUnreachableError,
-    InvalidFileError,
-    LlregWarning,
     storage_errors,
 )
 
-# What one request costs, in bytes that could have come in its time: decides between row files and a whole shard.
-_REQUEST_BYTES = 100_000
-_ARRAYS = ("log_likelihood", "num_tokens")
 _TRIES = 2  # for a download that comes with other bytes than the Hub lists
-
-
-class _PartialStore(StoreReader):
-    """A store of which only the shards that are needed were downloaded."""
-
-    def size(self, key: str) -> int | None:
-        """Bytes of a file; 0 for one that was not downloaded: rows are read from the others only, and their digests checked."""
-        return super().size(key) or 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,10 @@ class Incoming:
         Digests of rows whose values came.
     downloaded : tuple of (int, int)
         Files and bytes.
+    bad : frozenset of str
+        Digests of rows of the commit that are not here and came neither, for nothing good of them is on the Hub.
+    left_out : tuple of str
+        What was left out and why, "file: reason".
     """
 
     published: Published
@@ -66,6 +51,8 @@ class Incoming:
     files: dict[str, Path]
     new: frozenset[str]
     downloaded: tuple[int, int]
+    bad: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -100,104 +87,10 @@ def staging(root: Path, commit: str) -> Path:
     return target
 
 
-def receive(
-    repo: Repo,
-    published: Published,
-    root: Path,
-    local: Registry | None,
-    known: Collection[str] = (),
-    tables: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> Incoming:
-    """Download what the registry at `root` lacks of a commit and check it.
-
-    Parameters
-    ----------
-    repo : Repo
-    published : Published
-    root : Path
-        Directory of the registry.
-    local : Registry or None
-        It, if there is one already.
-    known : collection of str
-        Digests of published rows that are here as they were published.
-    tables : sequence of str
-        Annotations to take.
-    progress : callable, optional
-        Called with (files done, files in all).
-
-    Raises
-    ------
-    HubNotFoundError
-        If the repository holds no registry.
-    HubUnreachableError
-        If a download was cut off, or came changed. What came is kept: the next call goes on from there.
-    InvalidFileError
-        If registry.json or the build is damaged.
-    """
-    if not published.is_registry:
-        raise HubNotFoundError(f"{repo.id} on the Hub is not a registry: it has no {CONFIG}")
-    target = staging(root, published.commit)
-    small = [*_small_files(published, root), *tables]
-    download(repo, published, small, target, progress)
-    for name in (CONFIG, TEXTS):
-        if name not in small:
-            shutil.copyfile(root / name, target / name)
-    incoming = Registry(target)
-    incoming.store = _PartialStore(target / STORE)
-    records = {record.digest: record for record in incoming.store.records()}
-    here = set() if local is None else set(local.row_files()) | set(local.store.digests())
-    # The record of a row that was measured here and published by somebody else must be the published one.
-    same = here.intersection(known) | here.intersection(records)
-    wanted = [digest for digest in {**records, **published.rows} if digest not in same]
-    values = _files_of_values(published, list(records), wanted)
-    download(repo, published, values, target, progress)
-    sizes = [path.stat().st_size for name in (*small, *values) if (path := target / name).is_file()]
-    files = {digest: target / path for digest, path in published.rows.items() if path in set(values)}
-    good = _check_rows(incoming, records, files, wanted)
-    kept = {digest: record for digest, record in records.items() if digest in good or digest in here}
-    sound = {digest: path for digest, path in files.items() if digest in good}
-    return Incoming(published, incoming, kept, sound, good, (len(sizes), sum(sizes)))
-
-
-def nothing_new(published: Published, local: Registry) -> Incoming:
-    """What a commit brings to a registry that is pinned to it."""
+def nothing_new(published: Published, local: Registry, bad: Collection[str] = ()) -> Incoming:
+    """What a commit brings to a registry that holds all of it but some rows that are bad there."""
     there = {digest: record for digest, record in local.all_records().items() if digest in published.rows}
-    return Incoming(published, local, there, {}, frozenset(), (0, 0))
-
-
-def _small_files(published: Published, root: Path) -> list[str]:
-    """Documents that are not here, and the part of the build that says which rows it holds."""
-    texts, config = published.root.get(TEXTS), published.root[CONFIG]
-    names = []
-    if not (root / CONFIG).is_file() or not same_content(config, root / CONFIG):
-        names.append(CONFIG)
-    if texts is not None and not ((root / TEXTS).is_file() and same_content(texts, root / TEXTS)):
-        names.append(TEXTS)
-    if RECIPE in published.root and not (root / RECIPE).is_file():
-        names.append(RECIPE)
-    names += [path for path in published.documents if not (root / path).is_file()]
-    columns = tuple(f"{STORE}/{column}/c/" for column in ("digest", "record"))
-    return names + [path for path in published.store if path == f"{STORE}/zarr.json" or path.startswith(columns)]
-
-
-def _files_of_values(published: Published, stored: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Which files bring the values of the wanted rows: whole shards, or row files where these are less."""
-    lacking = set(wanted)
-    names = [path for digest, path in published.rows.items() if digest in lacking.difference(stored)]
-    for start in range(0, len(stored), SHARD_ROWS):
-        rows = stored[start : start + SHARD_ROWS]
-        shards = [
-            name for array in _ARRAYS if (name := f"{STORE}/{array}/c.{start // SHARD_ROWS}.0") in published.store
-        ]
-        here = [digest for digest in rows if digest in lacking]
-        files = [published.rows[digest] for digest in here if digest in published.rows]
-        size = sum(published.store[name].size for name in shards)
-        # A row takes about as many bytes in its file as in the shard.
-        as_files = len(files) * (size // len(rows) + _REQUEST_BYTES)
-        if here:
-            names += files if len(files) == len(here) and as_files < size + len(shards) * _REQUEST_BYTES else shards
-    return names
+    return Incoming(published, local, there, {}, frozenset(), (0, 0), frozenset(bad))
 
 
 def download(
@@ -227,36 +120,3 @@ def _is_intact(published: Published, name: str, path: Path) -> bool:
     """Whether a file is there, with the bytes that the listing names; a row file's own checks come later."""
     entry = published.entry(name)
     return path.is_file() and (entry is None or same_content(entry, path))
-
-
-def _check_rows(
-    incoming: Registry, records: dict[str, RowRecord], files: Mapping[str, Path], wanted: Sequence[str]
-) -> frozenset[str]:
-    """Digests of the rows that are what they claim; the others are left out with a warning, so that one bad row does
-    not keep the good ones away."""
-    good = set()
-    for digest, path in files.items():
-        try:
-            records.setdefault(digest, incoming.read_file(path).record)
-            good.add(digest)
-        except InvalidFileError as error:
-            warnings.warn(f"left out, {error}", LlregWarning, stacklevel=4)
-    stored = [records[digest] for digest in wanted if digest in records and digest not in files]
-    for start in range(0, len(stored), SHARD_ROWS):
-        batch = stored[start : start + SHARD_ROWS]
-        rows = incoming.store.intact_rows(batch)
-        for record in batch:
-            try:
-                _check_stored(incoming, record, rows.get(record.digest))
-                good.add(record.digest)
-            except InvalidFileError as error:
-                warnings.warn(f"left out, {error}", LlregWarning, stacklevel=4)
-    return frozenset(good)
-
-
-def _check_stored(incoming: Registry, record: RowRecord, row: Row | None) -> None:
-    shown = f"{STORE}: {record.row_id}"
-    check("row", record.to_json(), shown)
-    if row is None:
-        raise InvalidFileError(shown, "expected values with the row's digest")
-    incoming.check_row(row, shown)

@@ -122,14 +122,17 @@ class HubRegistry(Registry):
                 return self._row_in(path.relative_to(self.path).as_posix(), record)
             except InvalidFileError:
                 pass  # the store may have it intact
-        return super().row(name)
+        row = super().row(name)
+        if row.record.identity != record.identity:
+            raise InvalidFileError(STORE, f"names {record.row_id} a row that is {row.record.row_id}")
+        return row
 
     def _row_in(self, file: str, record: RowRecord) -> Row:
         size, limit = self._hub.size(file) or 0, row_limit(self.num_texts)
         if not 0 < size <= limit:
             raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {size:,}")
         row = parse_row(self._hub.read(file, 0, size), self.num_texts, shown=file)
-        if row.record.digest != record.digest:
+        if (row.record.digest, row.record.identity) != (record.digest, record.identity):
             raise InvalidFileError(file, f"expected the row {record.row_id}")
         return Row(record, row.log_likelihood, row.num_tokens)
 

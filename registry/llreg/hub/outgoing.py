@@ -58,7 +58,7 @@ def unpublished(registry: Registry, published: Published, only: Collection[str] 
     only : collection of str or None
         Paths in the registry that may be sent; None for all.
     """
-    records = [record for record in registry.records() if record.digest not in published.rows]
+    records = [record for record in registry.records() if not published.holds(record)]
     return [record for record in records if only is None or row_path(record).as_posix() in only]
 
 

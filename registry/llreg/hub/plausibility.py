@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llreg.geometry.neighbors import Neighbor
     from llreg.geometry.rows import Rows
+    from llreg.hub.verdict import Verdict
     from llreg_schemas import RowRecord
 
 # Thresholds, all of them.
@@ -37,6 +38,8 @@ FAR = 0.01
 OTHER_VALUES = 100.0
 # ... and differs by more than this: float32 noise is so small that another kernel alone can pass any multiple of it.
 LEAST_BITS = 1e-3  # bits per byte; quantising to 8 bits moves a model by more
+FEWEST = 20  # texts shared with a row here, or half of the view's if that is less: fewer say nothing
+FIRST = datetime(2020, 1, 1, tzinfo=UTC)  # nothing was added before there were models to add
 AHEAD = timedelta(days=1)  # clocks differ; a row dated later than this would sort after all that are still to come
 
 
@@ -85,6 +88,8 @@ class _Comparison:
     def __init__(self, new: Rows, population: Population) -> None:
         self.new, self.population = new, population
         self.distances = population.distances(new)
+        self.shared = population.shared(new, self.distances)
+        self.least = min(FEWEST, math.ceil(new.values.shape[1] / 2))
         self.mean, self.spread = levels(new)
         known_mean, known_spread = population.levels
         self.mean_z, self.spread_z = robust_z(self.mean, known_mean), robust_z(self.spread, known_spread)
@@ -101,12 +106,19 @@ class _Comparison:
         bases = sorted(nearest_of[model] for model in declared & nearest_of.keys())
         siblings = [k for k in there if _is_sibling(record, records[k])][:NEAREST]
         same = [k for k in there if records[k].identity.id == record.identity.id]
+        lost = [
+            k
+            for k in np.flatnonzero(np.isnan(bits)).tolist()
+            if records[k].identity.id == record.identity.id and records[k].digest != record.digest
+        ]
         wanted = list(dict.fromkeys([*there[:NEAREST], *bases, *siblings]))
         found = dict(zip(wanted, self.population.neighbors(self.new, i, self.distances, wanted), strict=True))
         return Measured(
             row_id=record.row_id,
             model=record.identity.model,
             file=row_path(record).as_posix(),
+            shared=int(self.shared[i]),
+            least=self.least,
             mean=float(self.mean[i]),
             spread=float(self.spread[i]),
             mean_z=float(self.mean_z[i]),
@@ -116,7 +128,7 @@ class _Comparison:
             bases=[found[k] for k in bases],
             siblings=[found[k] for k in siblings],
             missing_bases=sorted(declared - {other.identity.model for other in records}),
-            replicates=[self._replicate(i, k) for k in same[-REPLICATES:]],
+            replicates=[self._replicate(i, k) for k in [*same[-REPLICATES:], *lost[:REPLICATES]]],
         )
 
     def _replicate(self, i: int, k: int) -> Replicate:
@@ -128,8 +140,8 @@ class _Comparison:
             row_id=other.row_ids[0],
             kl=float(kl),
             bound=float(noise_bound(floor, count)),
-            max_difference=float(difference.max(initial=0.0)),
-            rms_difference=float(np.sqrt((difference**2).mean())),
+            max_difference=float(difference.max()) if len(difference) else math.nan,
+            rms_difference=float(np.sqrt((difference**2).mean())) if len(difference) else math.nan,
             num_texts=len(difference),
         )
 
@@ -150,9 +162,10 @@ def _judgements(row: Measured, record: RowRecord, population: Population) -> Ite
         yield _on_replicate(replicate, population)
     yield from _on_twins(row)
     others = len(population) - 1  # the row itself is one of them
+    yield from _on_shared(row, population.num_own)
     yield from _on_siblings(row, others)
     yield from _on_bases(row, others)
-    yield from _on_level(row, population.num_own)
+    yield from _on_level(row)
 
 
 def _on_record(record: RowRecord, population: Population) -> Iterator[tuple[Level, str]]:
@@ -168,21 +181,38 @@ def _on_record(record: RowRecord, population: Population) -> Iterator[tuple[Leve
     if record.provenance.get("trust_remote_code"):
         yield "note", "scored with code from the checkpoint (trust_remote_code)"
     added = datetime.fromisoformat(str(record.provenance["added_at"]))
-    if added > datetime.now(UTC) + AHEAD:
-        yield "attention", f"it says that it was added at {record.provenance['added_at']}, which is yet to come"
+    if not FIRST <= added <= datetime.now(UTC) + AHEAD:
+        when = f"before {FIRST.year}" if added < FIRST else "yet to come"
+        yield "attention", f"it says that it was added at {record.provenance['added_at']}, which is {when}"
     if record.digest in population.retractions:
         yield "attention", f"this row was retracted: {population.retractions[record.digest]['why']}"
 
 
+def judge_count(verdict: Verdict) -> None:
+    """Where rows are too few to say what is usual, a person decides, unless new rows were scored again and match."""
+    matches = any(row.recomputed and row.recomputed.outcome == "match" for row in verdict.rows)
+    if any(math.isnan(row.mean_z) and not math.isnan(row.mean) for row in verdict.rows) and not matches:
+        verdict.find(
+            "attention",
+            "",
+            f"too few rows here to say what is usual ({verdict.num_rows:,}; {ENOUGH} are needed): a person decides, and takes it "
+            f"over with --merge {verdict.number}; or score some texts again with --recompute",
+        )
+
+
 def _on_replicate(found: Replicate, population: Population) -> tuple[Level, str]:
+    if math.isnan(found.distance):
+        return "attention", f"it claims the identity of {found.row_id}, and cannot be compared with it in this view"
     figures = (
         f"over {found.num_texts:,} texts, largest difference {found.max_difference:.4g} nats, root mean square "
-        f"{found.rms_difference:.4g}, KL {found.kl:.3g} nats a text; their dtypes explain {found.bound:.3g}"
+        f"{found.rms_difference:.4g}, KL {found.kl:.3g} nats a text; their dtypes explain a KL of {found.bound:.3g} and a root "
+        f"mean square of {math.sqrt(2 * found.bound):.3g}"
     )
     if found.agrees:
-        return "note", f"a replicate of {found.row_id} that agrees with it: {figures}"
-    bits = found.kl / population.nats_per_bit
-    if found.kl > OTHER_VALUES * found.bound and bits > LEAST_BITS:
+        told = f"a replicate of {found.row_id} that agrees with it, after which that name means two rows"
+        return "attention", f"{told}: {figures}"
+    bits = found.distance / population.nats_per_bit
+    if found.distance > OTHER_VALUES * found.bound and bits > LEAST_BITS:
         told = f"it claims the identity of {found.row_id}, and its values are not those of that model: {figures}"
         return "refused", f"{told}; if the row that is there is the wrong one, retract it first"
     return "attention", f"a replicate of {found.row_id} that differs by more than its arithmetic explains: {figures}"
@@ -227,10 +257,15 @@ def _on_bases(row: Measured, count: int) -> Iterator[tuple[Level, str]]:
             yield "note", f"its declared base {base.row_id} is not its nearest row: {_kl(base)}, {_rank(base, count)}"
 
 
-def _on_level(row: Measured, count: int) -> Iterator[tuple[Level, str]]:
-    if math.isnan(row.mean_z):
-        yield "note", f"too few rows here to say what is usual ({count:,}; {ENOUGH} are needed)"
-        return
+def _on_shared(row: Measured, count: int) -> Iterator[tuple[Level, str]]:
+    if count and row.shared < row.least:
+        yield (
+            "attention",
+            f"it shares at most {row.shared:,} scored texts of this view with any row here; fewer than {row.least} say nothing",
+        )
+
+
+def _on_level(row: Measured) -> Iterator[tuple[Level, str]]:
     for what, value, z in (
         ("mean of", f"{row.mean:.4f} bits a byte", row.mean_z),
         ("spread over texts of", f"{row.spread:.4f} bits a byte", row.spread_z),

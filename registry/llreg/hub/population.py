@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from llreg.geometry.distance import kl_plain
 from llreg.geometry.neighbors import Neighbor, relation
 from llreg.geometry.noise import noise_floor, verdict
 from llreg.geometry.rows import Rows, view_rows
+from llreg_schemas import version_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,12 +54,14 @@ class Population:
     ----------
     registry : Registry
         All its accepted rows, through its default view.
+    digests : collection of str, optional
+        Only these of them.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, digests: Collection[str] | None = None) -> None:
         self.registry, self.view = registry, registry.view
-        records, self.version = registry.select(None)
-        self._own = list(records)
+        self._own = [record for record in registry.records() if digests is None or record.digest in digests]
+        self.version = version_id(record.digest for record in self._own)
         self.retractions = registry.retractions()
         self._joined: list[Rows] = []
 
@@ -81,6 +84,16 @@ class Population:
 
     def __len__(self) -> int:
         return len(self._own) + sum(map(len, self._joined))
+
+    def shared(self, new: Rows, distances: Distances) -> NDArray[np.int64]:
+        """Texts that each new row shares with that of the registry's own rows with which it shares most.
+
+        Rows that joined do not count: two that were made together can share what no other row has.
+        """
+        own = np.array([record.digest for record in self._own], dtype=object)
+        other = ~np.isnan(distances.bits[:, : len(own)]) & (_digests(new)[:, None] != own[None, :])
+        counts = np.where(other, distances.num_texts[:, : len(own)], 0)
+        return np.asarray(counts.max(axis=1, initial=0))
 
     def join(self, rows: Rows) -> None:
         """Take more rows in, for later comparisons."""
@@ -178,12 +191,13 @@ def levels(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     -------
     mean, spread : float64 arrays of shape (n_models,), bits per byte
         Mean and standard deviation over the scored texts of minus the log-likelihood in bits a byte, each text counted by
-        its bytes and weights.
+        its bytes and weights; NaN where none was scored.
     """
     weights = np.ones_like(rows.values) if rows.weights is None else np.broadcast_to(rows.weights, rows.values.shape)
     sampled = [np.ones(rows.values.shape[1]) if design is None else design.weights for design in rows.designs]
     share = np.where(np.isnan(rows.values), 0.0, weights * np.array(sampled)) * rows.num_bytes
-    total = np.maximum(share.sum(axis=1), 1e-300)
+    total = share.sum(axis=1)
+    total[total == 0] = np.nan
     bits = np.nan_to_num(-rows.values / (math.log(2) * rows.num_bytes))
     mean = (bits * share).sum(axis=1) / total
     return mean, np.sqrt(((bits - mean[:, None]) ** 2 * share).sum(axis=1) / total)

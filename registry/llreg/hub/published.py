@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from llreg.annotations import DIRECTORY
 from llreg.hub.pin import Pin, RowFolder
 from llreg.hub.repo import Entry, Repo
-from llreg.rowfile import digest_in_name
+from llreg.rowfile import digest_in_name, row_path
 from llreg.store import STORE
+from llreg_schemas import RowRecord
 
 CONFIG, TEXTS, ATTRIBUTES = "registry.json", "texts.parquet", ".gitattributes"
 # Documents that are added and never changed, and what their names may be: a name becomes a path here.
@@ -34,7 +35,7 @@ class Published:
     root : mapping of str to Entry
         Files and folders of the root, by name.
     rows : mapping of str to str
-        Paths of row files, by digest.
+        Paths of row files, by digest: where several claim one, any of them.
     folders : mapping of str to RowFolder
         The same by folder, as a pin keeps them.
     documents : mapping of str to Entry
@@ -45,6 +46,8 @@ class Published:
         Annotations, by path.
     listed : mapping of str to Entry
         Row files of the folders that changed since the pin, by path.
+    paths : mapping of str to tuple of str
+        All row files that claim a digest.
     """
 
     commit: str
@@ -55,11 +58,22 @@ class Published:
     store: Mapping[str, Entry]
     tables: Mapping[str, Entry] = field(default_factory=dict)
     listed: Mapping[str, Entry] = field(default_factory=dict)
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def holds(self, record: RowRecord) -> bool:
+        """Whether a row's file is there, by the one name that it may have."""
+        return row_path(record).as_posix() in self.paths.get(record.digest, ())
 
     @property
     def is_registry(self) -> bool:
         """Whether the commit holds a registry."""
         return CONFIG in self.root
+
+    def listed_again(self, bad: Collection[str]) -> Published:
+        """The same, but what is pinned has the folders of these digests listed again: with the sizes of their files."""
+        folders = {digest[:2] for digest in bad}
+        known = {name: RowFolder("" if name in folders else f.oid, f.names) for name, f in self.folders.items()}
+        return replace(self, folders=known)
 
     def entry(self, name: str) -> Entry | None:
         """What the listing says of a file; None for a row file of a folder that was not listed again."""
@@ -88,7 +102,11 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     root = {entry.name: entry for entry in repo.listing(commit)}
     folders, listed = _row_folders(repo, commit, pin) if "rows" in root else ({}, {})
     names = [(folder, name) for folder, listed in folders.items() for name in listed.names]
-    rows = {digest: f"rows/{folder}/{name}" for folder, name in names if (digest := digest_in_name(name))}
+    paths: dict[str, tuple[str, ...]] = {}
+    for folder, name in names:
+        if digest := digest_in_name(name):
+            paths[digest] = (*paths.get(digest, ()), f"rows/{folder}/{name}")
+    rows = {digest: there[0] for digest, there in paths.items()}
     documents = {
         entry.path: entry
         for folder, allowed in DOCUMENTS.items()
@@ -100,7 +118,7 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     files = {entry.path: entry for entry in store if not entry.is_folder and _STORE_FILE.fullmatch(entry.path)}
     annotated = repo.listing(commit, DIRECTORY, oid=root[DIRECTORY].oid) if DIRECTORY in root else []
     tables = {entry.path: entry for entry in annotated if not entry.is_folder and _TABLE.fullmatch(entry.name)}
-    return Published(commit, root, rows, folders, documents, files, tables, listed)
+    return Published(commit, root, rows, folders, documents, files, tables, listed, paths)
 
 
 def _row_folders(repo: Repo, commit: str, pin: Pin | None) -> tuple[dict[str, RowFolder], dict[str, Entry]]:

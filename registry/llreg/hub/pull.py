@@ -15,9 +15,11 @@ from llreg import build as builds
 from llreg import files
 from llreg.contents import CONFIG, RECIPE
 from llreg.create import prepare
-from llreg.hub.incoming import Incoming, receive, staging
+from llreg.hub.holdings import held, is_sound_document, usable
+from llreg.hub.incoming import Incoming, staging
 from llreg.hub.pin import Pin, read_pin, write_pin
 from llreg.hub.published import TEXTS, Published, look
+from llreg.hub.receiving import receive
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
 from llreg.hub.tables import to_take
 from llreg.locate import enclosing
@@ -50,6 +52,8 @@ class PullResult:
         Row ids that came and that were withdrawn.
     files, bytes : int
         What was downloaded.
+    left_out : tuple of str
+        Rows and documents that are bad on the Hub, "file: reason".
     """
 
     repo: str
@@ -62,6 +66,7 @@ class PullResult:
     retracted: tuple[str, ...]
     files: int
     bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 def pull(
@@ -107,14 +112,17 @@ def clone(
         As in `pull`.
     """
     root = Path(path if path is not None else Repo(repo).id.partition("/")[2]).expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file; choose a directory for {repo}: llreg pull {repo} -r NEW_DIR")
     if (root / CONFIG).is_file():
         return pull(Registry(root), repo, revision=revision, progress=progress)
     pin = read_pin(root)
-    if pin is None:
-        prepare(root)
+    if pin is None or pin.repo != repo:
+        # A directory that was begun for another repository holds nothing of it yet; a misspelt name makes none.
+        resolve(Repo(repo), revision or MAIN)
+        if pin is None:
+            prepare(root)
         write_pin(root, Pin(repo, revision or MAIN))
-    elif pin.repo != repo:
-        raise InputError(f"{root} is meant for {pin.repo}; choose another directory for {repo}")
     return _pull(root, None, repo, revision, progress)
 
 
@@ -150,12 +158,21 @@ def _pull(
 def _pull_at(
     target: Repo, commit: str, root: Path, registry: Registry | None, pin: Pin, progress: Progress | None
 ) -> PullResult:
-    if registry is not None and commit == pin.commit:
+    local = None if registry is None else usable(registry)
+    if registry is not None and registry is local and commit == pin.commit and _is_whole(registry, pin):
         write_pin(root, pin)
         return _result(pin, commit, root, registry.records())
     published = look(target, commit, pin)
-    incoming = receive(target, published, root, registry, pin.digests(), to_take(published, root, pin), progress)
-    return apply(incoming, root, registry, pin)
+    incoming = receive(target, published, root, local, pin.digests(), to_take(published, root, pin), progress)
+    result = apply(incoming, root, local, pin)
+    if registry is not None:
+        registry.reload()
+    return result
+
+
+def _is_whole(registry: Registry, pin: Pin) -> bool:
+    """Whether the accepted rows that were published at the pinned commit are all here, intact."""
+    return not pin.digests() - registry.retractions().keys() - held(registry).keys()
 
 
 def _pin_to(root: Path, repo: str | None, revision: str | None) -> Pin:
@@ -186,6 +203,7 @@ def resolve(repo: Repo, revision: str) -> str:
 
 def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -> PullResult:
     """Put what came into the registry; one rename makes its rows change for readers."""
+    _mend_documents(incoming, root)
     check_same(incoming, registry, pin)
     retracted = retracted_rows(incoming, registry)
     records = merged_records(incoming, registry, retracted)
@@ -219,7 +237,7 @@ def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -
     published = incoming.published
     write_pin(root, pinned(pin, published, published.commit))
     shutil.rmtree(staging(root, published.commit), ignore_errors=True)
-    return _result(pin, published.commit, root, list(records.values()), before, incoming.downloaded)
+    return _result(pin, published.commit, root, list(records.values()), before, incoming.downloaded, incoming.left_out)
 
 
 def _result(
@@ -229,6 +247,7 @@ def _result(
     records: Sequence[RowRecord],
     before: Mapping[str, RowRecord] | None = None,
     downloaded: tuple[int, int] = (0, 0),
+    left_out: tuple[str, ...] = (),
 ) -> PullResult:
     here = {record.digest for record in records}
     was = {digest: None for digest in here} if before is None else before
@@ -243,6 +262,7 @@ def _result(
         retracted=tuple(r.row_id for digest, r in was.items() if r is not None and digest not in here),
         files=downloaded[0],
         bytes=downloaded[1],
+        left_out=left_out,
     )
 
 
@@ -319,7 +339,10 @@ def _prefer_published(incoming: Incoming, registry: Registry | None) -> None:
         return
     for digest, path in registry.row_files().items():
         record = incoming.records.get(digest)
-        if record is not None and registry.is_sound(path) and registry.file_record(path) != record:
+        if record is None or not registry.is_sound(path):
+            continue
+        ours = registry.file_record(path)
+        if ours != record and ours.identity == record.identity:
             (row,) = gather([record], [incoming.rows, *rows_of(registry)])
             files.write_atomic(registry.path, registry.path / row_path(record), to_zip(row))
 
@@ -339,6 +362,14 @@ def settled(incoming: Incoming, registry: Registry | None, pin: Pin) -> dict[str
             stacklevel=4,
         )
     return registry.info
+
+
+def _mend_documents(incoming: Incoming, root: Path) -> None:
+    """Replace documents that are here and bad by the Hub's: with them, nothing here can be read."""
+    for path in incoming.published.documents:
+        came, here = incoming.root / path, root / path
+        if came.is_file() and here.is_file() and not is_sound_document(root, path, incoming.registry.info):
+            _put(came, root, path)
 
 
 def _put_documents(incoming: Incoming, root: Path, folder: str) -> None:

@@ -76,7 +76,7 @@ def _propose(
     number = _open_request(target, pin)
     base = head if number is None else target.commit_of(_ref(number))
     there = published if number is None else look(target, base, pin)
-    records = [r for r in outgoing.unpublished(registry, published, only) if r.digest not in there.rows]
+    records = [r for r in outgoing.unpublished(registry, published, only) if not there.holds(r)]
     with staging_directory(registry.path) as staging:
         sent = outgoing.row_files(registry, records, staging)
         sent |= outgoing.subsets_of(registry, records, there)

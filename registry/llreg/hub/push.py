@@ -18,12 +18,14 @@ from llreg.card import make_card
 from llreg.contents import CONFIG
 from llreg.documents import read_manifest
 from llreg.hub import outgoing
-from llreg.hub.incoming import Incoming, nothing_new, receive
+from llreg.hub.holdings import is_whole
+from llreg.hub.incoming import Incoming, nothing_new
 from llreg.hub.outgoing import Outgoing
 from llreg.hub.pin import Pin, read_pin, with_rows, write_pin
 from llreg.hub.published import ATTRIBUTES, Published, look
 from llreg.hub.pull import OlderRevisionError, apply, build_from, check_same, merged_records, pinned, settled
 from llreg.hub.pullrequest import propose
+from llreg.hub.receiving import receive
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
 from llreg.hub.tables import to_send, to_take
@@ -191,7 +193,7 @@ class _Plan:
             sent = self._gather(incoming, staging)
             commit = None
             if not self.wish.dry_run and (sent.files or sent.deleted):
-                commit = self._commit(published, sent)
+                commit = self._commit(incoming.published, sent)
                 self._adopt(staging / "build")
         tags = (
             () if self.wish.dry_run else self._name_versions(commit or self.head, {*published.documents, *sent.files})
@@ -212,8 +214,8 @@ class _Plan:
 
     def _synchronised(self, published: Published) -> Incoming:
         """What others published meanwhile, brought into the registry here; its build is then of all rows."""
-        registry = self.registry
-        if self.pin.commit != published.commit:
+        registry, bad = self.registry, frozenset[str]()
+        if self.pin.commit != published.commit or not is_whole(published, registry):
             known, tables = self.pin.digests(), to_take(published, registry.path, self.pin)
             incoming = receive(self.target, published, registry.path, registry, known, tables, self.wish.progress)
             if self.wish.dry_run:
@@ -221,7 +223,8 @@ class _Plan:
                 return incoming
             apply(incoming, registry.path, registry, self.pin)
             self.pin = read_pin(registry.path) or self.pin
-        return nothing_new(published, registry)
+            published, bad = incoming.published, incoming.bad
+        return nothing_new(published, registry, bad)
 
     def _found(self) -> Published | None:
         """What the repository holds; made, and made a registry, if need be. None for a dry run without one."""
@@ -275,6 +278,11 @@ class _Plan:
         there = set(published.rows) | set(incoming.records) | {record.digest for record in records}
         merged = merged_records(incoming, registry, retracted)
         kept = {digest: record for digest, record in merged.items() if digest in there}
+        if lost := (published.rows.keys() | incoming.records.keys()) - set(retracted) - kept.keys() - incoming.bad:
+            raise InputError(
+                f"{len(lost):,} published rows of {self.target.id} would be missing from its build ({min(lost)[:12]}): "
+                "nothing was sent; run llreg pull, then push again"
+            )
         info = settled(incoming, registry, self.pin)
         ours = info is registry.info or info == registry.info
         built = self._built(incoming, kept, info, retracted, staging)

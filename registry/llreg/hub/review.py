@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.files import staging_directory, write_atomic
 from llreg.geometry.rows import Rows, view_rows
-from llreg.hub.changes import History, Trees, pull_request_heads
+from llreg.hub.changes import History, TooManyFilesError, Trees, pull_request_heads
 from llreg.hub.comments import merged_comment, there_comment
 from llreg.hub.discussions import close, open_requests, requests_of, reviewer, tell
 from llreg.hub.pin import read_pin
-from llreg.hub.plausibility import judge, measure
+from llreg.hub.plausibility import judge, judge_count, measure
 from llreg.hub.population import Population
 from llreg.hub.proposal import Proposal, Sorted, sort_changes
 from llreg.hub.push import push
@@ -24,7 +25,7 @@ from llreg.hub.recompute import recompute_some
 from llreg.hub.repo import Repo
 from llreg.hub.verdict import Verdict
 from llreg.maintenance import check_tag, current_only
-from llreg_schemas.errors import HubAccessError, HubError, InputError
+from llreg_schemas.errors import HubAccessError, HubError, InputError, LlregWarning
 
 if TYPE_CHECKING:
     from llreg.registry import Registry
@@ -64,7 +65,8 @@ def review(
     recompute : int
         Score so many texts of new rows again, of up to five rows of each pull request.
     comment : bool
-        Write each verdict under its pull request, unless the last one there said the same of the same commit.
+        Write each verdict under its pull request, unless the last one there said the same of the same commit. Only who may
+        write to the repository speaks for it: of others, nothing is written, with a warning.
     progress : callable, optional
         Called with each verdict when it is there.
 
@@ -92,11 +94,15 @@ def review(
     current_only(registry)
     target = _repo(registry, repo)
     me = reviewer(target) if comment else ""
+    may_write = target.may_write() if comment or merge else False
     if recompute:
         _check_extract()
     if merge:
-        _check_may_merge(target)
+        _check_may_merge(target, may_write)
         tag = _tag(registry, tag)
+    if comment and not may_write:
+        comment = False
+        warnings.warn(f"no comments are written: you may not write to {target.id}", LlregWarning, stacklevel=2)
     wanted = requests_of(target, numbers or ())
     named = {request.num for request in wanted}
     if all_open:
@@ -134,8 +140,8 @@ def _check_extract() -> None:
     require("torch", "transformers", "safetensors")
 
 
-def _check_may_merge(target: Repo) -> None:
-    if not target.may_write():
+def _check_may_merge(target: Repo, may_write: bool) -> None:
+    if not may_write:
         raise HubAccessError(
             f"only who may write to {target.id} can merge: log in with: hf auth login; or leave out --merge"
         )
@@ -179,14 +185,16 @@ class _Run:
         self.registry, self.repo, self.staging, self.recompute = registry, repo, staging, recompute
         self.heads = pull_request_heads(repo)
         self.main = self.heads["main"]
-        self.trees, self.history = Trees(repo), History(repo, self.main)
+        self.trees = Trees(repo, len(registry.row_files()))
+        self.history = History(repo, self.main)
         self.reviewed: list[_Reviewed] = []
         self.taken: set[str] = set()  # paths that this run will merge
 
     @cached_property
     def population(self) -> Population:
-        """The registry's rows, read once."""
-        return Population(self.registry)
+        """The registry's rows, read once: those that are published, not what the reviewer alone has."""
+        pin = read_pin(self.registry.path)
+        return Population(self.registry, pin.digests() if pin and pin.repo == self.repo.id else None)
 
     def review(self, request: Any) -> _Reviewed:
         """Review one pull request."""
@@ -197,6 +205,8 @@ class _Run:
         self.reviewed.append(one)
         try:
             self._look_into(one)
+        except TooManyFilesError as error:
+            verdict.find("refused", "", str(error))
         except HubError as error:  # one that cannot be read must not keep the others from being reviewed
             verdict.find("attention", "", f"it could not be read: {error}")
         return one
@@ -237,6 +247,7 @@ class _Run:
             self._measure(one.verdict, one.rows)
             if self.recompute and not one.verdict.has("refused"):
                 recompute_some(one.verdict, one.proposal, records, self.recompute)
+            judge_count(one.verdict)
         if not one.verdict.has("refused"):
             one.verdict.paths = [entry.path for entry in one.found.entries]
 

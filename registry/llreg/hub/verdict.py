@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,9 +45,9 @@ class Replicate:
     kl, bound : float
         Their KL divergence, and the largest that the arithmetic of their dtypes is likely to show, nats per text.
     max_difference, rms_difference : float
-        Of the log-likelihoods of one text, nats.
+        Of the log-likelihoods of one text, nats; NaN where no text is shared.
     num_texts : int
-        Texts that both have.
+        Texts of the view that both have.
     """
 
     row_id: str
@@ -59,7 +60,15 @@ class Replicate:
     @property
     def agrees(self) -> bool:
         """Whether their arithmetic explains all of the difference."""
-        return self.kl <= self.bound
+        return self.distance <= self.bound
+
+    @property
+    def distance(self) -> float:
+        """Half the mean square difference, or the KL where that is more, nats per text; NaN where it is not known.
+
+        KL is half the variance, which a constant that is added to all texts leaves as it is.
+        """
+        return math.nan if math.isnan(self.kl) else max(self.kl, self.rms_difference**2 / 2)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,10 @@ class Measured:
     Attributes
     ----------
     row_id, model, file : str
+    shared, least : int
+        Texts of the view that it shares with one of the registry's own rows, at most; and how many it takes to compare.
     mean, spread : float
-        Minus log-likelihood, bits per byte: its mean, and its standard deviation over texts.
+        Minus log-likelihood, bits per byte: its mean, and its standard deviation over texts; NaN if it has no value there.
     mean_z, spread_z : float
         How unusual these are here: robust z; NaN where there are too few rows.
     far_share : float
@@ -86,6 +97,8 @@ class Measured:
     row_id: str
     model: str
     file: str
+    shared: int
+    least: int
     mean: float
     spread: float
     mean_z: float

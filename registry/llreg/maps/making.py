@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.rows import Rows, view_rows
+from llreg.geometry.rows import Rows, view_rows, with_distances
 from llreg.geometry.stream import RowStream, stream_rows
 from llreg.geometry.view import read_view
 from llreg.maps.align import align as align_map
@@ -184,7 +184,10 @@ def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str]
 def _load(registry: Registry, models: Sequence[str] | None, view: AnyView) -> Rows | RowStream:
     """Rows with their values, or, if they are many, to be read a block at a time."""
     stream = stream_rows(registry, models, registry.view if view == "default" else read_view(view))
-    return stream if len(stream) > DENSE_ROWS else view_rows(registry, stream.records, stream.view, stream.version)
+    if len(stream) > DENSE_ROWS:
+        return stream
+    rows = view_rows(registry, stream.records, stream.view, stream.version)
+    return with_distances(rows) if models is None else rows  # what was named is told as an error
 
 
 def _origin(registry: Registry, rows: Rows | RowStream) -> dict[str, Any]:
