@@ -60,15 +60,17 @@ Cli = Callable[..., Result]
 def pytest_configure(config: pytest.Config) -> None:
     """Markers that only these tests use."""
     config.addinivalue_line("markers", "torch: needs torch and transformers (skipped where they are missing)")
+    config.addinivalue_line("markers", "datasets: needs datasets (skipped where it is missing)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs torch where there is none."""
-    if HAS_TORCH:
-        return
+    """Skip what needs torch or datasets where there is none."""
+    lacking = [] if HAS_TORCH else ["torch"]
+    lacking += [] if importlib.util.find_spec("datasets") else ["datasets"]
     for item in items:
-        if item.get_closest_marker("torch"):
-            item.add_marker(pytest.mark.skip(reason="needs torch and transformers"))
+        for name in lacking:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=f"needs {name}"))
 
 
 @pytest.fixture(autouse=True)

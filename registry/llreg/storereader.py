@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What damaged or half-copied files make zarr, numpy and json raise.
-_DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError)
+_DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError, ExceptionGroup)
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, or the first of a group: zarr from 3.2 on reads chunks in a task group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class StoreReader:
@@ -123,11 +130,12 @@ class StoreReader:
                 if signature != self._signature:
                     self._open(signature)
                 value = read()
-            except _DAMAGE as error:
+            except _DAMAGE as raised:
                 if self.signature() != signature:
                     continue
+                error = _first(raised)
                 if isinstance(error, LlregError):
-                    raise
+                    raise error from error.__cause__
                 raise InvalidFileError(
                     self.shown,
                     f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "

@@ -73,6 +73,7 @@ class TestPresets:
         assert [recipe["name"] for recipe in printed] == sorted(presets())
         assert all(recipe["licence"] for recipe in printed)
 
+    @pytest.mark.datasets
     def test_offline(self, cli: Cli) -> None:
         """The data set's commit is known, so that what fails first is reading it."""
         refused(cli("texts", "build", "pile-10k"), "monology/pile-uncopyrighted")

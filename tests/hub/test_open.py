@@ -150,7 +150,8 @@ class TestHowMuchIsRead:
         on_hub.store.digests()
         hub.clear()
         part = ds.log_likelihood[20:40, 5].values
-        assert [request.status for request in asked(hub)] == [302] * 3  # index and two chunks
+        # The index, and two chunks that lie side by side: newer versions of zarr fetch these at once.
+        assert [request.status for request in asked(hub)] in ([302] * 2, [302] * 3)
         np.testing.assert_array_equal(part, many.dataset().log_likelihood[20:40, 5].values)
         assert ds.equals(many.dataset())
 

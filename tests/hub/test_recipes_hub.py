@@ -89,6 +89,7 @@ def test_a_recipe_that_a_copy_lacks_comes_with_a_pull(
 
 
 @pytest.mark.slow
+@pytest.mark.datasets
 def test_a_data_set_is_streamed_from_a_commit(hub: Hub, repo_name: str, tmp_path: Path, cli: Cli) -> None:
     """The commit that main is at is recorded; later commits do not change what the recipe makes."""
     repo = f"alice/{repo_name}"
@@ -123,6 +124,7 @@ def test_a_data_set_is_streamed_from_a_commit(hub: Hub, repo_name: str, tmp_path
     assert f"expected 90 pieces; {repo} gave 65: it has changed since the recipe was made" in refused.err
 
 
+@pytest.mark.datasets
 def test_a_data_set_that_is_not_there(hub: Hub, repo_name: str, tmp_path: Path, cli: Cli) -> None:
     sources = [Source("text", f"alice/{repo_name}", revision="0" * 40), Source("text", f"alice/{repo_name}")]
     for number, source in enumerate(sources):

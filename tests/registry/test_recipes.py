@@ -141,6 +141,7 @@ class TestAgainstPlain:
     """Byte for byte what the authors' procedure gives."""
 
     @pytest.mark.slow
+    @pytest.mark.datasets
     def test_every_kind_of_source(self, tmp_path: Path, items: list[dict[str, Any]]) -> None:
         count, wanted = plain(items, draw=200, take=50)
         for kind, source in sources_of_every_kind(tmp_path, items).items():
@@ -312,7 +313,15 @@ class TestBuiltFile:
 class TestStopping:
     """A build that stops goes on, and comes to the same file."""
 
-    @pytest.mark.parametrize("kind", ["jsonl", "parquet", "datasets of parquet", "datasets of jsonl"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "jsonl",
+            "parquet",
+            pytest.param("datasets of parquet", marks=pytest.mark.datasets),
+            pytest.param("datasets of jsonl", marks=pytest.mark.datasets),
+        ],
+    )
     def test_a_stream_goes_on_anywhere(self, tmp_path: Path, items: list[dict[str, Any]], kind: str) -> None:
         source = sources_of_every_kind(tmp_path, items)[kind]
         for stop in (1, 36, 37, 149, 150, 151, 256, 399, 400):
@@ -325,7 +334,8 @@ class TestStopping:
             assert [document.number for document in after if document is not None] == list(range(stop, 400))
 
     @pytest.mark.parametrize(
-        ("kind", "population"), [("jsonl", None), pytest.param("datasets of parquet", "known", marks=pytest.mark.slow)]
+        ("kind", "population"),
+        [("jsonl", None), pytest.param("datasets of parquet", "known", marks=[pytest.mark.slow, pytest.mark.datasets])],
     )
     def test_a_killed_build_goes_on(self, tmp_path: Path, kind: str, population: str | None) -> None:
         """SIGKILL in the middle of the counting pass, then of the other."""
