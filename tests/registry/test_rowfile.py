@@ -161,7 +161,9 @@ def test_random_regions_overwritten_cut_or_repeated(row_file: Path) -> None:
         _same_or_refused(data[:start] + middle + data[start + length :], row, f"trial {trial} at {start}")
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"PK\x05\x06" + bytes(18), b"{}", gzip.compress(b"x", mtime=0), bytes(10_000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK", b"PK\x05\x06" + bytes(18), b"{}", gzip.compress(b"x", mtime=0), bytes(10_000)]
+)
 def test_something_else_entirely(data: bytes) -> None:
     with pytest.raises(InvalidFileError, match=r"^row: expected"):
         parse_row(data, N, shown="row")
