@@ -27,10 +27,13 @@ class Encoded:
         Token ids of each text, special tokens included.
     special_token_texts : int
         Texts in which a special token's spelling became that token.
+    starts : int64 array of shape (n_texts,)
+        Place of the first token that is scored: 1 where all but the first are, more where a prompt comes before.
     """
 
     ids: tuple[NDArray[np.int32], ...]
     special_token_texts: int
+    starts: NDArray[np.int64]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -56,14 +59,14 @@ def encode(model: Model, texts: Sequence[str]) -> Encoded:
         The tokenizer makes an id for which the model has no embedding.
     """
     if not texts:
-        return Encoded((), 0)
+        return Encoded((), 0, np.empty(0, np.int64))
     # verbose=False: texts past the context are expected here, and left unscored later.
     made = model.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
         "input_ids"
     ]
     ids = tuple(np.asarray(row, dtype=np.int32) for row in made)
     _check_range(model, ids)
-    return Encoded(ids, _count_special(model.tokenizer, texts, ids))
+    return Encoded(ids, _count_special(model.tokenizer, texts, ids), np.ones(len(ids), np.int64))
 
 
 def _check_range(model: Model, ids: Sequence[NDArray[np.int32]]) -> None:

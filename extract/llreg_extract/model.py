@@ -49,6 +49,9 @@ class Model:
         Worker threads for scoring on the CPU.
     batching : bool
         Whether texts may share a batch; False where the self-check saw padding change a value.
+    path : {"replay", "logits"}
+        How log-probabilities are computed: the head only where a token is scored, or the model's own whole logits. See
+        `llreg_extract.selfcheck`.
     trust_remote_code : bool
         Whether code from the checkpoint was allowed to run.
     """
@@ -63,6 +66,7 @@ class Model:
     first_token_scored: bool
     threads: int
     batching: bool = True
+    path: str = "logits"
     trust_remote_code: bool = False
 
     @property

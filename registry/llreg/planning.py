@@ -18,8 +18,8 @@ from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from llreg.adding import AddResult
     from llreg.registry import Registry
+    from llreg.reporting import AddResult
 
 BYTES_A_TOKEN = 4.0  # of English text, where no row tells; exact counts would cost every model's tokenizer
 _NEAREST = 5  # rows of the nearest parameter counts that a speed is estimated from
@@ -108,7 +108,7 @@ class Plan:
 
     def results(self, added: Sequence[AddResult]) -> list[AddResult]:
         """Results of all models in the order given: those of `good`, and the problems as "failed"."""
-        from llreg.adding import AddResult
+        from llreg.reporting import AddResult
 
         rest = iter(added)
         return [

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.adding import AddResult
     from llreg.annotations import Annotations
     from llreg.checking import Problem
     from llreg.exports.selection import Selection
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from llreg.maps.document import Map
     from llreg.maps.making import MapResult
     from llreg.planning import Plan
+    from llreg.reporting import AddResult
 
     AnyView = View | Mapping[str, Any] | Path | str
 

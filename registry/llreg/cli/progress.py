@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from llreg.adding import AddResult, Reporter
 from llreg.printable import printable
+from llreg.reporting import AddResult, Reporter
 
 
 class _Rate(ProgressColumn):
