@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ class BatchPlan:
         Indices of the texts to score.
     budget : int
         Padded tokens of a batch at most; a single longer text is a batch of its own.
+    done : collection of int
+        Texts among them that are scored already: batches are made as if they were not, and then go without them.
     single : bool
         One text a batch.
     boundary : int, optional
@@ -34,19 +36,24 @@ class BatchPlan:
         texts: Iterable[int],
         budget: int,
         *,
+        done: Collection[int] = (),
         single: bool = False,
         boundary: int | None = None,
     ) -> None:
         self.lengths, self.budget = lengths, max(1, budget)
-        self.single, self.boundary = single, boundary
+        self.done, self.single, self.boundary = done, single, boundary
         self._waiting = deque(sorted(texts, key=lambda i: (-lengths[i], i)))
 
     def next(self) -> list[int]:
         """Indices of the next batch; empty when nothing is left."""
-        batch: list[int] = []
-        while self._waiting and self._fits(batch, self._waiting[0]):
-            batch.append(self._waiting.popleft())
-        return batch
+        while self._waiting:
+            batch: list[int] = []
+            while self._waiting and self._fits(batch, self._waiting[0]):
+                batch.append(self._waiting.popleft())
+            left = [text for text in batch if text not in self.done]
+            if left:
+                return left
+        return []
 
     def _fits(self, batch: Sequence[int], text: int) -> bool:
         if not batch:

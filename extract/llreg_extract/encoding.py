@@ -42,7 +42,7 @@ class Encoded:
 
 
 def encode(model: Model, texts: Sequence[str]) -> Encoded:
-    """Tokenise texts in one call, with the tokenizer's default special tokens.
+    """Tokenise texts for a model.
 
     Parameters
     ----------
@@ -58,20 +58,36 @@ def encode(model: Model, texts: Sequence[str]) -> Encoded:
     UnsupportedModelError
         The tokenizer makes an id for which the model has no embedding.
     """
+    encoded = tokenise(model.tokenizer, texts)
+    check_range(model, encoded)
+    return encoded
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str]) -> Encoded:
+    """Tokenise texts in one call, with the tokenizer's default special tokens; no model is needed.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    texts : sequence of str
+    """
     if not texts:
         return Encoded((), 0, np.empty(0, np.int64))
     # verbose=False: texts past the context are expected here, and left unscored later.
-    made = model.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
-        "input_ids"
-    ]
+    made = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
     ids = tuple(np.asarray(row, dtype=np.int32) for row in made)
-    _check_range(model, ids)
-    return Encoded(ids, _count_special(model.tokenizer, texts, ids), np.ones(len(ids), np.int64))
+    return Encoded(ids, _count_special(tokenizer, texts, ids), np.ones(len(ids), np.int64))
 
 
-def _check_range(model: Model, ids: Sequence[NDArray[np.int32]]) -> None:
+def check_range(model: Model, encoded: Encoded) -> None:
+    """Refuse token ids for which a model has no embedding.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
     rows = model.module.get_input_embeddings().weight.shape[0]
-    highest = max((int(row.max()) for row in ids if len(row)), default=-1)
+    highest = max((int(row.max()) for row in encoded.ids if len(row)), default=-1)
     if highest >= rows:
         raise UnsupportedModelError(
             f"the tokenizer of {model.source.name} makes token id {highest} and the model has {rows} embeddings: "

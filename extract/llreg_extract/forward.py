@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llreg_extract import replay
+from llreg_extract.replay import call_options
+
 if TYPE_CHECKING:
     import torch
 
-_CHUNK_BYTES = 64 << 20  # 64 MiB: float32 logits the log-softmax holds at a time
+# Logits are held for so many bytes in float32 at a time: on a CPU what its cache holds, on a GPU what fills it.
+_CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 1 << 30}  # 24 MiB, 1 GiB
 
 
-def token_log_probs(module: Any, sequences: Sequence[NDArray[np.int32]], device: Any) -> list[NDArray[np.float32]]:
-    """ln p(y_t | y_<t) for t = 2..n of each sequence, from one forward pass.
+def token_log_probs(
+    module: Any,
+    sequences: Sequence[NDArray[np.int32]],
+    device: Any,
+    *,
+    starts: Sequence[int] | None = None,
+    base: Any = None,
+) -> list[NDArray[np.float32]]:
+    """ln p(y_t | y_<t) of each sequence's tokens from `starts` on, from one forward pass.
 
     Sequences are padded on the right and no attention mask is passed: in a causal model no token sees
     the padding behind it, so this is exact, while a mask or padding on the left changes positions in
@@ -28,44 +38,94 @@ def token_log_probs(module: Any, sequences: Sequence[NDArray[np.int32]], device:
         Causal language model of transformers.
     sequences : list of int32 arrays of shape (n,), token ids, n >= 2
     device : torch.device
+    starts : sequence of int, optional
+        Place of the first token that is scored in each sequence, at least 1; 1 if not given.
+    base : torch.nn.Module, optional
+        From `llreg_extract.replay.install`: then the head runs only on what is scored, and logits of whole texts never
+        exist.
 
     Returns
     -------
-    list of float32 arrays of shape (n - 1,), nats
+    list of float32 arrays of shape (n - start,), nats
         Log-softmax in float32 over the whole vocabulary, whatever the weights' dtype.
     """
     import torch
 
-    longest = max(len(ids) for ids in sequences)
-    padded = np.full((len(sequences), longest), _padding_id(module), dtype=np.int64)
+    firsts = [1] * len(sequences) if starts is None else list(starts)
+    with torch.inference_mode():
+        tokens = torch.from_numpy(_padded(module, sequences)).to(device, non_blocking=True)  # (batch, text)
+        rows, places = _scored(sequences, firsts)
+        targets = tokens[rows.to(device), places.to(device)]  # (scored token,)
+        where = rows.to(device), (places - 1).to(device)
+        chunks = _replayed(module, base, tokens, where) if base is not None else _whole(module, tokens, where)
+        found = torch.cat(list(_log_probs(chunks, targets))).cpu().numpy()
+    ends = np.cumsum([len(ids) - first for ids, first in zip(sequences, firsts, strict=True)])
+    return np.split(found, ends[:-1])
+
+
+def _padded(module: Any, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
+    padded = np.full((len(sequences), max(map(len, sequences))), _padding_id(module), dtype=np.int64)
     for row, ids in zip(padded, sequences, strict=True):
         row[: len(ids)] = ids
-    with torch.inference_mode():
-        tokens = torch.from_numpy(padded).to(device)  # (b, t)
-        logits = module(input_ids=tokens, **_options(module)).logits  # (b, t, v)
-        found = [_gather(logits[i, : len(ids) - 1], tokens[i, 1 : len(ids)]) for i, ids in enumerate(sequences)]
-        return [log_probs.cpu().numpy() for log_probs in found]
+    return padded
 
 
-def _gather(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-softmax at the targets, float32 of shape (t,); logits (t, v) in any dtype, targets (t,)."""
+def _scored(sequences: Sequence[NDArray[np.int32]], firsts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequence and place of each token that is scored: int64 tensors of shape (scored token,)."""
     import torch
 
-    rows = max(1, _CHUNK_BYTES // (4 * logits.shape[-1]))
-    parts = []
-    for start in range(0, len(targets), rows):
-        chunk = logits[start : start + rows].float()  # (rows, v)
-        chosen = chunk.gather(1, targets[start : start + rows, None])[:, 0]  # (rows,)
-        parts.append(chosen - chunk.logsumexp(1))
-    return torch.cat(parts)
+    counts = [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)]
+    rows = np.repeat(np.arange(len(sequences)), counts)
+    places = np.concatenate([np.arange(first, len(ids)) for ids, first in zip(sequences, firsts, strict=True)])
+    return torch.from_numpy(rows), torch.from_numpy(places)
+
+
+def _whole(
+    module: Any, tokens: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Logits that predict the scored tokens, in chunks, cut from the model's whole ones."""
+    logits = module(input_ids=tokens, **call_options(module)).logits  # (batch, text, vocabulary)
+    for part in _parts(len(where[0]), logits.shape[-1], tokens.device.type):
+        yield part, logits[where[0][part], where[1][part]]
+
+
+def _replayed(
+    module: Any, base: Any, tokens: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The same, of the head on the hidden states of each chunk."""
+    options = call_options(module)
+    output = replay.hidden_states(module, base, tokens, options)
+    states = replay.states_of(output)[where]  # (scored token, hidden)
+    ids = tokens[where]
+    for part in _parts(len(ids), _vocabulary(module), tokens.device.type):
+        yield part, replay.head(module, base, output, states[part], ids[part], options)
+
+
+def _parts(length: int, vocabulary: int, device_type: str) -> Iterator[slice]:
+    most = max(1, _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"]) // (4 * vocabulary))
+    # Parts of equal size: a short last one would use the processor badly.
+    number = -(-length // most)
+    for k in range(number):
+        yield slice(k * length // number, (k + 1) * length // number)
+
+
+def _vocabulary(module: Any) -> int:
+    """Columns of the logits, or what is near: it only decides how many rows a chunk has."""
+    head = module.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is not None and weight.ndim == 2:
+        return int(max(weight.shape[0], getattr(head, "out_features", 0)))
+    return int(getattr(module.config.get_text_config(), "vocab_size", 1 << 15))
+
+
+def _log_probs(chunks: Iterator[tuple[slice, torch.Tensor]], targets: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Log-softmax at the targets: float32 of shape (scored token,), chunk by chunk."""
+    import torch
+
+    for part, logits in chunks:
+        yield -torch.nn.functional.cross_entropy(logits.float(), targets[part], reduction="none")
 
 
 def _padding_id(module: Any) -> int:
     # Any id will do, but the configured one makes transformers warn that there is no mask.
     return 1 if getattr(module.config, "pad_token_id", None) == 0 else 0
-
-
-def _options(module: Any) -> dict[str, Any]:
-    parameters = inspect.signature(module.forward).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return {"use_cache": False} if takes_any or "use_cache" in parameters else {}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from llreg_extract import replay
 from llreg_extract.model import Model
+from llreg_extract.replay import call_options
 from llreg_extract.scoring import Scores, Status
 
 
@@ -29,7 +32,7 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
     """
     import torch
 
-    module = copy.deepcopy(model.module).double()
+    module = _plain_copy(model)
     values, counts, states = [], [], []
     for text in texts:
         ids = model.tokenizer(text, verbose=False)["input_ids"]
@@ -41,7 +44,8 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
         else:
             tokens = torch.tensor([ids], device=model.device)
             with torch.inference_mode():
-                log_p = torch.log_softmax(module(tokens, use_cache=False).logits[0].double(), dim=-1)  # (t, v)
+                logits = module(tokens, **call_options(module)).logits[0]  # (t, v)
+                log_p = torch.log_softmax(logits.double(), dim=-1)
             value = sum(float(log_p[t - 1, ids[t]]) for t in range(1, len(ids)))
             count = len(ids) - 1
             if not np.isfinite(value):
@@ -50,3 +54,14 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
         counts.append(count)
         states.append(status)
     return Scores(np.array(values, dtype=np.float32), np.array(counts, dtype=np.int32), np.array(states, dtype=np.int8))
+
+
+def _plain_copy(model: Model) -> Any:
+    """The module in float64, with none of what makes scoring fast."""
+    module = copy.deepcopy(model.module).double()
+    replay.remove(module)
+    if model.attention != model.library_attention:
+        module.set_attn_implementation(model.library_attention)
+    if getattr(module.config, "_experts_implementation", None) == "grouped_mm":
+        module.set_experts_implementation("eager")  # the grouped product takes no float64
+    return module

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,16 @@ from numpy.typing import NDArray
 from llreg_extract.batching import BatchPlan
 from llreg_extract.encoding import Encoded, encode
 from llreg_extract.forward import token_log_probs
+from llreg_extract.kernels import fast_products
 from llreg_extract.libraries import first_line, is_out_of_memory
 from llreg_extract.model import Model
+from llreg_extract.state import keeps_state, rope_boundary
 from llreg_schemas.errors import InputError, ModelError
 
 # Padded tokens of a batch. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and
 # leave threads idle at the end; on a GPU they fill the device.
 _BUDGET = {"cpu": 256, "cuda": 16_384}
+_SMALL, _SMALL_BUDGET = 1_000_000_000, 65_536  # parameters below which a GPU waits for launches at the usual budget
 _SLOW_BATCH = 20.0  # seconds; on a slower machine batches shrink, so that an interruption loses little
 
 
@@ -79,8 +81,11 @@ class Scores:
     status: NDArray[np.int8]
 
 
-def default_batch_tokens(device_type: str) -> int:
-    """Padded tokens of a batch at most, where the caller does not say."""
+def default_batch_tokens(device_type: str, num_parameters: int | None = None) -> int:
+    """Padded tokens of a batch at most, where the caller does not say: 256 on a CPU, 16,384 on a GPU, 65,536 there
+    for a model of less than a billion parameters."""
+    if device_type == "cuda" and num_parameters is not None and num_parameters < _SMALL:
+        return _SMALL_BUDGET
     return _BUDGET.get(device_type, _BUDGET["cpu"])
 
 
@@ -127,7 +132,8 @@ def iter_scores(
 
     Texts that are too long or too short come first, as one batch, without a forward pass. On a CPU
     batches run in `model.threads` threads of one core each, which is faster than one batch on all
-    cores. Closing the iterator drops what has not begun and waits for what has.
+    cores. Which texts share a batch does not depend on `skip`, so that a run that goes on gives the very values of one that
+    was not interrupted. Closing the iterator drops what has not begun and waits for what has.
 
     Parameters
     ----------
@@ -136,7 +142,7 @@ def iter_scores(
     skip : collection of int
         Texts to leave out, because their scores are known.
     batch_tokens : int, optional
-        Padded tokens of a batch at most; 256 on a CPU and 16,384 on a GPU if not given.
+        Padded tokens of a batch at most; `default_batch_tokens` if not given.
 
     Yields
     ------
@@ -151,40 +157,35 @@ def iter_scores(
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
-    lengths, left_out = encoded.lengths, frozenset(skip)
-    wanted = np.array([i for i in range(len(lengths)) if i not in left_out], dtype=np.int64)
-    longest = model.context_length if model.context_length is not None else np.inf
-    over, under = lengths[wanted] > longest, lengths[wanted] < 2
-    return _iterate(model, encoded, wanted, over, under, batch_tokens)
+    return _iterate(model, encoded, frozenset(skip), batch_tokens)
 
 
 def _iterate(
-    model: Model,
-    encoded: Encoded,
-    wanted: NDArray[np.int64],
-    over: NDArray[np.bool_],
-    under: NDArray[np.bool_],
-    batch_tokens: int | None,
+    model: Model, encoded: Encoded, skip: frozenset[int], batch_tokens: int | None
 ) -> Generator[Batch, None, None]:
-    refused = wanted[over | under]
-    if len(refused):
-        status = np.where(over, Status.OVER_CONTEXT, Status.UNSCORED)[over | under].astype(np.int8)
-        zeros = np.zeros(len(refused), dtype=np.int32)
-        yield Batch(refused, np.full(len(refused), np.nan), zeros, status, 0.0)
+    lengths = encoded.lengths
+    over = lengths > (model.context_length if model.context_length is not None else np.inf)
+    refused = over | (lengths <= encoded.starts)
+    told = np.array([text for text in np.flatnonzero(refused) if text not in skip], dtype=np.int64)
+    if len(told):
+        status = np.where(over[told], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
+        yield Batch(told, np.full(len(told), np.nan), np.zeros(len(told), dtype=np.int32), status, 0.0)
     plan = BatchPlan(
-        encoded.lengths,
-        wanted[~(over | under)].tolist(),
-        batch_tokens or default_batch_tokens(model.device.type),
+        lengths,
+        np.flatnonzero(~refused).tolist(),
+        batch_tokens or default_batch_tokens(model.device.type, model.source.declared.get("num_parameters")),
+        done=skip,
         single=not model.batching,
-        boundary=_rope_boundary(model.module.config.to_dict()),
+        boundary=rope_boundary(model.module.config.to_dict()),
     )
-    yield from _run(model, encoded, plan)
+    with fast_products(model.device.type):
+        yield from _run(model, encoded, plan)
 
 
 def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Generator[Batch, None, None]:
     import torch
 
-    workers = 1 if model.device.type != "cpu" or _keeps_state(model) else model.threads
+    workers = 1 if model.device.type != "cpu" or keeps_state(model.module.config.to_dict()) else model.threads
     # Thread counts are per thread in torch; new threads inherit the last one set, so it is put back.
     before = torch.get_num_threads()
     executor = ThreadPoolExecutor(workers, "llreg-score", torch.set_num_threads, (max(1, model.threads // workers),))
@@ -207,7 +208,8 @@ def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Generator[Batch, No
 
 def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
     started = time.perf_counter()
-    found = token_log_probs(model.module, [encoded.ids[i] for i in texts], model.device)
+    sequences, starts = [encoded.ids[i] for i in texts], encoded.starts[list(texts)].tolist()
+    found = token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
     values = np.array([log_probs.sum(dtype=np.float64) for log_probs in found])
     finite = np.isfinite(values)
     return Batch(
@@ -249,29 +251,3 @@ def _free_memory(model: Model, error: Exception) -> None:
     traceback.clear_frames(error.__traceback__)  # its frames hold the tensors of the failed batch
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _rope_types(config: Any) -> set[str]:
-    """All rope types a config names, at any depth: some have one per kind of layer."""
-    if isinstance(config, list):
-        return set().union(*map(_rope_types, config))
-    if not isinstance(config, dict):
-        return set()
-    here = {str(config[key]) for key in ("rope_type", "type") if isinstance(config.get(key), str)}
-    return here.union(*map(_rope_types, config.values()))
-
-
-def _keeps_state(model: Model) -> bool:
-    """Whether a forward pass changes the module, so that two at once would disturb each other."""
-    config = model.module.config.to_dict()
-    # Dynamic and long rope swap the module's frequencies with the length of the text.
-    return config.get("model_type") == "recurrent_gemma" or bool(_rope_types(config) & {"dynamic", "longrope"})
-
-
-def _rope_boundary(config: dict[str, Any]) -> int | None:
-    """Length above which long rope uses other frequencies, for the whole batch at once; else None."""
-    if "longrope" not in _rope_types(config):
-        return None
-    places = [config, config.get("text_config") or {}, config.get("rope_parameters") or {}]
-    found = [place.get("original_max_position_embeddings") for place in places]
-    return next((value for value in found if isinstance(value, int)), None)

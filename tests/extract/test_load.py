@@ -47,7 +47,8 @@ def test_choose(toy_model: Callable[..., Path]) -> None:
 def test_what_a_loaded_model_says(toy_model: Callable[..., Path]) -> None:
     model = load(toy_model("gpt2"))
     assert (model.weight_dtype, model.context_length, model.first_token_scored) == ("float32", 128, False)
-    assert (model.attention, model.batching, model.device.type) == ("sdpa", True, "cpu")
+    assert (model.attention, model.library_attention) == ("llreg_blocked", "sdpa")
+    assert (model.path, model.batching, model.device.type) == ("replay", True, "cpu")
     assert model.threads >= 1
     assert not model.module.training
     assert load(toy_model("gpt2", bos=True)).first_token_scored
@@ -58,7 +59,7 @@ def test_environment_and_declared_fit_the_row_schema(toy_model: Callable[..., Pa
     parts = json.loads(SCHEMA.read_text())["properties"]
     model = load(toy_model("mamba"))
     environment = llreg_extract.environment(model)
-    assert set(environment) == {"versions", "device", "attention", "trust_remote_code"}
+    assert set(environment) == {"versions", "device", "attention", "scoring_path", "batching", "trust_remote_code"}
     jsonschema.validate(environment, {**parts["provenance"], "required": []})
     jsonschema.validate(dict(model.declared), parts["declared"])
     assert environment["versions"]["torch"] == torch.__version__
@@ -136,13 +137,14 @@ def test_a_bert_that_is_a_decoder_is_scored(editable: Editable) -> None:
 
 
 def test_where_padding_changes_values_texts_go_alone(toy_model: Callable[..., Path]) -> None:
-    from llreg_extract.selfcheck import padding_is_exact
+    from llreg_extract.selfcheck import prepare
 
     model = load(toy_model("llama"))
+    assert model.batching
     # Noise that depends on the batch's size stands for a kernel that does.
-    model.module.lm_head.register_forward_hook(lambda module, args, out: out * (1 + 0.1 * (len(out) > 1)))
-    assert not padding_is_exact(model)
-    model.batching = False
+    model.module.model.norm.register_forward_hook(lambda module, args, out: out * (1 + 0.1 * (len(out) > 1)))
+    prepare(model)
+    assert not model.batching
     texts = ["some words", "other words", "more"]
     sizes = [len(b.index) for b in llreg_extract.iter_scores(model, llreg_extract.encode(model, texts))]
     assert sizes == [1, 1, 1]

@@ -1,0 +1,199 @@
+"""The head of a causal model where it is needed, through the model's own code.
+
+A causal language model of transformers is a base model and a head; what stands between them (bias, scale, softcap, a
+further layer) differs from architecture to architecture, and code of our own for it is wrong for many. So the model's own
+``forward`` is run twice: once until its base model has hidden states, and then, with the base model handing back a few of
+them, for the logits of just these. Outside `hidden_states` and `head` the module behaves as ever.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_VOCABULARY_BLOCK = 8192  # rows of a 16-bit head that are widened at a time
+_state = threading.local()  # of the thread: the base model that is asked, and what it shall hand back
+
+
+class ReplayError(Exception):
+    """The model is not built of a base model and a head in the way that a replay needs."""
+
+
+class _Reached(Exception):
+    """Carries the base model's output past the head."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+def bases(module: Any) -> list[Any]:
+    """What may be the base model of a causal language model of transformers: modules inside it."""
+    import torch
+
+    found: list[Any] = []
+    for part in (getattr(module, "base_model", None), _decoder(module)):
+        if isinstance(part, torch.nn.Module) and part is not module and not any(part is one for one in found):
+            found.append(part)
+    return found
+
+
+def install(module: Any, base: Any) -> None:
+    """Make a model's base model able to hand back hidden states.
+
+    Parameters
+    ----------
+    module, base : torch.nn.Module
+        Causal language model of transformers, and one of its `bases`.
+    """
+    import torch
+
+    _wrap(base, _forward)
+    linear: Any = module.get_output_embeddings()
+    if type(linear) is torch.nn.Linear and linear.weight.dtype in (torch.bfloat16, torch.float16):
+        _wrap(linear, _linear)
+
+
+def remove(module: Any) -> None:
+    """Undo `install`."""
+    for part in module.modules():
+        if "_llreg_forward" in vars(part):
+            original = vars(part).pop("_llreg_forward")
+            del part.forward
+            if part.forward != original:  # a hook of accelerate's, say, that was there before
+                part.forward = original
+
+
+def _wrap(part: Any, function: Any) -> None:
+    # Methods, and not functions around them: a deep copy of the module gets ones of its own.
+    part._llreg_forward = part.forward
+    part.forward = MethodType(function, part)
+
+
+def _decoder(module: Any) -> Any:
+    try:
+        return module.get_decoder()
+    except Exception:  # noqa: BLE001 - a class that has none raises whatever it likes
+        return None
+
+
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    if getattr(_state, "base", None) is not self:
+        return self._llreg_forward(*args, **kwargs)
+    if _state.output is None:
+        raise _Reached(self._llreg_forward(*args, **kwargs))
+    return _state.output
+
+
+def _linear(self: Any, states: torch.Tensor) -> torch.Tensor:
+    """Of a head in 16 bits: products in float32 while a replay is on, since rounded logits would cost half a nat a text."""
+    if getattr(_state, "output", None) is None:
+        found: torch.Tensor = self._llreg_forward(states)
+        return found
+    return _float32_product(states, self.weight, self.bias)
+
+
+def _float32_product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """states @ weight' + bias in float32, of 16-bit states (..., hidden) and weights (vocabulary, hidden)."""
+    import torch
+
+    if states.is_cuda and states.dtype == weight.dtype:  # the tensor cores add in float32 anyway
+        flat = torch.mm(states.reshape(-1, states.shape[-1]), weight.T, out_dtype=torch.float32)
+        found = flat.view(*states.shape[:-1], -1)
+        return found if bias is None else found + bias.float()
+    wide = states.float()
+    parts = [torch.nn.functional.linear(wide, rows.float()) for rows in torch.split(weight, _VOCABULARY_BLOCK)]
+    found = torch.cat(parts, -1)
+    return found if bias is None else found + bias.float()
+
+
+def hidden_states(module: Any, base: Any, tokens: torch.Tensor, options: dict[str, Any]) -> Any:
+    """Run a model up to its base model's output.
+
+    Parameters
+    ----------
+    module, base : torch.nn.Module
+        A model, and what `install` gave for it.
+    tokens : int64 tensor of shape (batch, text)
+    options : dict
+        Further arguments of the model.
+
+    Returns
+    -------
+    output
+        The base model's output, whose hidden states are of shape (batch, text, hidden); see `states_of`.
+
+    Raises
+    ------
+    ReplayError
+        If the model does not run its base model, or that gives no such hidden states.
+    """
+    _state.base, _state.output = base, None
+    try:
+        module(input_ids=tokens, **options)
+    except _Reached as reached:
+        output = reached.output
+    else:
+        raise ReplayError("the model does not run its base model")
+    finally:
+        _state.base = None
+    found = states_of(output)
+    if found is None or found.ndim != 3 or found.shape[:2] != tokens.shape:
+        raise ReplayError("the base model gives no hidden state a token")
+    return output
+
+
+def states_of(output: Any) -> Any:
+    """The hidden states in a base model's output: tensor of shape (batch, text, hidden), or None."""
+    found = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    return found if hasattr(found, "shape") else None
+
+
+def head(
+    module: Any, base: Any, output: Any, states: torch.Tensor, tokens: torch.Tensor, options: dict[str, Any]
+) -> torch.Tensor:
+    """Logits of some hidden states, by the model's own code.
+
+    Parameters
+    ----------
+    module, base : torch.nn.Module
+    output
+        From `hidden_states`.
+    states : float tensor of shape (token, hidden)
+    tokens : int64 tensor of shape (token,)
+        Ids of as many tokens; only their number matters.
+    options : dict
+        As for `hidden_states`.
+
+    Returns
+    -------
+    float tensor of shape (token, vocabulary)
+    """
+    _state.base, _state.output = base, _with_states(output, states[None])
+    try:
+        found: torch.Tensor = module(input_ids=tokens[None], **options).logits
+    finally:
+        _state.base = _state.output = None
+    if found.ndim != 3 or found.shape[:2] != (1, len(states)):
+        raise ReplayError("the head gives no logits a token")
+    return found[0]
+
+
+def _with_states(output: Any, states: torch.Tensor) -> Any:
+    if isinstance(output, tuple):
+        return (states, *output[1:])
+    changed = copy.copy(output)
+    changed.last_hidden_state = states
+    return changed
+
+
+def call_options(module: Any) -> dict[str, Any]:
+    """Arguments that spare a model work which scoring does not need."""
+    parameters = inspect.signature(module.forward).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {"use_cache": False} if takes_any or "use_cache" in parameters else {}
