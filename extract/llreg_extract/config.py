@@ -18,7 +18,7 @@ _ENCODERS = frozenset(
         *("roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
     )
 )
-_OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
+_OTHER_HEADS = ("Classification", "ForQuestionAnswering", "ForMaskedLM", "ForMultipleChoice", "RewardModel")
 
 _CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -27,7 +27,15 @@ _CONTEXT_KEYS = (
     "max_sequence_length",
     "seq_length",
     "context_length",
+    "model_max_length",
+    "max_target_positions",
 )
+# The position of a first token is so much more than the padding's id: as many fewer are left for texts.
+_BEHIND_PADDING = {
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), 1),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), 1),
+    "prophetnet": 2,  # its predicting stream looks one position further
+}
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -41,12 +49,17 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
         It is not a JSON object.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
     except ValueError as error:
         raise UnsupportedModelError(f"{name}: config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise UnsupportedModelError(f"{name}: config.json holds a {type(config).__name__}, not an object")
     return config
+
+
+def _special_float(value: dict[str, Any]) -> Any:
+    """transformers writes infinity and NaN, which JSON lacks, as objects."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
 def complete_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -92,13 +105,19 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
         raise UnsupportedModelError(f"{name}: config.json names no model_type, so its architecture is unknown")
     if config.get("is_encoder_decoder"):
         raise _not_causal(name, f"{what} (encoder-decoder)")
-    if kind in _ENCODERS and not config.get("is_decoder"):
+    if _is_bidirectional(config):
         raise _not_causal(name, f"{what} (bidirectional encoder)")
+    if kind == "reformer" and "lsh" in config.get("attn_layers", ()):  # which buckets a text fills depends on its end
+        raise _not_causal(name, f"{what} (hashed attention)")
     if any(str(what).endswith(head) for head in _OTHER_HEADS):
         raise _not_causal(name, str(what))
     if kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING:
         return
     remote = config.get("auto_map")
+    if not remote and kind in CONFIG_MAPPING and str(what).endswith("ForCausalLM"):
+        raise UnsupportedModelError(
+            f"{name} is a {what} on its own ({kind}), which transformers loads only as a part of a larger model"
+        )
     if not remote and kind in CONFIG_MAPPING:
         raise _not_causal(name, str(what))
     if not remote:
@@ -110,6 +129,19 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
         raise UnsupportedModelError(f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code")
     if "AutoModelForCausalLM" not in remote:
         raise _not_causal(name, str(what))
+
+
+def _is_bidirectional(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that tokens attend to later ones, outright or by what it leaves unsaid."""
+    if config.get("model_type") in _ENCODERS and not config.get("is_decoder"):
+        return True
+    if config.get("model_type") == "xlm" and not config.get("causal"):
+        return True
+    parts = [config, *(part for key in _TEXT_CONFIGS if isinstance(part := config.get(key), Mapping))]
+    # "vision" of Gemma 4 is for images alone.
+    return any(
+        part.get("use_bidirectional_attention") in (True, "all") or part.get("is_causal") is False for part in parts
+    )
 
 
 def _not_causal(name: str, what: str) -> UnsupportedModelError:
@@ -140,13 +172,24 @@ def _own_limit(config: Mapping[str, Any]) -> int | None:
     if config.get("model_type") == "bloom" or config.get("alibi"):
         return None
     values = (config.get(key) for key in _CONTEXT_KEYS)
-    return min((v for v in values if isinstance(v, int) and v > 0), default=None)
+    limit = min((v for v in values if isinstance(v, int) and v > 0), default=None)
+    if limit is not None and config.get("model_type") in _BEHIND_PADDING:
+        limit -= int(config.get("pad_token_id") or 0) + _BEHIND_PADDING[config["model_type"]]
+    return limit
+
+
+def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a config, or its text part, says of how the weights are quantised; None where they are not."""
+    parts = [config, *(part for key in _TEXT_CONFIGS if isinstance(part := config.get(key), Mapping))]
+    found = (part.get("quantization_config") for part in parts)
+    settings = next((value for value in found if isinstance(value, Mapping)), None)
+    return None if settings is None else dict(settings)
 
 
 def quantization(config: Mapping[str, Any]) -> str | None:
-    """Method by which the checkpoint is quantised, as "gptq"; None where it is not."""
-    settings = config.get("quantization_config")
-    if not isinstance(settings, Mapping):
+    """Method by which the checkpoint is quantised, as "gptq:4bit"; None where it is not."""
+    settings = quantization_settings(config)
+    if settings is None:
         return None
     method = str(settings.get("quant_method") or "unknown")
     bits = settings.get("bits")
@@ -160,21 +203,50 @@ def quantization(config: Mapping[str, Any]) -> str | None:
 def count_parameters(config: Mapping[str, Any]) -> int | None:
     """Parameters of the architecture a config describes, tied ones once; None where transformers cannot build it.
 
-    Nothing is allocated: the model is made on torch's meta device.
-
     Parameters
     ----------
     config : mapping
         From `complete_config`; a quantised checkpoint's is counted as if it were not.
     """
+    module = _hollow_module(config)
+    return None if module is None else int(module.num_parameters())
+
+
+def count_linear_parameters(config: Mapping[str, Any]) -> int | None:
+    """Parameters in the weights of linear layers, without the output layer: what bitsandbytes packs.
+
+    Experts that an architecture keeps in one tensor are no layers of their own, and stay as they are.
+
+    Parameters
+    ----------
+    config : mapping
+        From `complete_config`.
+
+    Returns
+    -------
+    int or None
+        None where transformers cannot build the architecture.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    module = _hollow_module(config)
+    if module is None:
+        return None
+    head = module.get_output_embeddings()
+    layers = (layer for layer in module.modules() if isinstance(layer, (torch.nn.Linear, Conv1D)) and layer is not head)
+    return sum(layer.weight.numel() for layer in layers)
+
+
+def _hollow_module(config: Mapping[str, Any]) -> Any:
+    """The model a config describes, on torch's meta device, where nothing is allocated; None where it cannot be built."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     try:
         with quiet(), torch.device("meta"):
-            known = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
-            return int(AutoModelForCausalLM.from_config(known).num_parameters())
+            return AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]].from_dict(plain))
     except Exception:  # noqa: BLE001 - what cannot be counted is unknown; loading tells what is wrong
         return None
 

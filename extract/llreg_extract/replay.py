@@ -37,7 +37,7 @@ def bases(module: Any) -> list[Any]:
     import torch
 
     found: list[Any] = []
-    for part in (getattr(module, "base_model", None), _decoder(module)):
+    for part in (getattr(module, "base_model", None), _decoder(module), getattr(module, "model", None)):
         if isinstance(part, torch.nn.Module) and part is not module and not any(part is one for one in found):
             found.append(part)
     return found
@@ -83,7 +83,8 @@ def _decoder(module: Any) -> Any:
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    if getattr(_state, "base", None) is not self:
+    asked: Any = getattr(_state, "base", None)
+    if asked is not self:
         return self._llreg_forward(*args, **kwargs)
     if _state.output is None:
         raise _Reached(self._llreg_forward(*args, **kwargs))

@@ -108,7 +108,7 @@ def _check_causality(model: Model, ids: NDArray[np.int32], before: NDArray[np.fl
     after = _alone(model, changed)
     if not _close(before[: half - 1], after[: half - 1], model.weight_dtype):
         raise UnsupportedModelError(
-            f"{model.source.name} is not causal: its early predictions change with later tokens, so it defines no "
+            f"{model.source.name} ({type(model.module).__name__}) is not causal: its early predictions change with later tokens, so it defines no "
             "log-likelihood of a text"
         )
 
