@@ -11,6 +11,7 @@ from llreg.card import make_card
 from llreg.rowfile import Row
 from llreg.store import STORE, model_columns, write_store
 from llreg.textset import TextIndex
+from llreg.variables import is_count, row_variables
 from llreg_schemas import RowRecord
 
 TABLE, CARD = "models.parquet", "README.md"
@@ -55,16 +56,16 @@ def write_build(
         Digests of the retracted rows: readers go by the store while a pull has not written the files yet.
     """
     directory.mkdir(exist_ok=True)
-    table = _TableWriter(directory / TABLE)
+    table = _TableWriter(directory / TABLE, pairs=texts.has_pairs)
     write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info, retracted))
     table.close()
     (directory / CARD).write_text(make_card(info, records), encoding="utf-8")
 
 
 class _TableWriter:
-    """``models.parquet``: one line a row, the vector as one list<float32> column."""
+    """``models.parquet``: one line a row, the vector as one list<float32> column; of pairs a second one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pairs: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -72,9 +73,9 @@ class _TableWriter:
         names = model_columns([])
         kinds = {name: pa.int64() if name == "num_parameters" else pa.string() for name in names}
         kinds["base_model"] = pa.list_(pa.string())
-        self._schema = pa.schema(
-            [*kinds.items(), ("mean_log_likelihood", pa.float64()), ("log_likelihood", pa.list_(pa.float32()))]
-        )
+        self._vectors = [name for name in row_variables(pairs=pairs) if not is_count(name)]
+        vectors = [(name, pa.list_(pa.float32())) for name in self._vectors]
+        self._schema = pa.schema([*kinds.items(), ("mean_log_likelihood", pa.float64()), *vectors])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=False)
         self._batch: list[Row] = []
 
@@ -97,7 +98,8 @@ class _TableWriter:
             None if row.record.identity.subset else float(np.nanmean(row.log_likelihood.astype(np.float64)))
             for row in self._batch
         ]
-        columns["log_likelihood"] = [row.log_likelihood for row in self._batch]
+        for name in self._vectors:
+            columns[name] = [row.arrays[name] for row in self._batch]
         self._writer.write_table(self._pa.table(columns, schema=self._schema))
         self._batch = []
 

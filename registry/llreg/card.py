@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llreg_schemas import RowRecord, version_id
+from llreg_schemas.records import PAIRS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _EXAMPLE = "ORG/MODEL"
@@ -78,6 +79,12 @@ _CITATION = """\
 }"""
 
 
+_PAIRS = """
+The texts are prompts with a response: `log_likelihood` is ln p(response | prompt), and `log_likelihood_response`
+ln p(response) alone; their difference is the pointwise mutual information.
+"""
+
+
 def make_card(info: Mapping[str, Any], records: Sequence[RowRecord]) -> str:
     """The card's Markdown; every name in it is escaped, because rows come from strangers.
 
@@ -134,7 +141,7 @@ def _yaml(text: str) -> str:
 
 
 def _body(info: Mapping[str, Any], records: Sequence[RowRecord]) -> str:
-    models = sorted({record.identity.model for record in records}, key=str.lower)
+    models = sorted({record.identity.name for record in records}, key=str.lower)
     version = version_id(record.digest for record in records)
     listed = "\n".join(f"- {html.escape(name)}" for name in models) or "- none yet"
     return f"""# {html.escape(info["name"])}
@@ -144,7 +151,7 @@ A registry of language models as log-likelihood vectors: {len(records):,} rows o
 
 The squared distance between two rows estimates the KL divergence between two models:
 KL(i, j) = Var over texts of (l_i - l_j) / 2, in nats per text; divided by (mean bytes x ln 2), in bits per byte.
-
+{_PAIRS if info["text_set"].get("kind") == PAIRS else ""}
 {_facts(info)}
 {_loading(info["name"])}
 ## Models
@@ -164,11 +171,16 @@ def _facts(info: Mapping[str, Any]) -> str:
     return f"""| | |
 |---|---|
 | text set | {html.escape(texts["name"])}, id `{texts["id"][:12]}`, {texts["mean_bytes"]:.1f} bytes a text |
-| protocol | {html.escape(protocol["name"])}, id `{protocol["id"][:12]}` |
+| protocol | {html.escape(protocol["name"])}, id `{protocol["id"][:12]}`{_rendering(protocol)} |
 | clip threshold of the default view | {"none" if clip is None else f"{clip} nats"} |
 | licence of the rows | {html.escape(info["licence"])} |
 | licence of the texts | {html.escape(texts["licence"])} |
 """
+
+
+def _rendering(protocol: Mapping[str, Any]) -> str:
+    told = {"chat-template": ", prompts through each model's chat template", "raw": ", prompts as they are"}
+    return told.get(str(protocol.get("prompt")), "")
 
 
 def _loading(name: str) -> str:

@@ -12,8 +12,10 @@ from llreg.rowfile import Row, digest_in_name
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
 from llreg.subsets import list_subsets, read_subset
-from llreg_schemas import RowRecord, check
+from llreg.variables import is_count, row_variables
+from llreg_schemas import check
 from llreg_schemas.errors import InvalidFileError, NotFoundError
+from llreg_schemas.records import PAIRS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +60,10 @@ def check_values(row: Row, info: Mapping[str, Any], num_bytes: NDArray[np.float6
     Raises
     ------
     InvalidFileError
-        If the row is of another text set or protocol, or a value or count is impossible.
+        If the row is of another text set or protocol, lacks an array, or a value or count is impossible.
     """
+    import numpy as np
+
     identity = row.record.identity
     for field, expected in (("text_set", info["text_set"]["id"]), ("protocol", info["protocol"]["id"])):
         got = getattr(identity, field)
@@ -69,31 +73,43 @@ def check_values(row: Row, info: Mapping[str, Any], num_bytes: NDArray[np.float6
                 f"expected this registry's {expected[:12]}…; got {got[:12]}…: such rows are not comparable",
                 field=f"identity.{field}",
             )
-    _check_arrays(row, num_bytes, shown)
-    _check_counts(row, shown)
+    expected_arrays = row_variables(pairs=info["text_set"].get("kind") == PAIRS)
+    if tuple(row.arrays) != expected_arrays:
+        raise InvalidFileError(
+            shown, f"expected the arrays {', '.join(expected_arrays)}; got {', '.join(row.arrays)}", field="zarr.json"
+        )
+    if np.isnan(row.log_likelihood).all():
+        raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
+    for suffix in _suffixes(row):
+        _check_arrays(row, suffix, num_bytes, shown)
+        _check_counts(row, suffix, shown)
 
 
-def _check_arrays(row: Row, num_bytes: NDArray[np.float64], shown: str) -> None:
+def _suffixes(row: Row) -> list[str]:
+    """Endings of the names of a row's pairs of arrays, and of the counts in its record: "" and, of pairs, "_response"."""
+    return [name.removeprefix("num_tokens") for name in row.arrays if is_count(name)]
+
+
+def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], shown: str) -> None:
     import numpy as np
 
-    values, tokens = row.log_likelihood, row.num_tokens
+    named, counted = f"log_likelihood{suffix}", f"num_tokens{suffix}"
+    values, tokens = row.arrays[named], row.arrays[counted]
     missing = np.isnan(values)
-    _refuse(np.isinf(values), shown, "log_likelihood", "a finite number or NaN", values)
-    _refuse(values > 0, shown, "log_likelihood", "at most 0 nats (a probability is at most 1)", values)
-    if missing.all():
-        raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
+    _refuse(np.isinf(values), shown, named, "a finite number or NaN", values)
+    _refuse(values > 0, shown, named, "at most 0 nats (a probability is at most 1)", values)
     limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
     if row.record.identity.source == "imported" and not tokens.any():  # unknown
         possible = limit
     else:
-        _refuse(tokens < 0, shown, "num_tokens", "at least 0", tokens)
-        _refuse(missing != (tokens == 0), shown, "num_tokens", "0 exactly where log_likelihood is NaN", tokens)
-        _refuse(tokens > limit, shown, "num_tokens", "no more tokens than the text can hold", tokens)
+        _refuse(tokens < 0, shown, counted, "at least 0", tokens)
+        _refuse(missing != (tokens == 0), shown, counted, f"0 exactly where {named} is NaN", tokens)
+        _refuse(tokens > limit, shown, counted, "no more tokens than the text can hold", tokens)
         possible = tokens.astype(np.float64)
     _refuse(
         values < -_NATS_PER_TOKEN * possible,
         shown,
-        "log_likelihood",
+        named,
         f"at least {-_NATS_PER_TOKEN} nats a token",
         values,
     )
@@ -105,17 +121,19 @@ def _refuse(wrong: Any, shown: str, field: str, expected: str, values: Any) -> N
         raise InvalidFileError(shown, f"expected {expected}; got {values[text]} at text {text}", field=field)
 
 
-def _check_counts(row: Row, shown: str) -> None:
+def _check_counts(row: Row, suffix: str, shown: str) -> None:
     import numpy as np
 
-    provenance = row.record.provenance
-    total = int(row.num_tokens.sum(dtype=np.int64))
-    if provenance["tokens"] != total:
+    provenance, counted = row.record.provenance, f"num_tokens{suffix}"
+    total, told = int(row.arrays[counted].sum(dtype=np.int64)), provenance.get(f"tokens{suffix}")
+    if told != total:
         raise InvalidFileError(
-            shown, f"expected {total:,}, the sum of num_tokens; got {provenance['tokens']:,}", field="provenance.tokens"
+            shown,
+            f"expected {total:,}, the sum of {counted}; got {'nothing' if told is None else f'{told:,}'}",
+            field=f"provenance.tokens{suffix}",
         )
-    reasons = sum(provenance.get(name, 0) for name in ("over_context", "non_finite", "unscored"))
-    missing = int(np.isnan(row.log_likelihood).sum())
+    reasons = _left_out(provenance, suffix)
+    missing = int(np.isnan(row.arrays[f"log_likelihood{suffix}"]).sum())
     if reasons > missing:
         raise InvalidFileError(
             shown,
@@ -123,6 +141,11 @@ def _check_counts(row: Row, shown: str) -> None:
             f"got {reasons:,}",
             field="provenance",
         )
+
+
+def _left_out(provenance: Mapping[str, Any], suffix: str) -> int:
+    """Texts that a record gives a reason for having no value of."""
+    return sum(provenance.get(f"{name}{suffix}", 0) for name in ("over_context", "non_finite", "unscored"))
 
 
 def validate(
@@ -156,8 +179,6 @@ def validate(
 
 
 def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> list[Problem]:
-    import numpy as np
-
     shown = registry.shown(path)
     inside = path.is_relative_to(registry.path / "rows")
     if not (registry.folder.is_file(path) if inside else path.is_file() and not path.is_symlink()):
@@ -173,7 +194,7 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
             row = read_row(path, registry.num_texts, shown=shown)
             registry.check_row(row, shown)
         record = row.record
-        _check_subset(registry, record, np.isnan(row.log_likelihood), shown)
+        _check_subset(registry, row, shown)
     except InvalidFileError as error:
         return [_problem(error)]
     other = seen.setdefault(record.row_id, path)
@@ -182,10 +203,11 @@ def _check_row_file(registry: Registry, path: Path, seen: dict[str, Path]) -> li
     return []
 
 
-def _check_subset(registry: Registry, record: RowRecord, missing: NDArray[np.bool_], shown: str) -> None:
+def _check_subset(registry: Registry, row: Row, shown: str) -> None:
     """A row of a text subset has values on its texts only, and names a subset that is here."""
     import numpy as np
 
+    record = row.record
     if record.identity.subset is None:
         return
     try:
@@ -196,15 +218,17 @@ def _check_subset(registry: Registry, record: RowRecord, missing: NDArray[np.boo
         ) from error
     outside = np.ones(registry.num_texts, dtype=bool)
     outside[document["texts"]] = False
-    _refuse(outside & ~missing, shown, "log_likelihood", "NaN outside the row's text subset", ~missing)
-    reasons = sum(record.provenance.get(name, 0) for name in ("over_context", "non_finite", "unscored"))
-    if reasons > int((missing & ~outside).sum()):
-        raise InvalidFileError(
-            shown,
-            f"expected at most {int((missing & ~outside).sum()):,} texts over the context, non-finite or unscored, as "
-            f"many as are NaN in its text subset; got {reasons:,}",
-            field="provenance",
-        )
+    for suffix in _suffixes(row):
+        missing = np.isnan(row.arrays[f"log_likelihood{suffix}"])
+        _refuse(outside & ~missing, shown, f"log_likelihood{suffix}", "NaN outside the row's text subset", ~missing)
+        reasons, there = _left_out(record.provenance, suffix), int((missing & ~outside).sum())
+        if reasons > there:
+            raise InvalidFileError(
+                shown,
+                f"expected at most {there:,} texts over the context, non-finite or unscored, as many as are NaN in its "
+                f"text subset; got {reasons:,}",
+                field="provenance",
+            )
 
 
 def _check_documents(registry: Registry) -> list[Problem]:
@@ -247,8 +271,6 @@ def _check_references(registry: Registry) -> None:
 
 def _check_store(registry: Registry) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
-    import numpy as np
-
     records = registry.store.records()
     files = registry.row_files()
     for start in range(0, len(records), SHARD_ROWS):
@@ -266,7 +288,7 @@ def _check_store(registry: Registry) -> None:
                 raise InvalidFileError(
                     f"{STORE}: {record.row_id}", "expected values with the row's digest; make it again: llreg build"
                 )
-            _check_subset(registry, record, np.isnan(intact[record.digest].log_likelihood), f"{STORE}: {record.row_id}")
+            _check_subset(registry, intact[record.digest], f"{STORE}: {record.row_id}")
 
 
 def _problem(error: InvalidFileError) -> Problem:

@@ -16,17 +16,18 @@ from llreg.folder import Folder
 from llreg.rowfile import Row
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex, TextSet, from_parquet, read_index
+from llreg.variables import row_variables
 from llreg_schemas import Identity, RowRecord, parse, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from xarray import Dataset
 
     from llreg.dataset import RowSource
     from llreg.geometry.design import Design
     from llreg.recipes.recipe import Recipe
+    from llreg_schemas.records import Rendering
 
 CONFIG, TEXTS, RECIPE = "registry.json", "texts.parquet", "recipe.json"
 COPY = ".llreg/texts.parquet"  # the whole text set, where it must not be published
@@ -49,7 +50,7 @@ class Contents:
         self.folder, self.store = folder, store
         self.path = folder.root
         self.info = self._read_config()
-        store.num_texts = self.num_texts
+        store.num_texts, store.variables = self.num_texts, self.variables
         self.revision = revision
         self._frozen: frozenset[str] | None = None
         if revision is not None:
@@ -114,6 +115,17 @@ class Contents:
     def num_texts(self) -> int:
         """Texts in its text set."""
         return int(self.info["text_set"]["num_texts"])
+
+    @property
+    def rendering(self) -> Rendering | None:
+        """How models see the prompts of its (prompt, response) pairs; None in a registry of texts."""
+        found: Rendering | None = self.info["protocol"].get("prompt")
+        return found
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the arrays that its rows have; see `llreg.variables`."""
+        return row_variables(pairs=self.rendering is not None)
 
     @property
     def clip(self) -> float | None:
@@ -379,11 +391,30 @@ class Contents:
         version = version_id(record.digest for record in records)  # of the same reading: rows may come meanwhile
         return (records if models is None else find_records(records, models)), version
 
-    def values(self, records: Sequence[RowRecord], texts: slice = slice(None)) -> NDArray[np.float32]:
-        """Raw log-likelihoods of some rows, float32 array of shape (n_models, n_texts), nats; NaN where not scored."""
-        digests = [record.digest for record in records]
-        values: NDArray[np.float32] = self._source().read("log_likelihood", digests, texts, self.num_texts)
-        return values
+    def values(
+        self, records: Sequence[RowRecord], texts: slice = slice(None), *, variable: str = "log_likelihood"
+    ) -> NDArray[Any]:
+        """Raw values of some rows.
+
+        Parameters
+        ----------
+        records : sequence of RowRecord
+        texts : slice
+        variable : str
+            One of `variables`.
+
+        Returns
+        -------
+        float32 (log-likelihoods, nats; NaN where not scored) or int32 (counts) array of shape (n_models, n_texts)
+
+        Raises
+        ------
+        InputError
+            If the rows have no such variable.
+        """
+        if variable not in self.variables:
+            raise InputError(f"no variable {variable!r} in {self.name}: its rows have {', '.join(self.variables)}")
+        return self._source().read(variable, [record.digest for record in records], texts, self.num_texts)
 
     def designs(self, records: Sequence[RowRecord]) -> list[Design | None]:
         """How the texts of each row were drawn; None for a row scored on the whole set."""
@@ -407,8 +438,9 @@ class Contents:
         Returns
         -------
         xarray.Dataset
-            ``log_likelihood`` float32 (model, text), nats, NaN where not scored; ``num_tokens`` int32; metadata
-            of rows and texts as coordinates. Values are read when they are used.
+            ``log_likelihood`` float32 (model, text), nats, NaN where not scored; ``num_tokens`` int32; of pairs both
+            of the response given its prompt, and ``log_likelihood_response``, ``num_tokens_response`` of the response
+            alone; metadata of rows and texts as coordinates. Values are read when they are used.
         """
         from llreg.dataset import make_dataset
 

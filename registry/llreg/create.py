@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llreg import files
 from llreg.build import PARTS
@@ -10,9 +11,9 @@ from llreg.contents import CONFIG, COPY, RECIPE, TEXTS
 from llreg.registry import Registry
 from llreg.subsets import DIRECTORY as SUBSETS
 from llreg.textset import TextSet, is_name, load_texts, to_parquet, valid_name, without_texts
-from llreg_schemas import make_view, modelmap_protocol, parse, pretty_json
+from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
-from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, now
+from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, RENDERINGS, Rendering, now
 
 # Written once and never edited, so that no contribution touches it.
 # Only what is not JSON goes to large file storage: each file there costs a push two requests more.
@@ -29,6 +30,7 @@ def init(
     name: str | None = None,
     clip: float | None = None,
     licence: str = "CC0-1.0",
+    prompt: Rendering | None = None,
 ) -> Registry:
     """Make an empty registry.
 
@@ -38,18 +40,22 @@ def init(
         Directory; made if it is missing. It may hold other files, but no registry.
     texts : str or Path
         "mini", or a JSON Lines or Parquet file with a `text` field. Of one that `llreg texts build` made, the recipe is
-        kept too; and where it says that the texts must not be copied, these stay on this machine.
+        kept too; and where it says that the texts must not be copied, these stay on this machine. A file with `prompt`
+        and `response` makes a registry of conditional log-likelihoods.
     name : str, optional
         By default the directory's name.
     clip : float, optional
         Frozen clip threshold of the default view, nats per text; None leaves values as they are.
     licence : str
         Licence of the rows.
+    prompt : {"chat-template", "raw"}, optional
+        For texts that are (prompt, response) pairs, and only for these: whether models see a prompt through their own
+        chat template, or as it is. It is part of the protocol.
 
     Raises
     ------
     InputError
-        If there is a registry already, or the texts are not usable.
+        If there is a registry already, the texts are not usable, or `prompt` does not fit them.
     StorageError
         If the directory cannot be written.
     """
@@ -68,7 +74,7 @@ def init(
         "licence": licence,
         "created": now(),
         "text_set": text_set.info.to_json(),
-        "protocol": modelmap_protocol(text_set.info.id),
+        "protocol": _protocol(text_set, prompt, str(texts)),
         "view": view,
     }
     parse("registry", pretty_json(document), CONFIG)
@@ -77,6 +83,26 @@ def init(
     # Last: a directory is a registry once this file is there.
     files.write_atomic(root, root / CONFIG, pretty_json(document).encode())
     return Registry(root)
+
+
+def _protocol(texts: TextSet, prompt: Rendering | None, shown: str) -> dict[str, Any]:
+    """The protocol that fits the texts."""
+    if not texts.has_pairs:
+        if prompt is not None:
+            raise InputError(f"prompt {prompt!r} is for pairs of prompt and response; {shown} holds texts")
+        return modelmap_protocol(texts.info.id)
+    if prompt not in RENDERINGS:
+        raise InputError(
+            f"{shown} holds prompts: say how models shall see them, --prompt chat-template (through their own chat "
+            f"template) or --prompt raw (as they are){'' if prompt is None else f'; got {prompt!r}'}"
+        )
+    conversation = next((k for k, pair in enumerate(texts.complete(), 1) if not isinstance(pair.prompt, str)), None)
+    if prompt == "raw" and conversation is not None:
+        raise InputError(
+            f"{shown}: the prompt of pair {conversation} is a list of messages, which only a chat template can render: "
+            "use --prompt chat-template, or give prompts as text"
+        )
+    return conditional_protocol(texts.info.id, prompt)
 
 
 def _write_texts(root: Path, texts: TextSet) -> None:

@@ -11,17 +11,16 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from llreg.rowfile import ARRAY_ATTRIBUTES, Row
+from llreg.rowfile import Row
 from llreg.store import model_columns, text_columns
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex
+from llreg.variables import attributes, dtype_of, row_variables
 from llreg_schemas import RowRecord, canonical_json
 from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_DTYPES = {"log_likelihood": np.dtype("float32"), "num_tokens": np.dtype("int32")}
 
 
 class RowSource:
@@ -49,7 +48,7 @@ class RowSource:
 
         Returns
         -------
-        float32 (log_likelihood, nats) or int32 (num_tokens) array of shape (len(digests), n_columns)
+        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
 
         Raises
         ------
@@ -74,12 +73,12 @@ class RowSource:
     ) -> NDArray[Any]:
         inside = [k for k, digest in enumerate(digests) if digest in stored]
         width = len(range(*columns.indices(num_texts))) if isinstance(columns, slice) else len(columns)
-        values = np.empty((len(digests), width), _DTYPES[name])
+        values = np.empty((len(digests), width), dtype_of(name))
         if inside:
             values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
         for k, digest in enumerate(digests):
             if digest not in stored:
-                values[k] = getattr(self._read_file(self._path(digest)), name)[columns]
+                values[k] = self._read_file(self._path(digest)).arrays[name][columns]
         return values
 
     def _path(self, digest: str) -> Path:
@@ -96,7 +95,7 @@ class _Values(BackendArray):
     def __init__(self, source: RowSource, name: str, digests: Sequence[str], num_texts: int) -> None:
         self._source, self._name, self._digests = source, name, list(digests)
         self.shape = (len(self._digests), num_texts)
-        self.dtype = _DTYPES[name]
+        self.dtype = np.dtype(dtype_of(name))
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -121,16 +120,17 @@ def make_dataset(
     -------
     xarray.Dataset
         Dims (model, text); variables log_likelihood (float32, nats, NaN where not scored) and num_tokens
-        (int32); the metadata of rows and texts as coordinates, as in ``store.zarr``.
+        (int32), of pairs log_likelihood_response and num_tokens_response, too; the metadata of rows and texts as
+        coordinates, as in ``store.zarr``.
     """
     digests = [record.digest for record in records]
     variables = {
         name: Variable(
             ("model", "text"),
             indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))),
-            ARRAY_ATTRIBUTES[name],
+            attributes(name, pairs=texts.has_pairs),
         )
-        for name in _DTYPES
+        for name in row_variables(pairs=texts.has_pairs)
     }
     rows: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
     coordinates = {name: ("model", np.array(values, dtype=_column_dtype(name))) for name, values in rows.items()}

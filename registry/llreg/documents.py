@@ -7,6 +7,7 @@ from typing import Any
 
 from llreg_schemas import hash_json, parse, version_id
 from llreg_schemas.errors import InvalidFileError
+from llreg_schemas.records import CONDITIONAL_NAME, PAIRS
 
 
 def check_ids(info: Mapping[str, Any], shown: str) -> None:
@@ -18,6 +19,13 @@ def check_ids(info: Mapping[str, Any], shown: str) -> None:
     """
     if info["protocol"]["text_set"] != info["text_set"]["id"]:
         raise InvalidFileError(shown, "expected the id of the text set", field="protocol.text_set")
+    pairs, conditional = info["text_set"].get("kind") == PAIRS, info["protocol"]["name"] == CONDITIONAL_NAME
+    if not pairs == conditional == ("mean_prompt_bytes" in info["text_set"]):
+        raise InvalidFileError(
+            shown,
+            f"expected the protocol {CONDITIONAL_NAME}, kind {PAIRS} and mean_prompt_bytes of a set of pairs, or none of them",
+            field="text_set",
+        )
     for part in ("protocol", "view"):
         expected = _hash_of_rules(info[part])
         if expected != info[part]["id"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from llreg.rowfile import Row
 from llreg.settings import SHARD_ROWS
@@ -42,4 +43,4 @@ def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[
                 )
             row = found[record.digest]
             # Two contributors may have measured the same values: which record counts is for the caller to say.
-            yield Row(record, row.log_likelihood, row.num_tokens)
+            yield replace(row, record=record)

@@ -12,11 +12,13 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.files import write_atomic
+from llreg.variables import PAIR_VARIABLES, TEXT_VARIABLES, attributes, dtype_of, is_count
 from llreg_schemas import RowRecord, canonical_json, check, row_digest
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
@@ -29,13 +31,7 @@ SUFFIX = ".zarr.zip"
 _NAME = re.compile(r"(?P<slug>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<digest>[0-9a-f]{64})\.zarr\.zip")
 _SLUG_CHARS = 100
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can hold: equal rows give equal files
-_DTYPES = {"log_likelihood": ("float32", "<f4"), "num_tokens": ("int32", "<i4")}
-_MEMBERS = {"zarr.json", *(f"{name}/{part}" for name in _DTYPES for part in ("zarr.json", "c/0"))}
-# Attributes of the two arrays, here and in the store.
-ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "log_likelihood": {"long_name": "log-likelihood of the text", "units": "nat"},
-    "num_tokens": {"long_name": "tokens scored", "units": "1"},
-}
+_ENDS = {"float32": "<f4", "int32": "<i4"}
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,26 @@ class Row:
         NaN where the text was not scored.
     num_tokens : int32 array of shape (n_texts,)
         Tokens scored; 0 where the text was not scored.
+    log_likelihood_response, num_tokens_response : arrays of the same kinds, or None
+        In a row of (prompt, response) pairs those of the response alone, and the two above those of the response given
+        its prompt; else None.
     """
 
     record: RowRecord
     log_likelihood: NDArray[np.float32]
     num_tokens: NDArray[np.int32]
+    log_likelihood_response: NDArray[np.float32] | None = None
+    num_tokens_response: NDArray[np.int32] | None = None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by name, those that it has: two, or four of pairs."""
+        return {name: array for name in PAIR_VARIABLES if (array := getattr(self, name)) is not None}
 
 
 def row_path(record: RowRecord) -> Path:
     """Path of a row inside its registry: ``rows/<hh>/<slug>-<digest>.zarr.zip``."""
-    slug = record.identity.model.replace("/", "--")[:_SLUG_CHARS]
+    slug = record.identity.name.replace("/", "--")[:_SLUG_CHARS]
     return Path("rows") / record.digest[:2] / f"{slug}-{record.digest}{SUFFIX}"
 
 
@@ -99,19 +105,19 @@ def _to_zarr(row: Row) -> dict[str, bytes]:
     from zarr.storage import MemoryStore
 
     members: dict[str, Any] = {}
-    attributes = json.loads(canonical_json(row.record.to_json()))  # sorted: equal rows give equal files
-    group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=attributes)
-    for name, (dtype, _) in _DTYPES.items():
-        values = getattr(row, name)
+    record = json.loads(canonical_json(row.record.to_json()))  # sorted: equal rows give equal files
+    group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=record)
+    arrays = row.arrays
+    for name, values in arrays.items():
         array = group.create_array(
             name,
             shape=values.shape,
             chunks=values.shape,
-            dtype=dtype,
+            dtype=dtype_of(name),
             compressors=[GzipCodec(level=6)],
-            fill_value=float("nan") if name == "log_likelihood" else 0,
+            fill_value=0 if is_count(name) else float("nan"),
             dimension_names=["text"],
-            attributes=ARRAY_ATTRIBUTES[name],
+            attributes=attributes(name, pairs=len(arrays) > len(TEXT_VARIABLES)),
             config={"write_empty_chunks": True},  # every row file has the same members
         )
         array[:] = values
@@ -149,11 +155,14 @@ def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
     members = _members(data, num_texts, shown)
     record = RowRecord.from_json(check("row", _attributes(members["zarr.json"], shown), shown))
     values = {
-        name: np.frombuffer(_decode(members, name, num_texts, shown), dtype=dtype).astype(dtype[1:])
-        for name, (_, dtype) in _DTYPES.items()
+        name: np.frombuffer(_decode(members, name, num_texts, shown), dtype=_ENDS[dtype_of(name)]).astype(
+            dtype_of(name)
+        )
+        for name in PAIR_VARIABLES
+        if f"{name}/zarr.json" in members
     }
     row = Row(record=record, **values)
-    digest = row_digest(record.identity.to_json(), row.log_likelihood, row.num_tokens)
+    digest = row_digest(record.identity.to_json(), **row.arrays)
     if digest != record.digest:
         raise InvalidFileError(
             shown,
@@ -165,9 +174,9 @@ def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
 
 
 def row_limit(num_texts: int) -> int:
-    """Bytes that a row file may have."""
+    """Bytes that a row file may have, of texts or of pairs."""
     # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
-    return 2 * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+    return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
 
 
 def _read_bounded(path: Path, num_texts: int, shown: str) -> bytes:
@@ -187,8 +196,9 @@ def _members(data: bytes, num_texts: int, shown: str) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
-            if sorted(names) != sorted(_MEMBERS):
-                raise InvalidFileError(shown, f"expected the members {sorted(_MEMBERS)}; got {sorted(names)[:8]}")
+            expected = _member_names(names)
+            if sorted(names) != expected:
+                raise InvalidFileError(shown, f"expected the members {expected}; got {sorted(names)[:12]}")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
                     raise InvalidFileError(shown, "expected an uncompressed zip", field=entry.filename)
@@ -199,6 +209,13 @@ def _members(data: bytes, num_texts: int, shown: str) -> dict[str, bytes]:
         raise InvalidFileError(
             shown, f"expected a whole row file; it is truncated or damaged ({error}); get the original again"
         ) from error
+
+
+def _member_names(there: Sequence[str]) -> list[str]:
+    """Names that the members must have, sorted: those of a row of pairs if one of them is of a response alone."""
+    alone = tuple(f"{name}/" for name in PAIR_VARIABLES if name not in TEXT_VARIABLES)
+    variables = PAIR_VARIABLES if any(name.startswith(alone) for name in there) else TEXT_VARIABLES
+    return sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
 
 
 def _attributes(data: bytes, shown: str) -> Any:
@@ -229,8 +246,8 @@ def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, shown: s
         raise InvalidFileError(
             shown, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
         )
-    if dtype != _DTYPES[name][0]:
-        raise InvalidFileError(shown, f"expected data type {_DTYPES[name][0]}; got {ascii(dtype)[:60]}", field=name)
+    if dtype != dtype_of(name):
+        raise InvalidFileError(shown, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
     codecs = metadata.get("codecs")
     kinds = (
         [codec.get("name") if isinstance(codec, dict) else None for codec in codecs] if isinstance(codecs, list) else []

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llreg.rowfile import ARRAY_ATTRIBUTES, Row
+from llreg.rowfile import Row
 from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, SHARD_ROWS
 from llreg.textset import TextIndex
+from llreg.variables import attributes, dtype_of, is_count, row_variables
 from llreg_schemas import RowRecord, canonical_json, version_id
 from llreg_schemas.records import FORMAT_VERSION
 
@@ -43,7 +44,7 @@ def model_columns(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
     declared = [record.declared for record in records]
     return {
         "model": [record.row_id for record in records],
-        "model_id": [identity.model for identity in identities],
+        "model_id": [identity.name for identity in identities],
         "revision": [identity.revision or "" for identity in identities],
         "weight_dtype": [identity.weight_dtype for identity in identities],
         "quantization": [identity.quantization or "" for identity in identities],
@@ -92,7 +93,7 @@ def write_store(
     import zarr
 
     group = zarr.create_group(path, zarr_format=3, attributes=_group_attributes(records, texts, attrs))
-    _write_values(group, rows, len(records), len(texts))
+    _write_values(group, rows, len(records), texts)
     columns: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
     for name, values in columns.items():
         _write_column(group, name, values, "model")
@@ -114,48 +115,54 @@ def _group_attributes(records: Sequence[RowRecord], texts: TextIndex, attrs: Map
     }
 
 
-def _write_values(group: Any, rows: Iterable[Row], count: int, num_texts: int) -> None:
+def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex) -> None:
     import numpy as np
+
+    arrays = {
+        name: _create_array(group, name, (count, len(texts)), pairs=texts.has_pairs)
+        for name in row_variables(pairs=texts.has_pairs)
+    }
+    start, batch = 0, []
+    for row in rows:
+        batch.append(row.arrays)
+        if len(batch) == SHARD_ROWS or start + len(batch) == count:
+            end = start + len(batch)
+            for name, array in arrays.items():
+                array[start:end] = np.stack([values[name] for values in batch])
+            start, batch = end, []
+
+
+def _create_array(group: Any, name: str, shape: tuple[int, int], *, pairs: bool) -> Any:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    shard = (SHARD_ROWS, num_texts)
+    num_texts = shape[1]
     common: dict[str, Any] = {
-        "shape": (count, num_texts),
+        "shape": shape,
+        "dtype": dtype_of(name),
+        "shards": (SHARD_ROWS, num_texts),
         "dimension_names": ("model", "text"),
         # One file a shard, all in one directory: listing them over the Hub's API is one call.
         "chunk_key_encoding": {"name": "default", "separator": "."},
+        "attributes": attributes(name, pairs=pairs),
     }
+    if is_count(name):
+        return group.create_array(
+            name,
+            chunks=(TOKENS_CHUNK_ROWS, num_texts),
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            fill_value=0,
+            config={"write_empty_chunks": True},  # imported rows have 0 throughout; a shard that is missing is damage
+            **common,
+        )
     # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version
     # (benchmarks/RESULTS.md).
-    values = group.create_array(
-        "log_likelihood",
-        dtype="float32",
-        shards=shard,
+    return group.create_array(
+        name,
         chunks=(chunk_rows(num_texts), num_texts),
         compressors=[Crc32cCodec()],
         fill_value=float("nan"),
-        attributes=ARRAY_ATTRIBUTES["log_likelihood"],
         **common,
     )
-    tokens = group.create_array(
-        "num_tokens",
-        dtype="int32",
-        shards=shard,
-        chunks=(TOKENS_CHUNK_ROWS, num_texts),
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        fill_value=0,
-        attributes=ARRAY_ATTRIBUTES["num_tokens"],
-        config={"write_empty_chunks": True},  # imported rows have 0 throughout; a shard that is missing is damage
-        **common,
-    )
-    start, batch = 0, []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == SHARD_ROWS or start + len(batch) == count:
-            end = start + len(batch)
-            values[start:end] = np.stack([row.log_likelihood for row in batch])
-            tokens[start:end] = np.stack([row.num_tokens for row in batch])
-            start, batch = end, []
 
 
 def _write_column(group: Any, name: str, values: list[Any], dim: str) -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from llreg.settings import MAX_TEXTS, SHARD_ROWS
 from llreg.store import STRING_CHUNK_ROWS, TOKENS_CHUNK_ROWS, chunk_rows
+from llreg.variables import PAIR_VARIABLES, TEXT_VARIABLES, dtype_of, is_count
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
 MAX_METADATA_BYTES = 64 << 20  # 64 MiB, zarr.json: it names every retracted digest
-_DTYPES = {"log_likelihood": "float32", "num_tokens": "int32"}
 _INDEX = ["bytes", "crc32c"]
-_CODECS = {"log_likelihood": ["bytes"], "num_tokens": ["bytes", "zstd"]}
+_CODECS = {"float32": ["bytes"], "int32": ["bytes", "zstd"]}
 _CHECKSUM = "crc32c"  # last, in all but the oldest stores
 _STRINGS = ["vlen-utf8", "zstd"]
 _KNOWN_CODECS = {"bytes", "crc32c", "zstd", "vlen-utf8", "sharding_indexed"}
@@ -66,8 +66,10 @@ _ADVICE = (
 )
 
 
-def check_profile(metadata: Mapping[str, Any], num_texts: int | None, shown: str) -> int:
-    """Check shapes, types, chunks and codecs; return how many rows the store has.
+def check_profile(
+    metadata: Mapping[str, Any], num_texts: int | None, variables: Sequence[str] | None, shown: str
+) -> tuple[int, tuple[str, ...]]:
+    """Check shapes, types, chunks and codecs; return how many rows the store has, and which arrays of values.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ def check_profile(metadata: Mapping[str, Any], num_texts: int | None, shown: str
         From `read_metadata`.
     num_texts : int or None
         Texts in the registry's text set; None: as many as the store says.
+    variables : sequence of str or None
+        Arrays of the registry's rows; None: those of pairs if the store has one of these.
     shown : str
         Name used in messages.
 
@@ -97,9 +101,15 @@ def check_profile(metadata: Mapping[str, Any], num_texts: int | None, shown: str
     count = int(shape[0])
     for name in _STRING_BYTES:
         _check_strings(_part(arrays, name, shown), name, count, shown)
-    for name in _DTYPES:
+    pairs = bool(arrays.keys() & set(PAIR_VARIABLES).difference(TEXT_VARIABLES))
+    names = tuple(variables or (PAIR_VARIABLES if pairs else TEXT_VARIABLES))
+    if pairs != (names == PAIR_VARIABLES):
+        raise InvalidFileError(
+            shown, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
+        )
+    for name in names:
         _check_values(_part(arrays, name, shown), name, count, num_texts, shown)
-    return count
+    return count, names
 
 
 def _check_strings(array: Mapping[str, Any], name: str, count: int, shown: str) -> None:
@@ -117,16 +127,17 @@ def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: in
         raise InvalidFileError(shown, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
     outer = array.get("codecs")
     shard = _configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
-    rows = chunk_rows(num_texts) if name == "log_likelihood" else TOKENS_CHUNK_ROWS
+    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
     grid = _configuration(array.get("chunk_grid"))
     keys = _configuration(array.get("chunk_key_encoding"))
     _expect(shown, name, "shape", [count, num_texts], shape)
-    _expect(shown, name, "data type", _DTYPES[name], array.get("data_type"))
+    _expect(shown, name, "data type", dtype_of(name), array.get("data_type"))
     _expect(shown, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
     _expect(shown, name, "file names with", ".", keys.get("separator"))
     _expect(shown, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
     codecs = _names(shard.get("codecs"))
-    _expect(shown, name, "codecs", _CODECS[name], codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
+    expected = _CODECS[dtype_of(name)]
+    _expect(shown, name, "codecs", expected, codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
     _expect(shown, name, "codecs of the index", _INDEX, _names(shard.get("index_codecs")))
     _expect(shown, name, "place of the index", "end", shard.get("index_location"))
     for part in ("codecs", "index_codecs"):
@@ -241,7 +252,7 @@ def frame_size(data: bytes) -> int:
 
 
 def check_tokens(read: ReadRange, size: int, num_texts: int, part: tuple[int, int] | None = None) -> None:
-    """Check that the chunks in a shard of num_tokens decompress to the size they must have.
+    """Check that the chunks in a shard of token counts decompress to the size they must have.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from llreg import storeprofile
 from llreg.rowfile import Row
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
+from llreg.variables import is_count
 from llreg_schemas import RowRecord, row_digest
 from llreg_schemas.errors import InvalidFileError, LlregError, NotFoundError
 
@@ -49,14 +50,18 @@ class StoreReader:
     ----------
     num_texts : int or None
         Texts in the registry's text set, which a store must be of; None: as many as it says.
+    variables : tuple of str or None
+        Arrays of the registry's rows, which a store must have; None: those that it says.
     """
 
     def __init__(self, path: Path, *, shown: str = STORE) -> None:
         self.path, self.shown = path, shown
         self.num_texts: int | None = None
+        self.variables: tuple[str, ...] | None = None
         self._signature: tuple[int, int, int] | None = None
         self._group: Any = None
         self._width = 0  # texts
+        self._names: tuple[str, ...] = ()  # arrays of the rows
         self._positions: dict[str, int] = {}
         self._records: list[RowRecord] | None = None
         self._sound: set[str] = set()  # shards whose chunks were found to have the size they must have
@@ -88,7 +93,8 @@ class StoreReader:
 
         Parameters
         ----------
-        name : {"log_likelihood", "num_tokens"}
+        name : str
+            "log_likelihood" or "num_tokens"; of pairs, too, "log_likelihood_response" or "num_tokens_response".
         digests : sequence of str
             Rows that are in the store.
         columns : slice or intp array
@@ -96,7 +102,7 @@ class StoreReader:
 
         Returns
         -------
-        float32 (log_likelihood, nats) or int32 (num_tokens) array of shape (len(digests), n_columns)
+        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
 
         Raises
         ------
@@ -114,12 +120,12 @@ class StoreReader:
         if not wanted:
             return {}
         digests = [record.digest for record in wanted]
-        values, tokens = (self.read(name, digests, slice(None)) for name in ("log_likelihood", "num_tokens"))
-        rows = [Row(record, *pair) for record, *pair in zip(wanted, values, tokens, strict=True)]
+        arrays = {name: self.read(name, digests, slice(None)) for name in self._consistently(lambda: self._names)}
+        rows = [Row(record, **{name: array[k] for name, array in arrays.items()}) for k, record in enumerate(wanted)]
         return {
             row.record.digest: row
             for row in rows
-            if row_digest(row.record.identity.to_json(), row.log_likelihood, row.num_tokens) == row.record.digest
+            if row_digest(row.record.identity.to_json(), **row.arrays) == row.record.digest
         }
 
     def _consistently(self, read: Callable[[], T]) -> T:
@@ -173,13 +179,13 @@ class StoreReader:
 
     def prepare(self, name: str, positions: Sequence[int]) -> None:
         """Check what is about to be read of an array, at rows of these positions."""
-        if name != "num_tokens":
+        if not is_count(name):
             return  # not compressed
         for shard in sorted({position // SHARD_ROWS for position in positions}):
             self.check_shard(f"{name}/c.{shard}.0")
 
     def check_shard(self, key: str) -> None:
-        """Check once that the chunks of a shard of num_tokens have the size they must have."""
+        """Check once that the chunks of a shard of token counts have the size they must have."""
         if key in self._sound:
             return
         size = self.size(key) or 0
@@ -196,11 +202,11 @@ class StoreReader:
         import zarr
 
         metadata = storeprofile.read_metadata(self._whole("zarr.json", storeprofile.MAX_METADATA_BYTES), self.shown)
-        count = storeprofile.check_profile(metadata, self.num_texts, self.shown)
+        count, self._names = storeprofile.check_profile(metadata, self.num_texts, self.variables, self.shown)
         digests = self._strings("digest", count)
         group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
         self._width = int(group["log_likelihood"].shape[1])
-        for name in ("log_likelihood", "num_tokens"):
+        for name in self._names:
             self._check_shards(name, count)
         return group, {digest: position for position, digest in enumerate(digests)}
 

@@ -13,16 +13,27 @@ from llreg_schemas.canonical import (
     version_id,
 )
 from llreg_schemas.errors import LlregError
-from llreg_schemas.records import Identity, RowRecord, TextSetInfo, make_view, modelmap_protocol
+from llreg_schemas.pairs import Message, Pair
+from llreg_schemas.records import (
+    Identity,
+    RowRecord,
+    TextSetInfo,
+    conditional_protocol,
+    make_view,
+    modelmap_protocol,
+)
 from llreg_schemas.validation import check, load_schema, parse
 
 __all__ = [
     "Identity",
     "LlregError",
+    "Message",
+    "Pair",
     "RowRecord",
     "TextSetInfo",
     "canonical_json",
     "check",
+    "conditional_protocol",
     "hash_json",
     "load_schema",
     "make_view",

@@ -47,6 +47,8 @@ def row_digest(
     identity: Mapping[str, Any],
     log_likelihood: NDArray[np.float32],
     num_tokens: NDArray[np.int32],
+    log_likelihood_response: NDArray[np.float32] | None = None,
+    num_tokens_response: NDArray[np.int32] | None = None,
 ) -> str:
     """Digest of a row: its identity and its values, never the time or the host.
 
@@ -57,6 +59,8 @@ def row_digest(
     log_likelihood : float32 array of shape (n_texts,), nats
         NaN where a text was not scored; every NaN counts as the same NaN.
     num_tokens : int32 array of shape (n_texts,), tokens scored
+    log_likelihood_response, num_tokens_response : arrays of the same kinds, optional
+        Of the response alone, in rows of (prompt, response) pairs.
 
     Returns
     -------
@@ -65,12 +69,15 @@ def row_digest(
     """
     import numpy as np
 
-    values = np.array(log_likelihood, dtype="<f4", copy=True)
-    values[np.isnan(values)] = np.nan  # one bit pattern for NaN
     digest = hashlib.sha256(canonical_json(identity).encode("utf-8"))
     digest.update(b"\n")
-    digest.update(values.tobytes())
-    digest.update(np.ascontiguousarray(num_tokens, dtype="<i4").tobytes())
+    for values, counts in ((log_likelihood, num_tokens), (log_likelihood_response, num_tokens_response)):
+        if values is not None:
+            plain = np.array(values, dtype="<f4", copy=True)
+            plain[np.isnan(plain)] = np.nan  # one bit pattern for NaN
+            digest.update(plain.tobytes())
+        if counts is not None:
+            digest.update(np.ascontiguousarray(counts, dtype="<i4").tobytes())
     return digest.hexdigest()
 
 

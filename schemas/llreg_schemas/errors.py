@@ -12,7 +12,9 @@
     │   ├── ModelNotFoundError      no such model, revision or file
     │   ├── ModelAccessError        gated, private or unreachable
     │   ├── UnsupportedModelError   not a causal language model, or a format llreg cannot load
-    │   └── NonFiniteError          the model returned NaN or inf
+    │   ├── NonFiniteError          the model returned NaN or inf
+    │   └── NoRoomError             its download does not fit on the disk
+    ├── ClusterError                a Dask cluster that cannot be used, or was lost
     ├── HubError                    a registry on the Hub that cannot be read or changed
     │   ├── HubNotFoundError        no such repository, revision or file
     │   ├── HubAccessError          not logged in, gated, or no right to do this
@@ -101,6 +103,14 @@ class UnsupportedModelError(ModelError):
 
 class NonFiniteError(ModelError):
     """The model returned NaN or inf where a log-likelihood was due."""
+
+
+class NoRoomError(ModelError):
+    """A download that does not fit on the disk, as long as nothing there is removed."""
+
+
+class ClusterError(LlregError):
+    """A Dask cluster that cannot be used, or was lost."""
 
 
 class HubError(LlregError):

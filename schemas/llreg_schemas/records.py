@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from llreg_schemas.canonical import hash_json
 from llreg_schemas.errors import InputError
@@ -16,7 +16,12 @@ REGISTRY_FORMAT, ROW_FORMAT = "llreg-registry", "llreg-row"
 VERSION_FORMAT, RETRACTION_FORMAT, SUBSET_FORMAT = "llreg-version", "llreg-retraction", "llreg-subset"
 FORMAT_VERSION = 1
 
-PROTOCOL_NAME = "modelmap-1"
+PROTOCOL_NAME, CONDITIONAL_NAME = "modelmap-1", "conditional-1"
+PAIRS = "pairs"  # kind of a text set whose items are (prompt, response) pairs
+
+Rendering = Literal["chat-template", "raw"]
+RENDERINGS: tuple[Rendering, ...] = ("chat-template", "raw")
+PROMPT_DATE = "2024-07-26"  # today, as a chat template sees it: many write the date, and values must not change with it
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class Identity:
     revision : str or None
         40-hex commit of a Hub model; ``sha256:<hex>`` over the files of a local one; None where it is unknown (imported rows).
     file, subfolder : str or None
-        The GGUF file, or the folder, inside the repository or directory.
+        The GGUF file, or the folder, inside the repository or directory; with an adapter, the folder inside its own.
     adapter : mapping or None
-        ``{"model", "revision"}`` of a PEFT adapter laid over the model.
+        ``{"model", "revision"}`` of a PEFT adapter laid over the model; the model is its base then.
     weight_dtype : str
         dtype the weights had while scoring: "float32", "bfloat16", "float16".
     quantization : str or None
@@ -60,6 +65,11 @@ class Identity:
         """The identity as JSON; without `subset` where there is none, so that digests of full rows stay what they were."""
         document = {**vars(self), "adapter": dict(self.adapter) if self.adapter else None}
         return {name: value for name, value in document.items() if name != "subset" or value is not None}
+
+    @property
+    def name(self) -> str:
+        """What the row is called: the adapter where there is one, else the model."""
+        return str(self.adapter["model"]) if self.adapter else self.model
 
     @property
     def id(self) -> str:
@@ -103,8 +113,8 @@ class RowRecord:
 
     @property
     def row_id(self) -> str:
-        """Stable name of the row: ``<model>@<first 8 hex digits of the digest>``."""
-        return f"{self.identity.model}@{self.digest[:8]}"
+        """Stable name of the row: ``<name>@<first 8 hex digits of the digest>``, the name being the identity's."""
+        return f"{self.identity.name}@{self.digest[:8]}"
 
     @property
     def sort_key(self) -> tuple[str, str]:
@@ -122,9 +132,13 @@ class TextSetInfo:
         sha256 over the texts' sha256s, 64 hex digits.
     num_texts : int
     mean_bytes : float
-        Mean UTF-8 bytes of a text: the B of bits per byte.
+        Mean UTF-8 bytes of a text, or of a pair's response: the B of bits per byte.
     subsets : mapping of str to int
         Texts per subset, in order of first appearance.
+    kind : str or None
+        "pairs" where the items are (prompt, response) pairs; None: texts.
+    mean_prompt_bytes : float or None
+        Mean UTF-8 bytes of a pair's prompt; None where there are no pairs.
     """
 
     id: str
@@ -134,10 +148,12 @@ class TextSetInfo:
     mean_bytes: float
     subsets: Mapping[str, int]
     description: str = ""
+    kind: str | None = None
+    mean_prompt_bytes: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The header as JSON."""
-        return dataclasses.asdict(self)
+        """The header as JSON; without what only pairs have where there are none."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 def modelmap_protocol(text_set: str) -> dict[str, Any]:
@@ -160,6 +176,35 @@ def modelmap_protocol(text_set: str) -> dict[str, Any]:
     return {**rules, "id": hash_json(rules)}
 
 
+def conditional_protocol(text_set: str, prompt: Rendering) -> dict[str, Any]:
+    """Protocol ``conditional-1`` on a set of pairs: ln p(response | prompt), and the response alone as in ``modelmap-1``.
+
+    Vectors of this kind are Oyama et al.'s for conditional distributions (arXiv 2603.18593).
+
+    Parameters
+    ----------
+    text_set : str
+    prompt : {"chat-template", "raw"}
+        Whether models see a prompt through their own chat template, or as it is.
+    """
+    rules: dict[str, Any] = {
+        "name": CONDITIONAL_NAME,
+        "version": 1,
+        "text_set": text_set,
+        "prompt": prompt,
+        "boundary": "tokenised-apart",
+        "scored_tokens": "response",
+        "end_of_turn": "not-scored",
+        "response_alone": PROTOCOL_NAME,
+        "split_special_tokens": False,
+        "over_context": "nan",
+        "log_softmax_dtype": "float32",
+        "sum_dtype": "float64",
+    }
+    rules |= {"date": PROMPT_DATE} if prompt == "chat-template" else {}
+    return {**rules, "id": hash_json(rules)}
+
+
 def make_view(clip: float | None, **rules: Any) -> dict[str, Any]:
     """Document of a view: clips log-likelihoods below at `clip` nats per text (None: as they are), and what else it does.
 
@@ -167,7 +212,7 @@ def make_view(clip: float | None, **rules: Any) -> dict[str, Any]:
     ----------
     clip : float or None
     **rules
-        Further rules of ``registry.schema.json``'s view: only, without, drop, weights. Those that are not given
+        Further rules of ``view.schema.json``: vector, only, without, drop, weights. Those that are not given
         are not in the document, so that they do not change its id.
 
     Raises

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 Kind = Literal[
-    "registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view", "recipe", "runfile"
+    "registry", "row", "textset", "text", "pair", "version", "retraction", "map", "subset", "view", "recipe", "runfile"
 ]
 KINDS: tuple[Kind, ...] = (
-    "registry", "row", "textset", "text", "version", "retraction", "map", "subset", "view", "recipe", "runfile",
+    "registry", "row", "textset", "text", "pair", "version", "retraction", "map", "subset", "view", "recipe", "runfile",
 )  # fmt: skip
 
 MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB, a row record or registry.json
@@ -76,7 +76,7 @@ def check(kind: Kind, document: Any, file: str) -> dict[str, Any]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         field, problem = _explain(error)
         raise InvalidFileError(file, problem + more, field=field)
-    if kind != "text":  # what canonical JSON or UTF-8 cannot hold would break every later build
+    if kind not in ("text", "pair"):  # what canonical JSON or UTF-8 cannot hold would break every later build
         try:
             canonical_json(document).encode("utf-8")
         except ValueError as error:

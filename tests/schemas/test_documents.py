@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from llreg_schemas import check, load_schema, make_view, modelmap_protocol, parse, version_id
+from llreg_schemas import (
+    check,
+    conditional_protocol,
+    load_schema,
+    make_view,
+    modelmap_protocol,
+    parse,
+    version_id,
+)
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
 from llreg_schemas.records import retraction, version_manifest
 from llreg_schemas.validation import KINDS, MAX_DOCUMENT_BYTES
@@ -169,6 +177,7 @@ VALID: dict[str, Callable[[], dict[str, Any]]] = {
     "row": _row,
     "textset": _text_set,
     "text": lambda: {"text": "A text.", "subset": "prose", "source": "a book", "anything": [1]},
+    "pair": lambda: {"prompt": [{"role": "user", "content": "Two and two?"}], "response": "Four.", "anything": [1]},
     "version": lambda: version_manifest("v1.0", version_id([HASH]), "2026-01-02T03:04:05Z", [HASH], make_view(-5.0)),
     "view": lambda: make_view(-5.0, only=["code"], drop=[1, 2], weights={"code": 2.0}),
     "retraction": lambda: retraction(HASH, "org/name", "wrong weights", None, "2026-01-02T03:04:05Z"),
@@ -279,6 +288,14 @@ BROKEN: list[tuple[str, str, Any, str, str]] = [
     ("text", "text", ["a"], "a value of type string", '["a"]'),
     ("text", "subset", 3, "a value of type string or null", "3"),
     ("text", "source", "line\nbreak", "text matching", '"line\\nbreak"'),
+    ("pair", "response", DELETE, "a value", "the field is missing"),
+    ("pair", "response", "", "at least 1 characters", '""'),
+    ("pair", "prompt", 3, "a value of type string or array", "3"),
+    ("pair", "prompt", [], "at least 1 items", "[]"),
+    ("pair", "prompt.0.role", "narrator", "one of 'system', 'user', 'assistant'", '"narrator"'),
+    ("pair", "prompt.0.content", DELETE, "a value", "the field is missing"),
+    ("pair", "prompt.0.tool", "x", "no such field; known fields are role, content", ""),
+    ("view", "vector", "conditional", "one of 'pmi', 'response'", '"conditional"'),
     ("version", "tag", "v 1", "text matching", '"v 1"'),
     ("version", "tag", "../v1", "text matching", '"../v1"'),
     ("version", "rows", [HASH, HASH], "items that all differ", '["0123'),
@@ -294,7 +311,10 @@ BROKEN: list[tuple[str, str, Any, str, str]] = [
 
 
 def _broken(kind: str, field: str, value: Any) -> dict[str, Any]:
-    document = copy.deepcopy(VALID[kind]())
+    return _changed(copy.deepcopy(VALID[kind]()), field, value)
+
+
+def _changed(document: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
     *path, last = [int(part) if part.isdigit() else part for part in field.split(".")]
     place: Any = document
     for part in path:
@@ -329,6 +349,37 @@ def test_broken_rule_is_told(kind: Any, field: str, value: Any, expected: str, g
     assert "more)" not in str(caught.value)  # one thing is broken, and one is told
 
 
+CONDITIONAL: list[tuple[str, Any, str, str]] = [
+    ("protocol.prompt", "template", "one of 'chat-template', 'raw'", '"template"'),
+    ("protocol.prompt", DELETE, "a value", "the field is missing"),
+    ("protocol.date", DELETE, "a value", "the field is missing"),
+    ("protocol.date", "2025-01-01", "'2024-07-26'", '"2025-01-01"'),
+    ("protocol.scored_tokens", "all-but-first", "'response'", '"all-but-first"'),
+    ("protocol.special_tokens", "tokenizer-default", "no such field; known fields are id, name, version", ""),
+    ("text_set.kind", "texts", "'pairs'", '"texts"'),
+    ("text_set.mean_prompt_bytes", -1, "a number of at least 0", "-1"),
+]
+
+
+@pytest.mark.parametrize("prompt", ["chat-template", "raw"])
+def test_registry_of_pairs(prompt: Any) -> None:
+    document = _conditional(prompt)
+    assert check("registry", copy.deepcopy(document), "registry.json") == document
+
+
+@pytest.mark.parametrize(("field", "value", "expected", "got"), CONDITIONAL)
+def test_broken_rule_of_a_registry_of_pairs_is_told(field: str, value: Any, expected: str, got: str) -> None:
+    pattern = re.escape(f"some/file.json: {field}: expected {expected}") + ".*" + re.escape(got)
+    with pytest.raises(InvalidFileError, match=pattern) as caught:
+        check("registry", _changed(_conditional("chat-template"), field, value), "some/file.json")
+    assert "more)" not in str(caught.value)
+
+
+def _conditional(prompt: Any) -> dict[str, Any]:
+    text_set = {**_text_set(), "kind": "pairs", "mean_prompt_bytes": 31.0}
+    return {**_registry(), "text_set": text_set, "protocol": conditional_protocol(HASH, prompt)}
+
+
 def test_row_of_unknown_revision_only_if_imported() -> None:
     document = _broken("row", "identity.revision", None)
     document["identity"]["source"] = "imported"
@@ -355,7 +406,7 @@ def test_document_that_is_no_object(kind: Any, document: Any) -> None:
         parse(kind, json.dumps(document), "f.json")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "textset", "view", "runfile")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("text", "pair", "textset", "view", "runfile")])
 def test_newer_format_version_asks_for_an_upgrade(kind: Any) -> None:
     document = {**VALID[kind](), "format_version": 2, "a_new_field": {"deep": []}}
     with pytest.raises(FormatVersionError, match=r"f\.json: format_version: expected .*1 or older; got 2.*--upgrade"):

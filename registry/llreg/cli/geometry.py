@@ -11,6 +11,7 @@ import click
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.views import ViewChoice, view_options
 from llreg.printable import printable, short_names
+from llreg.textitems import beginning
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,8 +211,8 @@ def _records(data: Dataset, dim: str) -> list[dict[str, Any]]:
 
 
 def _start(registry: Registry, text: int) -> str:
-    """First characters of a text, on one line; empty where the text is not here."""
-    return " ".join((registry.texts.texts[text] or "")[: 4 * _SNIPPET].split())[:_SNIPPET]
+    """First characters of a text, or of a pair's response, on one line; empty where the text is not here."""
+    return " ".join(beginning(registry.texts.texts[text])[: 4 * _SNIPPET].split())[:_SNIPPET]
 
 
 def _print_subsets(subsets: list[dict[str, Any]]) -> None:

@@ -10,12 +10,15 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.printable import printable
+from llreg.textitems import beginning
+from llreg_schemas import Pair
 from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
     from llreg.recipes.builder import Built
     from llreg.recipes.recipe import Recipe
     from llreg.registry import Registry
+    from llreg.textitems import Text
 
 
 @click.group()
@@ -29,7 +32,7 @@ def texts() -> None:
 @registry_option
 @click.pass_obj
 def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
-    """List the texts: index, subset, bytes, how they begin."""
+    """List the texts: index, subset, bytes, how they begin; of pairs how the responses do."""
     texts = context.registry().texts
     rows = list(
         zip(range(len(texts)), texts.subset, texts.num_bytes, texts.sha256, texts.source, texts.texts, strict=True)
@@ -44,8 +47,8 @@ def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
         print_table(["INDEX", "SUBSET", "BYTES", "TEXT"], table, right=(0, 2))
 
 
-def _beginning(text: str | None) -> str:
-    return "(not copied)" if text is None else " ".join(text[:80].split())[:50]
+def _beginning(text: Text | None) -> str:
+    return "(not copied)" if text is None else " ".join(beginning(text)[:80].split())[:50]
 
 
 @texts.command()
@@ -54,7 +57,7 @@ def _beginning(text: str | None) -> str:
 @registry_option
 @click.pass_obj
 def show(context: Context, /, index: int, as_json: bool) -> None:
-    """Print the text with the given INDEX."""
+    """Print the text with the given INDEX; of a pair the prompt and the response."""
     texts = context.registry().texts
     if index >= len(texts):
         raise NotFoundError(f"no text {index}: the set has {len(texts):,} texts, 0 to {len(texts) - 1}")
@@ -67,7 +70,8 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
                 "source": texts.source[index],
                 "bytes": texts.num_bytes[index],
                 "sha256": texts.sha256[index],
-                "text": text,
+                "text": text if isinstance(text, str) else None,
+                **(text.to_json() if isinstance(text, Pair) else {}),
             }
         )
         return
@@ -75,8 +79,20 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
         raise NotFoundError(
             f"text {index} is not copied in this registry: its licence forbids it; rebuild the texts with: llreg texts build"
         )
-    note(f"text {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {printable(texts.source[index])}")
-    click.echo("\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n")))
+    note(
+        f"{'pair' if texts.has_pairs else 'text'} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {printable(texts.source[index])}"
+    )
+    shown = _conversation(text) if isinstance(text, Pair) else text
+    click.echo("\n".join(printable(line.replace("\t", "    ")) for line in shown.split("\n")))
+
+
+def _conversation(pair: Pair) -> str:
+    """A pair with a line before each message that says whose it is."""
+    asked = pair.messages if not isinstance(pair.prompt, str) else [{"role": "prompt", "content": pair.prompt}]
+    return "\n".join(
+        f"--- {message['role']}\n{message['content']}"
+        for message in [*asked, {"role": "response", "content": pair.response}]
+    )
 
 
 @texts.command()
@@ -97,7 +113,8 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
         print_json(header.to_json())
         return
     click.echo(
-        f"{printable(header.name)}  {header.id[:12]}  {header.num_texts:,} texts  {header.mean_bytes:.1f} bytes on average"
+        f"{printable(header.name)}  {header.id[:12]}  {header.num_texts:,} {header.kind or 'texts'}  "
+        f"{header.mean_bytes:.1f} bytes on average"
     )
     print_table(["SUBSET", "TEXTS"], [[name, str(count)] for name, count in header.subsets.items()], right=(1,))
 

@@ -14,7 +14,7 @@ from llreg.cli.common import Context, json_option, note, print_json, registry_op
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.geometry.view import View
+    from llreg.geometry.view import Vector, View
     from llreg.registry import Registry
 
 
@@ -27,6 +27,7 @@ class ViewChoice:
     without: tuple[str, ...] = ()
     file: Path | None = None
     weights: tuple[tuple[str, float], ...] = ()
+    vector: Vector | None = None
 
     def of(self, registry: Registry) -> View:
         """The registry's own view or the file's, changed by the other options."""
@@ -35,6 +36,8 @@ class ViewChoice:
         view = registry.view if self.file is None else read_view(self.file)
         if not isinstance(self.clip, str):
             view = replace(view, clip=self.clip)
+        if self.vector:
+            view = replace(view, vector=self.vector)
         if self.only:
             view = replace(view, only=self.only)
         if self.without:
@@ -50,8 +53,11 @@ class ViewChoice:
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a view; the command gets them as one argument, `view`."""
 
-    def collect(*args: Any, clip: str | None, only: Any, without: Any, view_file: Path | None, **rest: Any) -> Any:
-        return command(*args, view=ViewChoice(parse_clip(clip), tuple(only), tuple(without), view_file), **rest)
+    def collect(
+        *args: Any, clip: str | None, only: Any, without: Any, view_file: Path | None, vector: Any, **rest: Any
+    ) -> Any:
+        choice = ViewChoice(parse_clip(clip), tuple(only), tuple(without), view_file, vector=vector)
+        return command(*args, view=choice, **rest)
 
     collect.__doc__, collect.__name__ = command.__doc__, command.__name__
     collect.__dict__.update(command.__dict__)  # click keeps the options of decorators further down here
@@ -72,6 +78,11 @@ _OPTIONS = (
     ),
     click.option(
         "--without", metavar="SUBSET", multiple=True, help="Leave out texts of this subset too; can be repeated."
+    ),
+    click.option(
+        "--vector",
+        type=click.Choice(["conditional", "pmi", "response"]),
+        help="Of prompts and responses: ln p(response | prompt), that less ln p(response), or the latter alone.",
     ),
     click.option(
         "--view",

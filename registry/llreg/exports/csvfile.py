@@ -30,8 +30,8 @@ def write_csv(
     selection : Selection
     path : Path
     long : bool
-        A line a scored value, with columns model (row id), model_id, text, subset, log_likelihood, num_tokens. By
-        default a line a model: metadata, then a column a text, named ``t`` and the text's index in the text set.
+        A line a scored value, with columns model (row id), model_id, text, subset, log_likelihood, num_tokens (of raw
+        rows of pairs both also with the ending _response). By default a line a model: metadata, then a column a text, named ``t`` and the text's index in the text set.
     progress : callable, optional
         Called with (done, rows).
 
@@ -78,10 +78,11 @@ def _long(selection: Selection, progress: Callable[[int, int], None] | None) -> 
     import pyarrow as pa
 
     ids = pa.array([harmless(row_id) for row_id in selection.row_ids])
-    names = pa.array([harmless(record.identity.model) for record in selection.records])
+    names = pa.array([harmless(record.identity.name) for record in selection.records])
     subsets = pa.array([harmless(str(subset)) for subset in selection.text_columns["subset"]])
     for block in selection.blocks(_LONG_ROWS):
         values, tokens = selection.values(block), selection.tokens(block)
+        further = {name: selection.read(name, block) for name in selection.further}
         rows, texts = np.nonzero(~np.isnan(values))
         yield pa.table(
             {
@@ -89,8 +90,9 @@ def _long(selection: Selection, progress: Callable[[int, int], None] | None) -> 
                 "model_id": names.take(pa.array(rows + block.start)),
                 "text": pa.array(selection.texts[texts]),
                 "subset": subsets.take(pa.array(texts)),
-                "log_likelihood": pa.array(values[rows, texts]),
+                selection.vector: pa.array(values[rows, texts]),
                 "num_tokens": pa.array(tokens[rows, texts]),
+                **{name: pa.array(array[rows, texts], from_pandas=True) for name, array in further.items()},
                 **_stamped(selection, len(rows)),
             }
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from llreg.exports.columns import keys
 from llreg.files import write_output
+from llreg.variables import dtype_of
 from llreg_schemas import canonical_json
 from llreg_schemas.errors import MissingExtraError
 
@@ -51,7 +52,8 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
 
     Notes
     -----
-    ``X`` float32 (n_models, n_texts), nats, NaN where not scored; layer ``num_tokens``; ``obs`` metadata and
+    ``X`` float32 (n_models, n_texts), nats, NaN where not scored; layer ``num_tokens`` (of raw rows of pairs also
+    ``log_likelihood_response`` and ``num_tokens_response``); ``obs`` metadata and
     annotations by row id; ``var`` the texts as ``t`` and their index in the text set; ``uns["llreg"]`` version,
     text_set, protocol, view (ids), values ("raw" or "view") and, as JSON, the documents of view and protocol.
     """
@@ -62,8 +64,11 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
 
     shape = len(selection), len(selection.texts)
     values, tokens = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    layers = {"num_tokens": tokens} | {name: np.empty(shape, dtype_of(name)) for name in selection.further}
     for block in selection.blocks():
         values[block], tokens[block] = selection.values(block), selection.tokens(block)
+        for name in selection.further:
+            layers[name][block] = selection.read(name, block)
         if progress:
             progress(block.stop, len(selection))
     columns = selection.columns[1:]  # the first is the index
@@ -74,7 +79,7 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     var = pd.DataFrame(dict(selection.text_columns), index=[f"t{text}" for text in selection.texts])
     documents = {**selection.facts, "protocol_document": selection.registry.info["protocol"]}
     facts = {name: value if isinstance(value, str) else canonical_json(value) for name, value in documents.items()}
-    made = anndata.AnnData(X=values, obs=obs, var=var, layers={"num_tokens": tokens}, uns={"llreg": facts})
+    made = anndata.AnnData(X=values, obs=obs, var=var, layers=layers, uns={"llreg": facts})
     write_output(path, _image(made))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from llreg.exports.columns import keys
 from llreg.files import output_file
+from llreg.variables import PAIR_VARIABLES, is_count
 from llreg_schemas import canonical_json
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
 
     Notes
     -----
-    ``log_likelihood`` float32 (n_models, n_texts), nats, NaN where not scored; ``num_tokens`` int32; ``model`` (row
+    ``log_likelihood`` float32 (n_models, n_texts), nats, NaN where not scored (through a view of another vector of pairs
+    ``pmi`` or ``log_likelihood_response``); ``num_tokens`` int32; of raw rows of pairs both also with the ending
+    ``_response``; ``model`` (row
     ids, fixed-width unicode) and the other columns of rows; ``text`` (indices in the text set), ``subset``,
     ``text_bytes``, ``text_sha256``; and single strings: ``registry``, ``version``, ``text_set``, ``protocol``, ``view``
     (ids), ``values`` ("raw" or "view") and ``view_document`` (JSON).
@@ -48,11 +52,14 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
         name: value if isinstance(value, str) else canonical_json(value) for name, value in selection.facts.items()
     }
     texts = selection.text_columns
-    taken = {*facts, *texts, "log_likelihood", "num_tokens"}
+    taken = {*facts, *texts, *PAIR_VARIABLES, "pmi"}
     names = keys([column.name for column in selection.columns], taken)
     with output_file(path) as temp, zipfile.ZipFile(temp, "w") as archive:
-        _write(archive, "log_likelihood", "<f4", shape, _counted(selection, progress), zipfile.ZIP_STORED)
+        _write(archive, selection.vector, "<f4", shape, _counted(selection, progress), zipfile.ZIP_STORED)
         _write(archive, "num_tokens", "<i4", shape, map(selection.tokens, selection.blocks()))
+        for name in selection.further:
+            kind = "<i4" if is_count(name) else "<f4"
+            _write(archive, name, kind, shape, map(partial(selection.read, name), selection.blocks()))
         for name, column in zip(names, selection.columns, strict=True):
             _write_array(archive, name, column.array())
         for name, array in [*texts.items(), *((name, np.array(value)) for name, value in facts.items())]:

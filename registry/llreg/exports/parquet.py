@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.files import output_file
+from llreg.variables import is_count
 from llreg_schemas import canonical_json
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
     Notes
     -----
     Metadata and annotations; ``mean_log_likelihood``, nats per text, empty for a row that was scored on a sample; and
-    the vectors, ``log_likelihood`` list<float32>, nats, NaN where not scored, and ``num_tokens`` list<int32>. The
+    the vectors, ``log_likelihood`` list<float32>, nats, NaN where not scored (through a view of another vector of pairs
+    ``pmi`` or ``log_likelihood_response``), and ``num_tokens`` list<int32>; of raw rows of pairs both also with the
+    ending ``_response``. The
     file's metadata holds, under ``llreg``, JSON with version, text_set, protocol, view (ids), values ("raw" or "view"),
     the view's document and ``texts``: indices in the text set of the texts in the lists.
     """
@@ -46,7 +49,8 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
     head = {column.name: column.arrow() for column in selection.columns}
     facts = canonical_json({**selection.facts, "texts": selection.texts.tolist()})
     kinds = [(name, array.type) for name, array in head.items()]
-    vectors = [("log_likelihood", pa.list_(pa.float32())), ("num_tokens", pa.list_(pa.int32()))]
+    names = [selection.vector, "num_tokens", *selection.further]
+    vectors = [(name, pa.list_(pa.int32() if is_count(name) else pa.float32())) for name in names]
     schema = pa.schema([*kinds, ("mean_log_likelihood", pa.float64()), *vectors], metadata={"llreg": facts})
     with (
         output_file(path) as temp,
@@ -56,7 +60,8 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
         for block in selection.blocks():
             values, tokens = selection.values(block), selection.tokens(block)
             columns = [array[block.start : block.stop] for array in head.values()]
-            measured = [_means(selection, block, values), _lists(values), _lists(tokens)]
+            further = [_lists(selection.read(name, block)) for name in selection.further]
+            measured = [_means(selection, block, values), _lists(values), _lists(tokens), *further]
             writer.write_table(pa.table([*columns, *measured], schema=schema))
             if progress:
                 progress(block.stop, len(selection))

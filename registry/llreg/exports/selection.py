@@ -101,17 +101,29 @@ class Selection:
             yield slice(start, min(start + step, len(self)))
 
     def values(self, block: slice) -> NDArray[np.float32]:
-        """Log-likelihoods, float32 array of shape (n_block, n_texts), nats; NaN where not scored."""
-        values: NDArray[np.float32] = self._read("log_likelihood", block)
+        """Log-likelihoods, or the view's PMI, float32 array of shape (n_block, n_texts), nats; NaN where not scored."""
+        parts = [self.read(name, block) for name in self.view.variables]
         if self.view.clip is not None:
-            np.maximum(values, np.float32(self.view.clip), out=values)  # NaN stays NaN
-        return values
+            for part in parts:
+                np.maximum(part, np.float32(self.view.clip), out=part)  # NaN stays NaN
+        return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
     def tokens(self, block: slice) -> NDArray[np.int32]:
-        """Tokens scored, int32 array of shape (n_block, n_texts)."""
-        return self._read("num_tokens", block)
+        """Tokens scored, int32 array of shape (n_block, n_texts); of PMI those of the response given its prompt."""
+        return self.read(self.view.variables[0].replace("log_likelihood", "num_tokens"), block)
 
-    def _read(self, name: str, block: slice) -> NDArray[Any]:
+    @property
+    def vector(self) -> str:
+        """What `values` are: "log_likelihood", "log_likelihood_response" or "pmi"."""
+        return "pmi" if self.view.vector == "pmi" else self.view.variables[0]
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Variables of raw rows beside log_likelihood and num_tokens: those of the responses alone, in rows of pairs."""
+        return self.registry.variables[2:] if self.raw else ()
+
+    def read(self, name: str, block: slice) -> NDArray[Any]:
+        """A variable as it is stored, array of shape (n_block, n_texts)."""
         total = self.registry.num_texts
         columns = slice(None) if len(self.texts) == total else self.texts
         return self.source.read(name, [record.digest for record in self.records[block]], columns, total)

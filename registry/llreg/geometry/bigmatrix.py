@@ -88,7 +88,7 @@ def _create(path: Path, rows: RowStream) -> None:
     import zarr
 
     shutil.rmtree(path, ignore_errors=True)
-    names = {"model": [record.row_id for record in rows.records], "model_id": [r.identity.model for r in rows.records]}
+    names = {"model": [record.row_id for record in rows.records], "model_id": [r.identity.name for r in rows.records]}
     group = zarr.create_group(
         path,
         zarr_format=3,

@@ -34,8 +34,8 @@ def families_of(records: Sequence[RowRecord]) -> list[str]:
     its stem. Of several declared bases, as of a merge, the first counts. Cards are incomplete, so siblings can still
     be told apart (and land on both sides of a fold): give families of your own where you know them.
     """
-    bases = {record.identity.model: base for record in records if (base := _base(record))}
-    stems = [stem(_root(record.identity.model, bases)) for record in records]
+    bases = {record.identity.name: base for record in records if (base := _base(record))}
+    stems = [stem(_root(record.identity.name, bases)) for record in records]
     declared = {own for own, record in zip(stems, records, strict=True) if _base(record)}
     return [
         own if own in declared else str(record.declared.get("architecture") or own)
@@ -53,7 +53,7 @@ def stem(name: str) -> str:
 def _base(record: RowRecord) -> str | None:
     """The first declared base that is not the model itself."""
     for base in record.declared.get("base_model") or ():
-        if base != record.identity.model:
+        if base != record.identity.name:
             return str(base)
     return None
 

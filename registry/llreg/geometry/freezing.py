@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg import files
-from llreg.geometry.view import View, clip_at, tail_texts
+from llreg.geometry.view import Vector, View, clip_at, tail_texts
 from llreg.subsets import full_rows
 from llreg_schemas import check, pretty_json
 from llreg_schemas.errors import InputError
@@ -28,7 +28,8 @@ def measured_view(
     view : View
         Where it starts from; its texts are those that are looked at.
     clip_quantile : float, optional
-        Clip at this quantile over all rows and the view's texts; see `llreg.geometry.view.clip_at`.
+        Clip at this quantile over all rows and the view's texts; see `llreg.geometry.view.clip_at`. Of PMI vectors it
+        is that of both log-likelihoods together.
     drop_tail : float, optional
         Share of the view's texts to leave out, after clipping; see `llreg.geometry.view.tail_texts`.
 
@@ -38,8 +39,9 @@ def measured_view(
         If there are no rows, or too few texts would be left.
     """
     if clip_quantile is not None:
-        raw = full_rows(registry, replace(view, clip=None))
-        view = replace(view, clip=clip_at(raw.values, clip_quantile))
+        vectors: tuple[Vector, ...] = ("conditional", "response") if view.vector == "pmi" else (view.vector,)
+        raw = [full_rows(registry, replace(view, clip=None, vector=vector)).values.ravel() for vector in vectors]
+        view = replace(view, clip=clip_at(np.concatenate(raw), clip_quantile))
     if drop_tail:
         rows = full_rows(registry, view)
         if not len(rows):

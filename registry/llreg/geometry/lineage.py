@@ -262,11 +262,11 @@ def related_groups(records: Sequence[RowRecord], families: Mapping[str, str]) ->
 
     for record in records:
         for base in record.declared.get("base_model") or ():
-            parent[root(record.identity.model)] = root(str(base))
-        if record.identity.model in families:
-            parent[root(record.identity.model)] = root(f"family\n{families[record.identity.model]}")  # no model's name
+            parent[root(record.identity.name)] = root(str(base))
+        if record.identity.name in families:
+            parent[root(record.identity.name)] = root(f"family\n{families[record.identity.name]}")  # no model's name
     numbers: dict[str, int] = {}
-    return [numbers.setdefault(root(record.identity.model), len(numbers)) for record in records]
+    return [numbers.setdefault(root(record.identity.name), len(numbers)) for record in records]
 
 
 def benjamini_hochberg(p: Sequence[float], num_tests: int) -> list[float]:

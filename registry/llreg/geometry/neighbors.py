@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.distance import kl_matrix
-from llreg.geometry.noise import Verdict, noise_variances, verdict
+from llreg.geometry.noise import Verdict, verdict
 from llreg.geometry.rows import seen_designs
+from llreg.geometry.vectors import read_parts, seen_values, vector_noise
 from llreg.geometry.view import View
 from llreg.store import model_columns
 from llreg_schemas.errors import InputError
@@ -101,7 +102,7 @@ def neighbors(
     registry : Registry
     query : str, Path or float array of shape (n_texts,)
         A row, as in `Registry.find`; a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts,
-        NaN where not scored.
+        NaN where not scored. Of pairs it may have shape (2, n_texts): the responses given their prompts, and alone.
     k : int
         How many.
     view : View, optional
@@ -118,7 +119,7 @@ def neighbors(
         raise InputError(f"k: expected at least 1 neighbour; got {k}")
     seen = view or registry.view
     records, version = registry.select(None)
-    record, values = _query(registry, query)
+    record, values = _query(registry, query, seen)
     design = registry.designs([record]) if record else None
     candidates = _filtered([other for other in records if record is None or other.digest != record.digest], where)
     if not candidates:
@@ -128,29 +129,41 @@ def neighbors(
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
     declared = set(record.declared.get("base_model") or ()) if record else set()
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
-    based = [position for position in ranks if candidates[position].identity.model in declared]
+    based = [position for position in ranks if candidates[position].identity.name in declared]
     found = _described(registry, record, values, candidates, [*map(int, order[:k]), *based], ranks, seen)
     return Neighbors(
         query=record.row_id if record else str(query) if isinstance(query, (str, Path)) else "the given vector",
         nearest=found[: min(k, len(candidates))],
         bases=found[min(k, len(candidates)) :],
-        missing_bases=sorted(declared - {other.identity.model for other in records}),
+        missing_bases=sorted(declared - {other.identity.name for other in records}),
         version=version,
         view=seen,
     )
 
 
 def _query(
-    registry: Registry, query: str | Path | NDArray[np.floating]
+    registry: Registry, query: str | Path | NDArray[np.floating], view: View
 ) -> tuple[RowRecord | None, NDArray[np.float64]]:
+    """The row that is asked for, if it is one, and its values as the view shows them, shape (1, n_kept)."""
+    texts = view.texts(registry.text_index)
     if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
         record = registry.find(str(query))
-        return record, registry.values([record])[0].astype(np.float64)
-    return None, read_vector(query, registry.num_texts)
+        return record, seen_values(read_parts(registry, [record], view), view, texts)
+    given = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
+    if len(given) < len(view.variables):
+        raise InputError(
+            f"a PMI vector is of two log-likelihoods: expected shape (2, {registry.num_texts}), responses given their "
+            f"prompts and alone; got ({registry.num_texts},)"
+        )
+    # Of one vector it is not known which it is: it is taken for what the view looks at.
+    chosen = given if view.vector == "pmi" else given[-1:] if view.vector == "response" else given[:1]
+    return None, seen_values([part[None] for part in chosen], view, texts)
 
 
-def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> NDArray[np.float64]:
-    """A vector of raw log-likelihoods from an array or a ``.npy`` file, float64 of shape (n_texts,), nats.
+def read_vector(
+    source: str | Path | NDArray[np.floating], num_texts: int, *, pairs: bool = False
+) -> NDArray[np.float64]:
+    """Raw log-likelihoods from an array or a ``.npy`` file, float64 of shape (1, n_texts), nats; of pairs also (2, n_texts).
 
     Raises
     ------
@@ -166,7 +179,8 @@ def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> ND
         ) from error
     if not isinstance(values, np.ndarray):
         raise InputError(f"{shown}: expected a .npy file with one array of numbers; this one is an archive of several")
-    if values.shape != (num_texts,) or values.dtype.kind not in "fi":
+    shapes = [(num_texts,), (2, num_texts)] if pairs else [(num_texts,)]
+    if values.shape not in shapes or values.dtype.kind not in "fi":
         raise InputError(
             f"{shown}: expected {num_texts:,} numbers, one log-likelihood a text in nats; got {values.dtype} of shape "
             f"{values.shape}"
@@ -174,7 +188,7 @@ def read_vector(source: str | Path | NDArray[np.floating], num_texts: int) -> ND
     values = values.astype(np.float64)
     if np.isinf(values).any() or (values > 0).any():
         raise InputError(f"{shown}: a log-likelihood is a finite number of at most 0, or NaN where not scored")
-    return values
+    return np.atleast_2d(values)
 
 
 def _distances(
@@ -204,10 +218,10 @@ def _kl(
     index = registry.text_index
     texts = view.texts(index)
     return kl_matrix(
-        values[None, texts],
+        values,
         index.bytes_per_text[texts],
-        clip=view.clip,
-        others=registry.values(records)[:, texts],
+        clip=None,  # the view has clipped
+        others=seen_values(read_parts(registry, records, view), view, texts),
         weights=view.text_weights(index),
         designs=None if design is None else seen_designs(design, texts),
         other_designs=seen_designs(registry.designs(records), texts),
@@ -229,13 +243,13 @@ def _described(
     chosen = [candidates[k] for k in positions]
     result = _kl(registry, values, chosen, view, registry.designs([record]) if record else None, se=True)
     numbers = {name: result[name].values[0] for name in result}
-    noise = _noise(registry, chosen)
+    noise = _noise(registry, chosen, view)
     # A vector says nothing of its dtype: it is taken to be as exact as the row it is compared with.
-    floors = (noise + (_noise(registry, [record]) if record else noise)) / 2
+    floors = (noise + (_noise(registry, [record], view) if record else noise)) / 2
     return [
         Neighbor(
             row_id=other.row_id,
-            model=other.identity.model,
+            model=other.identity.name,
             rank=ranks[position],
             kl=float(numbers["kl_bits_per_byte"][i]),
             kl_se=float(numbers["kl_bits_per_byte_se"][i]),
@@ -248,13 +262,13 @@ def _described(
     ]
 
 
-def _noise(registry: Registry, records: Sequence[RowRecord]) -> NDArray[np.float64]:
-    return noise_variances(records, np.count_nonzero(~np.isnan(registry.values(records)), axis=1))
+def _noise(registry: Registry, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
+    return vector_noise(records, read_parts(registry, records, view), view)
 
 
 def relation(record: RowRecord, other: RowRecord) -> str:
     """What two records declare of each other."""
-    model, there = record.identity.model, other.identity.model
+    model, there = record.identity.name, other.identity.name
     bases, their_bases = (set(entry.declared.get("base_model") or ()) for entry in (record, other))
     if model == there:
         return "same model"

@@ -20,7 +20,9 @@ _RMS = {"float64": 0.0, "float32": 0.0002, "float16": 0.11, "bfloat16": 0.9}
 _RMS_TOKENS = 300.0
 
 
-def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer]) -> NDArray[np.float64]:
+def noise_variances(
+    records: Sequence[RowRecord], num_scored: NDArray[np.integer], suffix: str = ""
+) -> NDArray[np.float64]:
     """Variance of the error of one text's log-likelihood, by row.
 
     Parameters
@@ -28,6 +30,8 @@ def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer
     records : sequence of RowRecord
     num_scored : int array of shape (n_models,)
         Texts that each row was scored on, of the whole set: the tokens of its record are of these.
+    suffix : {"", "_response"}
+        "_response" for the log-likelihoods of responses alone, in rows of pairs.
 
     Returns
     -------
@@ -35,7 +39,7 @@ def noise_variances(records: Sequence[RowRecord], num_scored: NDArray[np.integer
         It depends on the dtype, and grows with the number of tokens, as that of a sum does. Of imported rows, whose
         tokens are not known, as of texts of 300 tokens.
     """
-    tokens = np.array([float(record.provenance.get("tokens") or 0) for record in records])
+    tokens = np.array([float(record.provenance.get(f"tokens{suffix}") or 0) for record in records])
     per_text = np.where(tokens > 0, np.maximum(tokens / np.maximum(num_scored, 1), 1.0), _RMS_TOKENS)
     return text_variances([record.identity.weight_dtype for record in records], per_text)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.design import Design
-from llreg.geometry.noise import noise_variances
 from llreg.geometry.patterns import Pattern, pair_texts
+from llreg.geometry.vectors import read_parts, seen_values, vector_noise
 from llreg.geometry.view import View, double_centred
 from llreg.printable import short_names
 from llreg_schemas import RowRecord
@@ -40,7 +40,7 @@ class Labelled:
     @property
     def names(self) -> list[str]:
         """Model names; not unique where a model has several rows."""
-        return [record.identity.model for record in self.records]
+        return [record.identity.name for record in self.records]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -188,15 +188,12 @@ def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, vers
     """Rows of some records through a view; as `load_rows`, for records that are found already."""
     index = registry.text_index
     texts = view.texts(index)
-    raw = registry.values(records)
-    values = (raw if len(texts) == len(index) else raw[:, texts]).astype(np.float64)
-    if view.clip is not None:
-        np.maximum(values, view.clip, out=values)  # NaN stays NaN
+    parts = read_parts(registry, records, view)
     designs = seen_designs(registry.designs(records), texts)
     _warn_uncovered(records, designs)
     return Rows(
         records=records,
-        values=values,
+        values=seen_values(parts, view, texts),
         num_bytes=index.bytes_per_text[texts],
         texts=texts,
         subsets=np.asarray(index.subset, dtype=object)[texts],
@@ -205,7 +202,7 @@ def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, vers
         view=view,
         registry=registry.name,
         version=version,
-        noise=noise_variances(records, np.count_nonzero(~np.isnan(raw), axis=1)),
+        noise=vector_noise(records, parts, view),
     )
 
 

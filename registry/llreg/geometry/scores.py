@@ -290,7 +290,7 @@ def _index(records: Sequence[RowRecord]) -> dict[str, list[int]]:
     """Positions by model name and by row id."""
     index: dict[str, list[int]] = {}
     for k, record in enumerate(records):
-        index.setdefault(record.identity.model, []).append(k)
+        index.setdefault(record.identity.name, []).append(k)
     return index | {record.row_id: [k] for k, record in enumerate(records)}
 
 

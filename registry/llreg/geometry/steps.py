@@ -69,13 +69,13 @@ def step_in(text: str) -> Step | None:
 
 def record_step(record: RowRecord) -> Step | None:
     """The training step of a row: in its model's name, or in the revision, folder or file that it was loaded from."""
-    named = step_in(record.identity.model)
+    named = step_in(record.identity.name)
     if named:
         return named
     for place in (record.provenance.get("requested_revision"), record.identity.subfolder, record.identity.file):
         found = step_in(place) if isinstance(place, str) else None
         if found:
-            return Step(record.identity.model, found.kind, found.value)
+            return Step(record.identity.name, found.kind, found.value)
     return None
 
 
@@ -95,7 +95,7 @@ def steps_of(records: Sequence[RowRecord]) -> NDArray[np.float64]:
     steps = [record_step(record) for record in records]
     kinds = sorted({step.kind for step in steps if step})
     stems = {step.stem for step in steps if step}
-    missing = [record.identity.model for record, step in zip(records, steps, strict=True) if step is None]
+    missing = [record.identity.name for record, step in zip(records, steps, strict=True) if step is None]
     if not kinds or len(missing) > 1 or (missing and stems != set(missing)):
         raise InputError(f"no training step in the name of {missing[0]}; give every model's place with --order")
     if len(kinds) > 1:
@@ -114,7 +114,7 @@ def sizes_of(records: Sequence[RowRecord]) -> NDArray[np.float64]:
     sizes = [record.declared.get("num_parameters") for record in records]
     for record, size in zip(records, sizes, strict=True):
         if not isinstance(size, (int, float)):
-            raise InputError(f"{record.identity.model} declares no number of parameters; give the sizes with --order")
+            raise InputError(f"{record.identity.name} declares no number of parameters; give the sizes with --order")
     return np.array(sizes, dtype=np.float64)
 
 
@@ -133,7 +133,7 @@ def find_trajectories(records: Sequence[RowRecord]) -> list[Family]:
     for position, record in enumerate(records):
         step = record_step(record)
         if step is None:
-            finals.setdefault((record.identity.model, *_variant(record)), position)
+            finals.setdefault((record.identity.name, *_variant(record)), position)
         elif step.stem.rpartition("/")[2]:  # "org/step-3" is a name, not a checkpoint of org
             runs.setdefault((step.stem, *_variant(record), step.kind), {}).setdefault(step.value, position)
     found = []

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from llreg_schemas.errors import InputError, InvalidFileError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Vector = Literal["conditional", "pmi", "response"]
+# What a vector is made of: the first less the second where there are two.
+_VARIABLES: dict[str, tuple[str, ...]] = {
+    "conditional": ("log_likelihood",),
+    "pmi": ("log_likelihood", "log_likelihood_response"),
+    "response": ("log_likelihood_response",),
+}
+_NAMES = {"pmi": "PMI vectors", "response": "responses without their prompts"}
 CLIP_QUANTILE = 0.02  # P1's clip: the 2 % quantile over all models and texts
 
 
@@ -31,13 +39,17 @@ class View:
     Attributes
     ----------
     clip : float or None
-        Log-likelihoods below are raised to it, nats per text; None: left as they are.
+        Log-likelihoods below are raised to it, nats per text; None: left as they are. Of PMI vectors, both
+        log-likelihoods, before their difference is taken.
     only, without : tuple of str
         Subsets of the text set to keep (all if empty), and to leave out.
     drop : tuple of int
         Indices of further texts to leave out.
     weights : mapping of str to float, tuple of float, or None
         Weight of each subset (1 where not named), or of each text of the set; None: all texts count the same.
+    vector : {"conditional", "pmi", "response"}
+        In a registry of (prompt, response) pairs: ln p(response | prompt); that less ln p(response), the PMI; or
+        ln p(response) alone. Registries of texts have "conditional" only, which is then just the log-likelihood.
     """
 
     clip: float | None = None
@@ -45,6 +57,7 @@ class View:
     without: tuple[str, ...] = ()
     drop: tuple[int, ...] = ()
     weights: Mapping[str, float] | tuple[float, ...] | None = None
+    vector: Vector = "conditional"
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> View:
@@ -56,6 +69,7 @@ class View:
             without=tuple(document.get("without", ())),
             drop=tuple(document.get("drop", ())),
             weights=tuple(weights) if isinstance(weights, Sequence) else weights,
+            vector=document.get("vector", "conditional"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +82,7 @@ class View:
         """
         weights = self.weights
         rules = {
+            "vector": "" if self.vector == "conditional" else self.vector,
             "only": sorted(set(self.only)),
             "without": sorted(set(self.without)),
             "drop": sorted(set(self.drop)),
@@ -82,12 +97,18 @@ class View:
 
     def describe(self) -> str:
         """The view in words, for people."""
-        parts = ["no clipping" if self.clip is None else f"clipped at {self.clip:g} nats"]
+        parts = [] if self.vector == "conditional" else [_NAMES[self.vector]]
+        parts += ["no clipping" if self.clip is None else f"clipped at {self.clip:g} nats"]
         parts += [f"only {', '.join(self.only)}"] if self.only else []
         parts += [f"without {', '.join(self.without)}"] if self.without else []
         parts += [f"{len(self.drop)} texts dropped"] if self.drop else []
         parts += ["weighted texts"] if self.weights is not None else []
         return ", ".join(parts)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables of a row that the vector is made of: one, or two for their difference."""
+        return _VARIABLES[self.vector]
 
     def texts(self, index: TextIndex) -> NDArray[np.intp]:
         """Indices of the texts that the view keeps, intp array of shape (n_kept,).
@@ -95,7 +116,7 @@ class View:
         Raises
         ------
         InputError
-            If it names a subset or a text that the text set does not have, or keeps fewer than two texts.
+            If it names a subset, a text or a vector that the text set does not have, or keeps fewer than two texts.
         """
         self._check_names(index)
         keep = np.ones(len(index), dtype=bool)
@@ -132,6 +153,10 @@ class View:
         return np.asarray(weights[self.texts(index)])
 
     def _check_names(self, index: TextIndex) -> None:
+        if self.vector != "conditional" and not index.has_pairs:
+            raise InputError(
+                f"a view of {_NAMES[self.vector]} needs a registry of (prompt, response) pairs; {index.info.name} holds texts"
+            )
         named = {*self.only, *self.without, *(self.weights if isinstance(self.weights, Mapping) else ())}
         unknown = sorted(named - set(index.subset))
         if unknown:
