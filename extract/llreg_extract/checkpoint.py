@@ -1,4 +1,4 @@
-"""Which files of a checkpoint decide its values, and what its weights say of themselves."""
+"""Which files of a checkpoint or an adapter decide its values, and what its weights say of themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, UnsupportedModelError
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 TOKENIZER_VOCABULARIES = (
     "tokenizer.json",
@@ -30,8 +31,11 @@ TOKENIZER_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
 )
 
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -60,14 +64,10 @@ def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
     ModelNotFoundError
         There are no weights.
     UnsupportedModelError
-        The weights are pickled, or this is an adapter without its base model.
+        The weights are pickled.
     InputError
         There are several GGUF files to choose from.
     """
-    if "adapter_config.json" in files:
-        raise UnsupportedModelError(
-            f"{name} is an adapter (adapter_config.json): merge it into its base model and give the merged directory"
-        )
     if WEIGHTS in files or WEIGHTS_INDEX in files:
         return None
     ggufs = matching(files, ["*.gguf"])
@@ -75,7 +75,7 @@ def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
         raise InputError(f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {where}/{ggufs[0]}")
     if ggufs:
         return ggufs[0]
-    if matching(files, ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"]):
+    if matching(files, _PICKLED):
         raise UnsupportedModelError(
             f"{name} has no {WEIGHTS}: llreg reads safetensors or GGUF weights only; convert it with "
             "save_pretrained(DIR) and give that directory"
@@ -131,11 +131,48 @@ def indexed_weights(directory: Path, name: str) -> list[str]:
     return files
 
 
-def deciding_files(directory: Path, name: str, *, trust_remote_code: bool) -> list[str]:
-    """Top-level files of a directory that decide the model's log-likelihoods, sorted."""
-    present = [path.name for path in directory.iterdir() if path.is_file()]
-    patterns = ["config.json", *TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])]
-    return sorted({*weight_files(directory, name), *matching(present, patterns)})
+def tokenizer_place(files: Iterable[str], root: Iterable[str]) -> Literal["weights", "root"]:
+    """Where the tokenizer of a model in a subfolder lies: beside its weights, or else at the root.
+
+    Parameters
+    ----------
+    files, root : iterable of str
+        Names of the files in the subfolder, and at the root.
+    """
+    if matching(files, TOKENIZER_VOCABULARIES) or not matching(root, TOKENIZER_VOCABULARIES):
+        return "weights"
+    return "root"
+
+
+def in_folder(folder: str | None, files: Iterable[str]) -> list[str]:
+    """Names of files of a folder (None: the root), as seen from the root."""
+    return [f"{folder}/{file}" for file in files] if folder else list(files)
+
+
+def deciding_files(files: Iterable[str], *, trust_remote_code: bool) -> list[str]:
+    """Of the files in a model's folder those that decide its log-likelihoods beside its weights, sorted."""
+    return matching(files, ["config.json", *TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])])
+
+
+def adapter_files(files: Collection[str], name: str) -> list[str]:
+    """The files of a PEFT adapter that decide its values: with a tokenizer of its own if it has a vocabulary.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Its weights are pickled.
+    ModelNotFoundError
+        It has no weights.
+    """
+    if ADAPTER_WEIGHTS not in files:
+        if matching(files, _PICKLED):
+            raise UnsupportedModelError(
+                f"{name} has no {ADAPTER_WEIGHTS}: llreg reads safetensors only; load it with peft and save it again with "
+                "save_pretrained(DIR)"
+            )
+        raise ModelNotFoundError(f"{name} is an adapter without weights: expected {ADAPTER_WEIGHTS}")
+    own = matching(files, TOKENIZER_FILES) if matching(files, TOKENIZER_VOCABULARIES) else []
+    return sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *own])
 
 
 def hash_file(path: Path) -> str:
@@ -150,14 +187,8 @@ def hash_files(directory: Path, files: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
-def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
-    """Number of parameters and prevailing dtype, from the safetensors headers alone.
-
-    Returns
-    -------
-    num_parameters : int
-    dtype : str
-        "float32", "bfloat16" or "float16"; "float32" where another dtype prevails.
+def read_elements(directory: Path, files: Iterable[str]) -> Counter[str]:
+    """Elements by dtype ("F32", "BF16", ...) of whole safetensors files, from their headers.
 
     Raises
     ------
@@ -175,7 +206,7 @@ def describe_weights(directory: Path, files: Iterable[str]) -> tuple[int, str]:
                     elements[part.get_dtype()] += math.prod(part.get_shape())
         except SafetensorError as error:
             raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
-    return elements.total(), prevailing_dtype(elements)
+    return elements
 
 
 def prevailing_dtype(elements: Counter[str]) -> str:

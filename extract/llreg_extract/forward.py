@@ -119,11 +119,15 @@ def _vocabulary(module: Any) -> int:
 
 
 def _log_probs(chunks: Iterator[tuple[slice, torch.Tensor]], targets: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Log-softmax at the targets: float32 of shape (scored token,), chunk by chunk."""
-    import torch
+    """Log-softmax at the targets: float32 of shape (scored token,), chunk by chunk. The chunks are overwritten.
 
+    Not through torch's log-softmax, which on a CPU is off by 1e-6 nats a token at 49,000 columns, and more at more.
+    """
     for part, logits in chunks:
-        yield -torch.nn.functional.cross_entropy(logits.float(), targets[part], reduction="none")
+        wide = logits.float()
+        highest = wide.amax(-1, keepdim=True)
+        chosen = wide.gather(-1, targets[part, None]) - highest
+        yield (chosen - wide.sub_(highest).exp_().sum(-1, keepdim=True).log_())[:, 0]
 
 
 def _padding_id(module: Any) -> int:

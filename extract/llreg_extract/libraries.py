@@ -46,6 +46,7 @@ class _Quiet:
 
 
 _quiet = _Quiet()
+_TALKATIVE = ("accelerate", "bitsandbytes", "compressed_tensors", "peft")  # loggers of optional libraries
 
 
 @contextmanager
@@ -70,6 +71,9 @@ def _silence() -> ExitStack:
     for library in (hub.logging, transformers_logging):
         stack.callback(library.set_verbosity, library.get_verbosity())
         library.set_verbosity(logging.CRITICAL)
+    for logger in map(logging.getLogger, _TALKATIVE):
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
     # transformers switches the Hub's bars along with its own, so the Hub's are put back last.
     stack.callback(hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars)
     if transformers_logging.is_progress_bar_enabled():

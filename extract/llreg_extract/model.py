@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.checkpoint import check_tokenizer
 from llreg_extract.config import context_length
-from llreg_extract.encoding import PROBE_TEXT, special_prefix
+from llreg_extract.encoding import special_prefix
 from llreg_extract.hub import download
-from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require
-from llreg_extract.selfcheck import check_causality, padding_is_exact
+from llreg_extract.libraries import quiet, require
+from llreg_extract.loading import checkpoint_folder, load_errors, read_module, read_tokenizer
+from llreg_extract.quantize import chatter_withheld, check_device, packages
+from llreg_extract.selfcheck import prepare
 from llreg_extract.source import Source
-from llreg_schemas.errors import InputError, LlregError, ModelError, UnsupportedModelError
+from llreg_schemas.errors import InputError
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -42,7 +39,7 @@ class Model:
     context_length : int or None
         Longest text in tokens that is scored; None where nothing limits it.
     attention : str
-        The attention implementation of transformers in use.
+        The attention implementation in use: one of transformers, or "llreg_blocked".
     first_token_scored : bool
         Whether the tokenizer puts a special token before a text, so that all its own tokens are scored.
     threads : int
@@ -52,6 +49,10 @@ class Model:
     path : {"replay", "logits"}
         How log-probabilities are computed: the head only where a token is scored, or the model's own whole logits. See
         `llreg_extract.selfcheck`.
+    base : torch.nn.Module or None
+        What a replay takes the hidden states from; see `llreg_extract.replay`.
+    library_attention : str
+        The attention implementation that transformers chose.
     trust_remote_code : bool
         Whether code from the checkpoint was allowed to run.
     """
@@ -67,6 +68,8 @@ class Model:
     threads: int
     batching: bool = True
     path: str = "logits"
+    base: Any = None
+    library_attention: str = "none"
     trust_remote_code: bool = False
 
     @property
@@ -82,7 +85,7 @@ class Model:
         return known
 
 
-def choose(source: Source, *, dtype: str = "auto", device: str = "auto") -> tuple[str, str]:
+def choose(source: Source, *, dtype: str = "auto", device: str = "auto", gpus: int | None = None) -> tuple[str, str]:
     """Decide dtype and device without loading anything.
 
     Parameters
@@ -92,6 +95,8 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto") -> tupl
         "float32", "bfloat16", "float16", or "auto": float32 on a CPU, the checkpoint's own on a GPU.
     device : str
         "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one.
+    gpus : int, optional
+        GPUs of the machine that will score it; those of this one if not given.
 
     Returns
     -------
@@ -101,18 +106,19 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto") -> tupl
     ------
     InputError
         An unknown value, or a GPU that is not there.
+    UnsupportedModelError
+        The checkpoint is quantised in a way that cannot be loaded on this machine's device.
     MissingExtraError
         torch is not installed.
     """
     require("torch")
-    import torch
-
     if dtype not in ("auto", *_DTYPES):
         raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise InputError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    elsewhere = gpus is not None
+    gpus = count_gpus() if gpus is None else gpus
     if kind == "cuda" and int(number or 0) >= gpus:
         raise InputError(
             f"device {device} was asked for and torch sees {gpus or 'no'} CUDA GPU{'s' * (gpus > 1)} here: use "
@@ -122,7 +128,23 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto") -> tupl
         device = "cuda" if gpus else "cpu"
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.checkpoint_dtype
+    if not elsewhere:
+        check_device(source, device)
     return dtype, device
+
+
+def count_gpus() -> int:
+    """CUDA GPUs that torch sees on this machine.
+
+    Raises
+    ------
+    MissingExtraError
+        torch is not installed.
+    """
+    require("torch")
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Model:
@@ -152,14 +174,21 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     InputError, MissingExtraError
         As for `choose`.
     """
-    require("torch", "transformers", "safetensors", *(["gguf"] if source.file else []))
+    also = ["gguf"] * bool(source.file) + ["peft"] * bool(source.adapter)
+    require("torch", "transformers", "safetensors", *also)
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
-    with quiet(), _load_errors(source.name), _checkpoint_folder(folder, source.file) as (place, options):
+    with (
+        quiet(),
+        chatter_withheld(source),
+        load_errors(source.name),
+        checkpoint_folder(folder, source) as (place, options),
+    ):
         options["trust_remote_code"] = trust_remote_code
-        tokenizer = _load_tokenizer(source, place, options)
-        module = _load_module(source, place, options, dtype, device)
+        tokenizer = read_tokenizer(source, folder, place, options)
+        module = read_module(source, place, options, dtype, device)
         first_token_scored = special_prefix(tokenizer) > 0
+        attention = str(getattr(module.config, "_attn_implementation", None) or "none")
         model = Model(
             source=source,
             module=module,
@@ -167,76 +196,28 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
             device=module.device,
             weight_dtype=dtype,
             context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
-            attention=str(getattr(module.config, "_attn_implementation", None) or "none"),
+            attention=attention,
+            library_attention=attention,
             first_token_scored=first_token_scored,
             threads=_available_cpus(),
             trust_remote_code=trust_remote_code,
         )
-        check_causality(model)
-        model.batching = padding_is_exact(model)
+        prepare(model)
     return model
 
 
-@contextmanager
-def _checkpoint_folder(folder: Path, file: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Where transformers shall load from, and the options that say so."""
-    if file is None:
-        yield folder, {}
-        return
-    # transformers also reads config and tokenizer files that lie beside a GGUF, which its hash does not cover.
-    with tempfile.TemporaryDirectory(prefix="llreg-") as alone:
-        (Path(alone) / "model.gguf").symlink_to((folder / file).resolve())
-        yield Path(alone), {"gguf_file": "model.gguf"}
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
+    """Load a model's tokenizer alone, as `load` does; all its files are downloaded if need be.
 
-
-def _load_tokenizer(source: Source, place: Path, options: Mapping[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
-    if not source.file and not options["trust_remote_code"]:
-        check_tokenizer(source.name, [path.name for path in place.iterdir()])
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    except Exception as error:
-        raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {first_line(error)}") from error
-    if not tokenizer(PROBE_TEXT)["input_ids"]:
-        raise ModelError(f"the tokenizer of {source.name} makes no tokens: is its vocabulary there?")
-    return tokenizer
-
-
-def _load_module(source: Source, place: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if not source.file:
-        settings["use_safetensors"] = True
-    if device != "cpu":
-        settings["device_map"] = {"": device}
-    # The bar of transformers' GGUF reader heeds no setting; it goes to stderr, which is put back right after.
-    with redirect_stderr(io.StringIO()) if source.file else nullcontext():
-        module, report = AutoModelForCausalLM.from_pretrained(place, **settings)
-    absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
-    if absent:
-        raise UnsupportedModelError(
-            f"{source.name} lacks {len(absent)} of the weights of a {type(module).__name__} "
-            f"({', '.join(absent[:3])}{', …' * (len(absent) > 3)}), which would be random: it was saved from another kind of model"
-        )
-    return module.eval()
-
-
-@contextmanager
-def _load_errors(name: str) -> Iterator[None]:
-    """Whatever goes wrong while one model is loaded becomes that model's error."""
-    try:
-        yield
-    except LlregError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise ModelError(f"{name} does not fit in memory: try --dtype bfloat16, or a machine with more") from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelError(f"the disk is full while {name} is loaded: free some space") from error
-        raise ModelError(f"{name} cannot be loaded: {first_line(error)}") from error
+    Raises
+    ------
+    ModelError
+        As `load`.
+    """
+    folder = download(source, trust_remote_code=trust_remote_code)
+    with quiet(), load_errors(source.name), checkpoint_folder(folder, source) as (place, options):
+        options["trust_remote_code"] = trust_remote_code
+        return read_tokenizer(source, folder, place, options)
 
 
 def _smallest(*limits: int | None) -> int | None:
@@ -255,14 +236,16 @@ def environment(model: Model) -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "device", "attention", "trust_remote_code" as ``row.schema.json`` has them.
+        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" as ``row.schema.json`` has them.
     """
-    packages = ("torch", "transformers", "tokenizers")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    used = ("torch", "transformers", "tokenizers", *packages(model.source))
+    versions = {"python": platform.python_version(), **{name: version(name) for name in used}}
     return {
         "versions": versions,
         "device": {"type": model.device.type, "name": device_name(model.device)},
         "attention": model.attention,
+        "scoring_path": model.path,
+        "batching": model.batching,
         "trust_remote_code": model.trust_remote_code,
     }
 

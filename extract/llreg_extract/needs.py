@@ -11,6 +11,7 @@ from llreg_extract.checkpoint import check_tokenizer, weight_files
 from llreg_extract.hub import RepoFile, needed_files
 from llreg_extract.libraries import require
 from llreg_extract.model import device_name
+from llreg_extract.quantize import packed_bytes, stays_packed
 from llreg_extract.source import Source
 
 # What is asked for beyond the weights: activations, logits, and what torch itself holds. Batches shrink where
@@ -28,7 +29,7 @@ class Needs:
     download_bytes : int or None
         Of its files that are not in the cache; 0 for a local model; None where the Hub does not say.
     weight_bytes : int or None
-        Of its weights in the dtype they are scored in; a quantised checkpoint's as they are saved. None where the
+        Of its weights in the dtype they are scored in; of those that stay packed, as they are packed. None where the
         parameters are not known.
     """
 
@@ -79,24 +80,32 @@ def needs(source: Source, *, dtype: str, trust_remote_code: bool = False) -> Nee
         The Hub lacks files, or they are not in the cache and it cannot be reached.
     """
     files = _files(source, trust_remote_code)
+    parameters, width = source.declared["num_parameters"], _DTYPE_BYTES[dtype]
     weights: int | None
-    if source.quantization is not None and source.file is None:  # stays packed in memory
-        weights = _sum(file.num_bytes for file in files if file.name.endswith(".safetensors"))
+    if stays_packed(source):
+        own = (file for file in files if file.repo == source.location and file.name.endswith(".safetensors"))
+        weights = _sum(file.num_bytes for file in own)
+    elif parameters is None:
+        weights = None
+    elif source.quantize is not None:
+        weights = packed_bytes(source, width, int(parameters))
     else:
-        parameters = source.declared["num_parameters"]
-        weights = None if parameters is None else int(parameters) * _DTYPE_BYTES[dtype]
+        weights = int(parameters) * width
     return Needs(_sum(file.num_bytes for file in files if not file.cached), weights)
 
 
 def _files(source: Source, trust_remote_code: bool) -> list[RepoFile]:
-    """What loading takes; the files of a local model count as cached."""
+    """What loading takes; local files count as cached."""
+    files = needed_files(source, trust_remote_code=trust_remote_code)
     if source.kind == "hub":
-        return needed_files(source, trust_remote_code=trust_remote_code)
-    folder = Path(source.location)
-    if source.file is None and not trust_remote_code:
+        return files
+    root = Path(source.location)
+    folder = root / (source.subfolder or "")
+    if source.file is None and not trust_remote_code and source.tokenizer == "weights":
         check_tokenizer(source.name, os.listdir(folder))
     names = [source.file] if source.file is not None else weight_files(folder, source.name)
-    return [RepoFile(name, (folder / name).stat().st_size, True) for name in names]
+    own = [RepoFile(name, (folder / name).stat().st_size, True, source.location, source.revision) for name in names]
+    return [*own, *files]
 
 
 def _sum(sizes: Iterable[int | None]) -> int | None:

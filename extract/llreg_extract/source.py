@@ -9,10 +9,36 @@ from typing import Any, Literal
 
 from llreg_schemas.errors import InputError
 
+Kind = Literal["hub", "local"]
+
 # The patterns of row.schema.json: a name or file that breaks them could be scored but never stored.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _FILE = re.compile(r"(?!.*(^|/)\.\.(/|$))[A-Za-z0-9][A-Za-z0-9._ +=@/-]*")
 _NAME_LENGTH, _FILE_LENGTH = 200, 300
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A pinned PEFT adapter, laid over the weights of a `Source`.
+
+    Attributes
+    ----------
+    base : str
+        Name of the model it is laid over.
+    kind : {"hub", "local"}
+    location : str
+        Hub id, or the directory's path.
+    revision : str
+        40-hex commit, or ``sha256:<hex>`` over a local adapter's files.
+    subfolder : str or None
+        Folder inside `location`.
+    """
+
+    base: str
+    kind: Kind
+    location: str
+    revision: str
+    subfolder: str | None
 
 
 @dataclass(frozen=True)
@@ -22,8 +48,9 @@ class Source:
     Attributes
     ----------
     name : str
-        Hub id, or the name of a local model.
+        What its row is called: Hub id, or the name of a local model; an adapter's where there is one.
     kind : {"hub", "local"}
+        Of the weights, as `location`, `revision`, `file` and `subfolder`: of the base of an adapter.
     location : str
         Hub id, or the directory's path.
     revision : str
@@ -31,22 +58,54 @@ class Source:
     file : str or None
         GGUF file inside `location`.
     quantization : str or None
-        How the checkpoint says its weights are quantised, as "gguf:Q4_1" or "gptq".
+        How the weights are quantised, as "gguf:Q4_1", "gptq:4bit", or "bitsandbytes:nf4" where `quantize` is set.
     checkpoint_dtype : str
         dtype the weights are saved in: "float32", "bfloat16", "float16". A GGUF is dequantised to
         "float32".
     declared : mapping
         What card, config and weights say of the model: the "declared" part of ``row.schema.json``.
+    subfolder : str or None
+        Folder inside `location` that has config and weights.
+    adapter : Adapter or None
+        The PEFT adapter that is laid over the weights.
+    quantize : {"int8", "int4"} or None
+        What the weights are quantised to when they are loaded.
+    packed_parameters : int or None
+        Parameters that `quantize` packs; None where it is not known.
+    settings : mapping or None
+        The checkpoint's own quantization_config.
+    tokenizer : {"weights", "root", "adapter"}
+        Where the tokenizer lies: beside the weights, at the root of `location`, or beside the adapter.
     """
 
     name: str
-    kind: Literal["hub", "local"]
+    kind: Kind
     location: str
     revision: str
     file: str | None
     quantization: str | None
     checkpoint_dtype: str
     declared: Mapping[str, Any]
+    subfolder: str | None = None
+    adapter: Adapter | None = None
+    quantize: str | None = None
+    packed_parameters: int | None = None
+    settings: Mapping[str, Any] | None = None
+    tokenizer: Literal["weights", "root", "adapter"] = "weights"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What it decides of a row's identity: fields of `llreg_schemas.Identity`."""
+        adapter = self.adapter
+        return {
+            "model": adapter.base if adapter else self.name,
+            "source": self.kind,
+            "revision": self.revision,
+            "file": self.file,
+            "subfolder": adapter.subfolder if adapter else self.subfolder,
+            "adapter": {"model": self.name, "revision": adapter.revision} if adapter else None,
+            "quantization": self.quantization,
+        }
 
 
 def is_name(text: str) -> bool:
@@ -82,7 +141,28 @@ def check_file_name(file: str) -> None:
     ------
     InputError
     """
-    if len(file) > _FILE_LENGTH or _FILE.fullmatch(file) is None:
+    if not _is_path(file):
         raise InputError(
             f"the file name {file!r} cannot be stored with a row: rename it to letters, digits, spaces and . _ + = @ -"
         )
+
+
+def tidy_subfolder(subfolder: str) -> str:
+    """A folder inside a model's repository or directory, without "./" before and "/" behind it.
+
+    Raises
+    ------
+    InputError
+        It leads elsewhere, or a row cannot carry its name.
+    """
+    tidy = "/".join(part for part in subfolder.split("/") if part not in ("", "."))
+    if subfolder.startswith("/") or not _is_path(tidy):
+        raise InputError(
+            f"{subfolder!r} is no folder inside a model: expected a name like checkpoint-500, of letters, digits, "
+            "spaces and . _ + = @ - /"
+        )
+    return tidy
+
+
+def _is_path(text: str) -> bool:
+    return len(text) <= _FILE_LENGTH and _FILE.fullmatch(text) is not None

@@ -16,9 +16,9 @@ def find_records(records: Sequence[RowRecord], names: Sequence[str]) -> list[Row
 
 
 def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
-    """The one record that `name` means: a model name, a row id, or a digest prefix of 6 or more digits."""
+    """The one record that `name` means: a model or adapter name, a row id, or a digest prefix of 6 or more digits."""
     by_id = [record for record in records if record.row_id == name]
-    by_model = [record for record in records if record.identity.model == name]
+    by_model = [record for record in records if record.identity.name == name]
     by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
     matches = by_id or by_model or by_digest
     if len(matches) == 1:
@@ -30,12 +30,15 @@ def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
 
 
 def _kind(record: RowRecord) -> str:
-    subset = record.identity.subset
-    return record.identity.weight_dtype + (f", text subset {subset[:8]}" if subset else "")
+    """What rows of one name differ in, as far as it takes few words."""
+    identity = record.identity
+    told = [identity.weight_dtype, identity.quantization, identity.file or identity.subfolder]
+    told.append(f"text subset {identity.subset[:8]}" if identity.subset else None)
+    return ", ".join(part for part in told if part)
 
 
 def _no_such_row(records: Sequence[RowRecord], name: str) -> LlregError:
-    names = sorted({record.identity.model for record in records})
+    names = sorted({record.identity.name for record in records})
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
     return NotFoundError(f"no row of {name} in this registry; {hint}")

@@ -37,6 +37,12 @@ class Options:
         Tokens in a batch; None chooses by device.
     trust_remote_code : bool
         Run Python code from the model's repository.
+    subfolder : str or None
+        Folder inside the repository or directory that has the model's files.
+    base : str or None
+        Base model of a PEFT adapter; None: the one that its adapter_config.json names.
+    quantize : {"int8", "int4"} or None
+        Pack the weights when they are loaded.
     subset : str, path, mapping or None
         A text subset, by its file, document or id: only its texts are scored. See `llreg.subsets.make_subset`.
     """
@@ -48,6 +54,9 @@ class Options:
     overwrite: Overwrite = "only-missing"
     batch_tokens: int | None = None
     trust_remote_code: bool = False
+    subfolder: str | None = None
+    base: str | None = None
+    quantize: str | None = None
     subset: str | Path | Mapping[str, Any] | None = None
 
 
@@ -121,7 +130,7 @@ def check_key(key: str, known: Sequence[str], what: str) -> None:
     """
     if key in known:
         return
-    near = get_close_matches(key.replace("-", "_").lower(), known, n=1, cutoff=0.5)
+    near = get_close_matches(key.replace("-", "_").lower(), known, n=1, cutoff=0.55)
     advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     raise InputError(f"no {what} {key[:60]!r}: {advice}")
 

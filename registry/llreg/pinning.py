@@ -27,8 +27,15 @@ class Pinned:
     identity: Identity
 
 
-def pin(registry: Registry, request: Request) -> Pinned:
+def pin(registry: Registry, request: Request, *, gpus: int | None = None) -> Pinned:
     """Find a model and decide what its row will be; nothing is loaded.
+
+    Parameters
+    ----------
+    registry : Registry
+    request : Request
+    gpus : int, optional
+        GPUs of the machine that will score it; those of this one if not given.
 
     Raises
     ------
@@ -37,16 +44,18 @@ def pin(registry: Registry, request: Request) -> Pinned:
     """
     options = request.options
     source = llreg_extract.resolve(
-        request.model, revision=options.revision, name=options.name, trust_remote_code=options.trust_remote_code
+        request.model,
+        revision=options.revision,
+        name=options.name,
+        subfolder=options.subfolder,
+        base=options.base,
+        quantize=options.quantize,
+        trust_remote_code=options.trust_remote_code,
     )
-    dtype, device = llreg_extract.choose(source, dtype=options.dtype, device=options.device)
+    dtype, device = llreg_extract.choose(source, dtype=options.dtype, device=options.device, gpus=gpus)
     identity = Identity(
-        model=source.name,
-        source=source.kind,
-        revision=source.revision,
-        file=source.file,
+        **source.identity,
         weight_dtype=dtype,
-        quantization=source.quantization,
         text_set=registry.info["text_set"]["id"],
         protocol=registry.info["protocol"]["id"],
         subset=None if request.subset is None else request.subset["id"],
@@ -111,9 +120,10 @@ def journal_of(registry: Registry, pinned: Pinned, options: Options) -> Journal:
     """The journal of a run: values of other library versions or another device must not be mixed into it."""
     from importlib.metadata import version
 
+    packages = ("torch", "transformers", *llreg_extract.packages(pinned.source))
     parts = {
         "device": pinned.device,
         "again": options.overwrite == "always",
-        "libraries": [__version__, version("torch"), version("transformers")],
+        "libraries": [__version__, *(version(package) for package in packages)],
     }
     return Journal(runs_dir(registry.path) / f"{pinned.identity.id[:24]}-{hash_json(parts)[:12]}.journal")

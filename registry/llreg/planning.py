@@ -41,8 +41,10 @@ class PlannedModel:
         Why it will not be added, one sentence.
     name : str or None
         The name that its row gets.
-    revision, file, dtype, device : str or None
-        Commit or hash, the GGUF file, and what it will be scored in and on.
+    base : str or None
+        Of an adapter, the model that it is laid over; the revision is that model's.
+    revision, file, subfolder, dtype, quantization, device : str or None
+        Commit or hash, the GGUF file, the folder, and what it will be scored in and on.
     row_id : str or None
         Of the row that is there.
     num_parameters, download_bytes, memory_bytes : int or None
@@ -57,9 +59,12 @@ class PlannedModel:
     state: State
     problem: str | None = None
     name: str | None = None
+    base: str | None = None
     revision: str | None = None
     file: str | None = None
+    subfolder: str | None = None
     dtype: str | None = None
+    quantization: str | None = None
     device: str | None = None
     row_id: str | None = None
     num_parameters: int | None = None
@@ -89,12 +94,15 @@ class Plan:
         The devices that models will be scored on.
     disk_free : int
         Bytes free where downloads go.
+    evict : bool
+        Whether models are deleted again when they are done.
     """
 
     models: Sequence[PlannedModel]
     entries: Sequence[Entry]
     devices: Mapping[str, llreg_extract.DeviceMemory]
     disk_free: int
+    evict: bool = False
 
     @property
     def problems(self) -> list[PlannedModel]:
@@ -119,8 +127,19 @@ class Plan:
     @property
     def download_bytes(self) -> int:
         """Bytes to download, each file once."""
+        return sum(self._downloads)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that downloads take of the disk at most: all; or of models that are deleted again the two largest, one
+        that is scored and the next one."""
+        return sum(sorted(self._downloads)[-2:]) if self.evict else self.download_bytes
+
+    @property
+    def _downloads(self) -> list[int]:
         left = [model for model in self.models if model.is_left]
-        return sum({(model.name, model.revision, model.file): model.download_bytes or 0 for model in left}.values())
+        # Adapters of one base share its files, beside which theirs are small.
+        return list({_content(model): model.download_bytes or 0 for model in left}.values())
 
     @property
     def seconds(self) -> float | None:
@@ -134,6 +153,7 @@ class Plan:
             "models": [vars(model) for model in self.models],
             "devices": {name: vars(device) for name, device in self.devices.items()},
             "download_bytes": self.download_bytes,
+            "disk_bytes": self.disk_bytes,
             "disk_free": self.disk_free,
             "seconds": self.seconds,
             "problems": len(self.problems),
@@ -145,6 +165,7 @@ def plan(
     models: Sequence[Entry],
     *,
     progress: Callable[[int, int], None] | None = None,
+    evict: bool = False,
     **options: Any,
 ) -> Plan:
     """Find out what adding models will take, and what stands against it; nothing is loaded or written.
@@ -158,6 +179,8 @@ def plan(
         As for `llreg.adding.add`.
     progress : callable, optional
         Called with the models done and their number.
+    evict : bool
+        As for `llreg.adding.add`.
     **options
         See `llreg.options.Options`.
 
@@ -165,7 +188,7 @@ def plan(
     -------
     Plan
         A model is a problem where it is missing, gated or unsupported, or asks for more memory than its device has, or
-        for more disk than the models before it leave.
+        for more disk than the models before it leave; with `evict`, than there is.
 
     Raises
     ------
@@ -174,20 +197,20 @@ def plan(
     """
     requests = read_requests(registry, models, options)
     check_texts(registry, requests)
-    planner = _Planner(registry)
+    planner = _Planner(registry, evict)
     planned = []
     for k, request in enumerate(requests):
         planned.append(planner.plan(request))
         if progress:
             progress(k + 1, len(requests))
-    return Plan(planned, list(models), planner.devices, planner.disk_free)
+    return Plan(planned, list(models), planner.devices, planner.disk_free, evict)
 
 
 class _Planner:
     """Plans model after model; what one of them downloads the next ones cannot have of the disk."""
 
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
+    def __init__(self, registry: Registry, evict: bool) -> None:
+        self.registry, self._evict = registry, evict
         self.devices: dict[str, llreg_extract.DeviceMemory] = {}
         self.records = registry.records()
         self.bytes_a_token = _bytes_a_token(self.records, float(registry.text_index.bytes_per_text.sum()))
@@ -246,12 +269,14 @@ class _Planner:
 
     def _disk_problem(self, found: PlannedModel, pinned: Pinned) -> str | None:
         """Claim the disk that a download takes, or say that it is not there."""
-        key = pinned.source.location, pinned.source.revision, pinned.source.file
+        source = pinned.source
+        key = source.location, source.revision, source.file or source.subfolder
         asked, claimed = found.download_bytes or 0, sum(self._claimed.values())
         if key in self._claimed or asked == 0:
             return None
         if claimed + asked <= self.disk_free:
-            self._claimed[key] = asked
+            if not self._evict:  # else the disk is given back when the model is done
+                self._claimed[key] = asked
             return None
         before = f", {shown_bytes(claimed)} of them for the models before it" if claimed else ""
         return (
@@ -260,15 +285,25 @@ class _Planner:
         )
 
 
+def _content(model: PlannedModel) -> tuple[str | None, ...]:
+    """What tells files to download apart."""
+    if model.base is not None:
+        return model.base, model.revision, model.file
+    return model.name, model.revision, model.file or model.subfolder
+
+
 def _described(request: Request, pinned: Pinned) -> PlannedModel:
     source = pinned.source
     return PlannedModel(
         request.model,
         "to do",
         name=source.name,
+        base=source.adapter.base if source.adapter else None,
         revision=source.revision,
         file=source.file,
+        subfolder=pinned.identity.subfolder,
         dtype=pinned.dtype,
+        quantization=source.quantization,
         device=pinned.device,
         num_parameters=source.declared["num_parameters"],
     )
@@ -278,8 +313,12 @@ def _too_large(found: PlannedModel, device: llreg_extract.DeviceMemory) -> str |
     if found.memory_bytes is None or device.num_bytes is None or found.memory_bytes <= device.num_bytes:
         return None
     has = "has" if device.type == "cuda" else "has left"
-    narrower = found.dtype == "float32" and found.memory_bytes / 2 <= device.num_bytes
-    advice = "--dtype bfloat16 takes half of it" if narrower else "use a larger device"
+    width = 4 if found.dtype == "float32" else 2
+    advice = "use a larger device"
+    if width == 4 and found.memory_bytes / 2 <= device.num_bytes:
+        advice = "--dtype bfloat16 takes half of it"
+    elif found.quantization is None and found.memory_bytes / width <= device.num_bytes:
+        advice = f"--quantize int8 takes about {'half' if width == 2 else 'a quarter'} of it"
     return (
         f"it needs about {shown_bytes(found.memory_bytes)} of memory in {found.dtype} and {device.name} {has} "
         f"{shown_bytes(device.num_bytes)}: {advice}"

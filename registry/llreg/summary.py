@@ -56,7 +56,8 @@ def summarise(
 def _line(record: RowRecord, scored: int, mean: float, bits: float) -> dict[str, Any]:
     identity = record.identity
     return {
-        "model": identity.model,
+        "model": identity.name,
+        "base": identity.model if identity.adapter else None,
         "row_id": record.row_id,
         "revision": identity.revision,
         "weights": identity.weight_dtype + (f" ({identity.quantization})" if identity.quantization else ""),

@@ -30,15 +30,27 @@ sys.modules["hubserver"] = hubserver
 _spec.loader.exec_module(hubserver)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
+OTHER_SHA = "89abcdef0123456789abcdef0123456789abcdef"
+HAS_PEFT = importlib.util.find_spec("peft") is not None
 TOKEN = "hf_secretsecretsecret"
 RUNNER = """
 import dataclasses, json, sys
 import llreg_extract
+from llreg_schemas import Identity
 
 def run(case):
     try:
-        source = llreg_extract.resolve(case["model"], revision=case.get("revision"))
-        told = {"source": {**dataclasses.asdict(source)}}
+        source = llreg_extract.resolve(case["model"], revision=case.get("revision"), **case.get("options", {}))
+        told = {"source": {**dataclasses.asdict(source)}, "identity": source.identity}
+        identity = Identity(**source.identity, weight_dtype="float32", text_set="0" * 64, protocol="0" * 64)
+        try:
+            told["again"] = llreg_extract.resolve_identity(identity) == source
+        except Exception as error:
+            told["again"] = f"{type(error).__name__}: {error}"
+        if case.get("needs"):
+            told["download"] = llreg_extract.needs(source, dtype="float32").download_bytes
+            llreg_extract.fetch(source)
+            told["left"] = llreg_extract.needs(source, dtype="float32").download_bytes
         if case.get("text"):
             model = llreg_extract.load(source, device="cpu")
             told["value"] = float(llreg_extract.score(model, [case["text"]]).log_likelihood[0])
@@ -66,6 +78,16 @@ CASES: dict[str, dict[str, Any]] = {
     "no config": {"model": "org/data"},
     "no gguf": {"model": "org/toy/other.gguf"},
     "several gguf": {"model": "org/ggufs"},
+    "folder": {"model": "org/nested", "options": {"subfolder": "deep/step-500"}, "text": "Some words.", "needs": True},
+    "no folder": {"model": "org/nested", "options": {"subfolder": "step-500"}},
+    "folder of a file": {"model": "org/toy/a.gguf", "options": {"subfolder": "deep"}},
+    "gguf in a folder": {"model": "org/deepgguf", "options": {"subfolder": "Q4"}},
+}
+# peft is optional; the base is at its branch "side", and the adapter in a folder.
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "adapter": {"model": "org/adapter", "options": {"subfolder": "last"}, "text": "Some words.", "needs": True},
+    "adapter of nothing": {"model": "org/orphan"},
+    "adapter and base": {"model": "org/orphan", "options": {"base": f"org/toy@{SHA}"}, "text": "Some words."},
 }
 
 
@@ -124,6 +146,11 @@ def repos(toy_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         folder.mkdir()
         for file in files:
             (folder / file).write_bytes(b"GGUF")
+    nested, deepgguf = (sharded.parent / name for name in ("nested", "deepgguf"))
+    shutil.copytree(toy_model("gpt2", bos=True), nested / "deep" / "step-500")
+    for file in ("tokenizer.json", "tokenizer_config.json"):  # a tokenizer at the root, where many are
+        (nested / "deep" / "step-500" / file).rename(nested / file)
+    write_header_only(deepgguf / "Q4" / "toy.gguf")
     toy = toy_model("gpt2")
     card = {"license": "mit", "base_model": "org/base", "base_model_relation": "finetune"}
     return {
@@ -144,7 +171,49 @@ def repos(toy_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         "org/pickled": hubserver.Repo(pickled),
         "org/ggufs": hubserver.Repo(ggufs),
         "org/data": hubserver.Repo(data),
+        "org/nested": hubserver.Repo(nested),
+        "org/deepgguf": hubserver.Repo(deepgguf),
+        "org/adapter": hubserver.Repo(adapter_folder(nested.parent / "adapter", "last", "org/toy"), sha=OTHER_SHA),
+        "org/orphan": hubserver.Repo(adapter_folder(nested.parent / "orphan", "", "/home/somebody/toy"), sha=OTHER_SHA),
     }
+
+
+def write_header_only(path: Path) -> None:
+    """A GGUF file of one small tensor."""
+    import gguf
+    import numpy as np
+
+    path.parent.mkdir(parents=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((300, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def adapter_folder(root: Path, subfolder: str, base: str) -> Path:
+    """A repository with a LoRA adapter, written without peft: W of the first attention output moves by 2 B A."""
+    import numpy as np
+
+    folder = root / subfolder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    start = "base_model.model.transformer.h.0.attn.c_proj.lora_"
+    weights = {f"{start}A.weight": rng.normal(size=(2, 32)), f"{start}B.weight": rng.normal(size=(32, 2))}
+    save_file({key: value.astype(np.float32) for key, value in weights.items()}, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": "side",
+        "target_modules": "transformer.h.0.attn.c_proj",
+        "r": 2,
+        "lora_alpha": 4,
+        "fan_in_fan_out": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +221,14 @@ def told(repos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dic
     """What the client said to all cases, online and then offline from the same cache."""
     home = tmp_path_factory.mktemp("hf")
     with hubserver.serve(repos) as (endpoint, log):
-        answers = client(CASES, endpoint, home)
+        local = {"local adapter": {"model": str(repos["org/adapter"].folder / "last")}}
+        answers = client({**CASES, **({**ADAPTERS, **local} if HAS_PEFT else {})}, endpoint, home)
         requests = list(log)
     offline = {
         "cached": CASES["whole"],
         "cached shards": CASES["sharded"],
+        "cached folder": CASES["folder"],
+        **({"cached adapter": {**ADAPTERS["adapter"], "text": None}} if HAS_PEFT else {}),  # peft takes long to load
         "not cached": {"model": "org/t5", "text": "weights were never fetched"},
         "unknown": {"model": "org/nothing"},
     }
@@ -262,6 +334,12 @@ def test_what_is_cached_works_offline(told: dict[str, Any], local_value: float) 
             "InputError",
             "several GGUF files (a.gguf, b.gguf): choose one, as org/ggufs/a.gguf",
         ),
+        ("no folder", "ModelNotFoundError", "org/nested has no folder step-500 at revision 0123456789ab: check"),
+        (
+            "folder of a file",
+            "InputError",
+            "org/toy/a.gguf is a file: --subfolder goes with a repository or a directory",
+        ),
         ("unknown", "ModelAccessError", "cannot be reached and org/nothing is not in the local cache"),
         ("gone", "ModelAccessError", "cannot be reached for org/toy: check the connection"),
     ],
@@ -270,6 +348,73 @@ def test_each_refusal_is_one_sentence(told: dict[str, Any], case: str, error: st
     assert told[case]["error"] == error, told[case]
     assert message in told[case]["message"]
     assert "\n" not in told[case]["message"]
+
+
+@pytest.mark.parametrize("case", ["whole", "branch", "sharded", "moved", "folder", "gguf in a folder"])
+def test_a_rows_identity_leads_back_to_what_was_scored(told: dict[str, Any], case: str) -> None:
+    if case == "moved":  # the old name is the same model, so only the name it was found by differs
+        assert told[case]["identity"] == told["whole"]["identity"]
+    else:
+        assert told[case]["again"] is True
+
+
+def test_a_folder_of_a_repository(told: dict[str, Any], toy_model: Callable[..., Path], repos: dict[str, Any]) -> None:
+    folder = told["folder"]
+    assert (folder["source"]["name"], folder["identity"]["subfolder"]) == ("org/nested", "deep/step-500")
+    model = llreg_extract.load(llreg_extract.resolve(str(toy_model("gpt2", bos=True))), device="cpu")
+    value = float(llreg_extract.score(model, ["Some words."]).log_likelihood[0])
+    assert folder["value"] == told["cached folder"]["value"] == value
+    assert folder["source"]["declared"]["num_parameters"] == model.declared["num_parameters"]
+    assert folder["download"] == repo_bytes(repos["org/nested"], without=("config.json",))
+    assert (folder["left"], told["cached folder"]["download"]) == (0, 0)
+
+
+def repo_bytes(repo: Any, *, without: tuple[str, ...]) -> int:
+    return sum(repo.size(file) for file in repo.files() if Path(file).name not in without)
+
+
+def test_a_gguf_in_a_folder_is_that_file(told: dict[str, Any]) -> None:
+    identity = told["gguf in a folder"]["identity"]
+    assert (identity["file"], identity["subfolder"]) == ("Q4/toy.gguf", None)
+
+
+@pytest.mark.skipif(not HAS_PEFT, reason="needs peft")
+def test_an_adapter_on_the_hub(told: dict[str, Any], toy_model: Callable[..., Path], repos: dict[str, Any]) -> None:
+    adapter = told["adapter"]
+    assert adapter["identity"] == {
+        "model": "org/toy",
+        "source": "hub",
+        "revision": SHA,
+        "file": None,
+        "subfolder": "last",
+        "adapter": {"model": "org/adapter", "revision": OTHER_SHA},
+        "quantization": None,
+    }
+    assert (adapter["source"]["name"], adapter["again"]) == ("org/adapter", True)
+    assert adapter["source"]["declared"]["base_model"] == ["org/toy"]
+    assert adapter["value"] == pytest.approx(merged_by_hand(toy_model, repos["org/adapter"].folder / "last"), rel=1e-6)
+    assert adapter["download"] == repo_bytes(repos["org/adapter"], without=("adapter_config.json",))
+    assert adapter["left"] == 0
+    assert (told["cached adapter"]["identity"], told["cached adapter"]["download"]) == (adapter["identity"], 0)
+    assert told["adapter and base"]["value"] == adapter["value"]
+    local = told["local adapter"]
+    assert (local["identity"]["model"], local["identity"]["source"]) == ("org/toy", "hub")
+    assert local["identity"]["adapter"]["revision"].startswith("sha256:")
+    assert local["again"].startswith("InputError: last was not (all) on the Hub (source 'hub'): only who has its files")
+    assert told["adapter of nothing"]["message"].startswith(
+        "the base model of org/orphan is not there: its adapter_config.json names '/home/somebody/toy'; give it with --base"
+    )
+
+
+def merged_by_hand(toy_model: Callable[..., Path], folder: Path) -> float:
+    """The toy model with W + (alpha / r) B A in place of W."""
+    import torch
+
+    model = llreg_extract.load(llreg_extract.resolve(str(toy_model("gpt2"))), device="cpu")
+    found = load_file(folder / "adapter_model.safetensors")
+    a, b = (next(value for key, value in found.items() if f"lora_{part}" in key) for part in "AB")
+    model.module.transformer.h[0].attn.c_proj.weight.data += torch.from_numpy(2 * (b @ a)).T
+    return float(llreg_extract.score(model, ["Some words."]).log_likelihood[0])
 
 
 def test_a_dead_hub_is_given_up_soon(told: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llreg_extract
-from llreg_extract.checkpoint import count_elements, describe_weights
+from llreg_extract.checkpoint import count_elements, prevailing_dtype, read_elements
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
 ToyModel = Callable[..., Path]
@@ -50,7 +50,8 @@ def test_headers_are_counted_as_the_library_counts_them(toy_model: ToyModel) -> 
     with path.open("rb") as stream:
         elements = count_elements(stream, path.name)
     assert elements == {"F16": sum(weight.size for weight in load_file(path).values())}
-    assert describe_weights(path.parent, [path.name]) == (elements.total(), "float16")
+    assert read_elements(path.parent, [path.name]) == elements
+    assert prevailing_dtype(elements) == "float16"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,213 @@
+"""Quantised weights: whether a checkpoint's method runs here, and packing a checkpoint's weights when it is loaded.
+
+Where there is a choice, llreg scores the weights and leaves activations whole. bitsandbytes' own int8 product (LLM.int8(),
+Dettmers et al., arXiv 2208.07339) finds outliers in all tokens that go through a layer at once, so that a prediction
+depends on later tokens and on the other texts of the batch; here its weights are unpacked for each product instead.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from types import MethodType
+from typing import Any
+
+from llreg_extract.libraries import first_line, quiet
+from llreg_extract.source import Source
+from llreg_schemas.errors import InputError, MissingExtraError, ModelError, UnsupportedModelError
+
+LABELS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
+# Bytes a packed parameter takes: with a float32 scale for each block of 64 where there are 4 bits (one a row is nothing).
+_PACKED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 64}
+# Module and what pip calls it. For other methods transformers tells what is missing.
+_PACKAGES = {
+    "awq": (("gptqmodel", "gptqmodel"),),
+    "bitsandbytes": (("bitsandbytes", "bitsandbytes"),),
+    "compressed-tensors": (("compressed_tensors", "compressed-tensors"),),
+    "gptq": (("optimum", "optimum"), ("gptqmodel", "gptqmodel")),
+    "torchao": (("torchao", "torchao"),),
+}
+_UNPACKED = ("compressed-tensors", "fp8")  # unpacked once, while they are loaded
+_KERNELS = {"mxfp4": ("kernels", "triton")}  # unpacked so too where these are not installed
+
+
+def check_quantize(quantize: str) -> None:
+    """Check that it is one of the quantisations that can be asked for.
+
+    Raises
+    ------
+    InputError
+    """
+    if quantize not in LABELS:
+        raise InputError(f"unknown quantisation {quantize!r}: choose {' or '.join(LABELS)}")
+
+
+def quantize_of(label: str | None) -> str | None:
+    """The `quantize` that a row's quantisation was made with; None where the checkpoint itself was like that."""
+    return next((quantize for quantize, own in LABELS.items() if own == label), None)
+
+
+def packed_bytes(source: Source, dtype_bytes: int, parameters: int) -> int:
+    """Bytes that the weights of a source take once `source.quantize` has packed them; all of them where it is not known."""
+    packed = source.packed_parameters or 0
+    return int((parameters - packed) * dtype_bytes + packed * _PACKED_BYTES[source.quantize or "int8"])
+
+
+def stays_packed(source: Source) -> bool:
+    """Whether a quantised checkpoint takes about as much memory as its files."""
+    if source.settings is None or _method(source.settings) in _UNPACKED:
+        return False
+    return all(find_spec(module) is not None for module in _KERNELS.get(_method(source.settings), ()))
+
+
+def packages(source: Source) -> list[str]:
+    """What pip calls the installed packages that a source's values depend on, beside torch and transformers."""
+    method = "bitsandbytes" if source.quantize else _method(source.settings) if source.settings else ""
+    named = [package for module, package in _PACKAGES.get(method, ()) if find_spec(module) is not None]
+    return [*named, *(["peft"] if source.adapter else [])]
+
+
+def check_device(source: Source, device: str) -> None:
+    """Refuse quantised weights that cannot be loaded on a device of this machine.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The library of the checkpoint's method is not installed, or transformers says that it does not run here.
+    MissingExtraError
+        bitsandbytes is not installed, and the weights are to be packed with it.
+    """
+    if source.quantize is not None and find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "quantize")
+    if source.settings is None:
+        return
+    method = _method(source.settings)
+    missing = [package for module, package in _PACKAGES.get(method, ()) if find_spec(module) is None]
+    if missing:
+        raise UnsupportedModelError(
+            f"{source.name} is quantised with {method}, which needs {' and '.join(missing)}: "
+            f"pip install {' '.join(missing)}"
+        )
+    try:
+        with quiet(), chatter_withheld(source):
+            _check_environment(source.settings, device)
+    except Exception as error:  # whatever a library misses, it cannot load the model
+        raise UnsupportedModelError(
+            f"{source.name} is quantised with {method} and cannot be loaded on {device} here: {first_line(error)}"
+        ) from error
+
+
+def _check_environment(settings: Mapping[str, Any], device: str) -> None:
+    from transformers.quantizers import AutoHfQuantizer
+
+    if not AutoHfQuantizer.supports_quant_method(dict(settings)):
+        raise ValueError("this transformers does not know the method; a newer one may (pip install -U transformers)")
+    quantizer = AutoHfQuantizer.from_config(dict(settings), pre_quantized=True)
+    quantizer.validate_environment(device_map={"": device}, weights_only=True)
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    if settings.get("load_in_8bit") or settings.get("load_in_4bit"):
+        return "bitsandbytes"
+    return str(settings.get("quant_method") or "unknown")
+
+
+def loading_config(source: Source, dtype: Any) -> Any:
+    """What `from_pretrained` takes as its quantization_config; None where the checkpoint's own will do.
+
+    Parameters
+    ----------
+    source : Source
+    dtype : torch.dtype
+        To compute in.
+    """
+    import transformers
+
+    if source.quantize == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    if source.quantize == "int4":
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    settings = source.settings or {}
+    method = _method(settings)
+    if method == "compressed-tensors":
+        return transformers.CompressedTensorsConfig(run_compressed=False)  # later: dequantize=True, which it sets
+    if method == "fp8":
+        kept = settings.get("modules_to_not_convert")
+        return transformers.FineGrainedFP8Config(dequantize=True, modules_to_not_convert=kept)
+    # Of the kernels that these would choose among, some round activations to 8 bits.
+    if method == "gptq":
+        return transformers.GPTQConfig(bits=settings.get("bits", 4), backend="torch")
+    if method == "awq":
+        return transformers.AwqConfig(bits=settings.get("bits", 4), backend="torch_awq")
+    return None
+
+
+@contextmanager
+def chatter_withheld(source: Source) -> Iterator[None]:
+    """Keep off the terminal what gptqmodel prints, past all loggers, while it loads a checkpoint."""
+    if _method(source.settings or {}) not in ("gptq", "awq"):
+        yield
+        return
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
+
+
+def finish(module: Any, source: Source, dtype: Any) -> None:
+    """Make a loaded model compute in `dtype`, with whole activations.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    source : Source
+    dtype : torch.dtype
+
+    Raises
+    ------
+    ModelError
+        Its library computes in another dtype whatever is asked for.
+    """
+    if source.quantize is None and source.settings is None:
+        return
+    for layer in module.modules():
+        if type(layer).__name__ in ("Linear8bitLt", "Linear4bit"):
+            layer.forward = MethodType(_forward, layer)
+    if not stays_packed(source) and source.quantize is None:
+        _convert(module, dtype)
+    found = module.get_input_embeddings().weight.dtype
+    if found != dtype:
+        names = [str(each).removeprefix("torch.") for each in (found, dtype)]
+        raise ModelError(f"{source.name} is quantised and loads in {names[0]}, not {names[1]}: give --dtype {names[0]}")
+
+
+def _convert(module: Any, dtype: Any) -> None:
+    """Weights that were unpacked have the dtype of their scales, and those beside them that of the checkpoint."""
+    import torch
+
+    # As transformers does: some modules stay in float32, some of them only where all else is in float16.
+    strict, loose = (getattr(module, f"_keep_in_fp32_modules{end}", None) or () for end in ("_strict", ""))
+    kept = (*strict, *(loose if dtype is torch.float16 else ()))
+    for name, weight in module.named_parameters():
+        if weight.is_floating_point() and not any(part in name for part in kept):
+            weight.data = weight.data.to(dtype)
+
+
+def _forward(layer: Any, x: Any) -> Any:
+    """A linear layer of bitsandbytes: x (..., in) times its unpacked weight (out, in), in the dtype of x."""
+    import torch
+
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return torch.nn.functional.linear(x, _unpacked(layer).to(x.dtype), bias)
+
+
+def _unpacked(layer: Any) -> Any:
+    from bitsandbytes import functional
+
+    weight = layer.weight
+    if type(layer).__name__ == "Linear4bit":
+        return functional.dequantize_4bit(weight.data, getattr(weight, "quant_state", None) or layer.quant_state)
+    scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+    return functional.int8_vectorwise_dequant(weight.data, scales)
