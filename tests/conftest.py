@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import hypothesis
 import numpy as np
 import pytest
+from tests.warm import WarmCommands
 
 import llreg
 from llreg.create import init
@@ -41,6 +42,24 @@ SMALL_TEXTS = [
     {"text": "数学は楽しい。明日も続ける。", "subset": "multilingual"},
     {"text": '{"id": 7, "tags": ["a", "b"], "ok": true}', "subset": "code"},
     {"text": "Take two eggs, a cup of flour, and more patience than you have."},
+]
+
+SMALL_PAIRS: list[dict[str, Any]] = [
+    {"prompt": "Name the capital of France.", "response": "It is Paris.", "subset": "facts", "source": "quiz/1"},
+    {
+        "prompt": [
+            {"role": "system", "content": "Answer in German."},
+            {"role": "user", "content": "Wie heißt du?"},
+            {"role": "assistant", "content": "Köln."},
+            {"role": "user", "content": "Und wo liegt das?"},
+        ],
+        "response": "Am Rhein, wo es öfter regnet.",
+        "subset": "talk",
+    },
+    {"prompt": "", "response": " A story without a question: it rained, and nobody asked why.", "subset": "talk"},
+    {"prompt": "Write a function that adds.", "response": "def add(a, b):\n    return a + b\n", "subset": "code"},
+    {"prompt": "2 + 2 =", "response": "4"},
+    {"prompt": "明日は何をする?", "response": "数学を続ける。", "subset": "talk"},
 ]
 
 MakeRow = Callable[..., Row]
@@ -75,7 +94,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's is read or written, here and in subprocesses."""
+    """Nothing of the user's is read or written, here and in subprocesses; and nobody waits for the disk: no power is cut."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
@@ -107,12 +127,27 @@ def small_registry(tmp_path: Path, small_texts: Path) -> Registry:
 
 
 @pytest.fixture(scope="session")
+def small_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSON Lines file of six pairs of a prompt and a response, one of them after a conversation."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in SMALL_PAIRS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pair_registry(tmp_path: Path, small_pairs: Path) -> Registry:
+    """An empty registry on six pairs, their prompts through chat templates."""
+    return init(tmp_path / "pairs", texts=small_pairs, prompt="chat-template")
+
+
+@pytest.fixture(scope="session")
 def make_row() -> MakeRow:
     """Factory of valid rows: ``make_row(registry, "org/name", seed)`` gives random values from the seed.
 
     `over` may hold fields of the identity, the arrays ``log_likelihood`` and ``num_tokens``, ``added_at``,
     and mappings ``provenance`` and ``declared`` that are laid over the defaults. Rows of one model share their
-    identity, whatever the seed, unless `over` changes it.
+    identity, whatever the seed, unless `over` changes it. In a registry of pairs the arrays of the responses alone are
+    random, too, or given as ``log_likelihood_response`` and ``num_tokens_response``.
     """
     return _make_row
 
@@ -131,6 +166,12 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
     if tokens is None:
         tokens = np.where(np.isnan(values), 0, num_bytes // 5 + 1)
     tokens = np.asarray(tokens, dtype=np.int32)
+    arrays = {"log_likelihood": values, "num_tokens": tokens}
+    if registry.rendering is not None:
+        alone = over.pop("log_likelihood_response", values * rng.uniform(1.0, 1.5, len(values)))
+        counts = over.pop("num_tokens_response", np.where(np.isnan(alone), 0, num_bytes // 6 + 1))
+        arrays |= {"log_likelihood_response": np.asarray(alone, np.float32)}
+        arrays |= {"num_tokens_response": np.asarray(counts, np.int32)}
     identity = Identity(
         model=over.pop("model", model),
         text_set=over.pop("text_set", registry.info["text_set"]["id"]),
@@ -153,6 +194,7 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
         "over_context": int(np.isnan(values).sum()),
         "non_finite": 0,
         "unscored": 0,
+        **_of_responses(arrays),
         **over.pop("provenance", {}),
     }
     declared = {
@@ -166,8 +208,21 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
     }
     if over:
         raise TypeError(f"make_row does not know {sorted(over)}")
-    digest = row_digest(identity.to_json(), values, tokens)
-    return Row(RowRecord(identity, provenance, declared, digest), values, tokens)
+    digest = row_digest(identity.to_json(), **arrays)
+    return Row(RowRecord(identity, provenance, declared, digest), **arrays)
+
+
+def _of_responses(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a row of pairs says besides."""
+    if "num_tokens_response" not in arrays:
+        return {}
+    return {
+        "prompt_rendering": "chat-template",
+        "chat_template": f"sha256:{'0' * 64}",
+        "tokens_response": int(arrays["num_tokens_response"].sum()),
+        "over_context_response": int(np.isnan(arrays["log_likelihood_response"]).sum()),
+        "unscored_response": 0,
+    }
 
 
 @pytest.fixture
@@ -193,21 +248,43 @@ def llreg_command() -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "llreg"], extra
 
 
+@pytest.fixture(scope="session")
+def warm_commands(
+    tmp_path_factory: pytest.TempPathFactory, llreg_command: tuple[list[str], dict[str, str]]
+) -> Iterator[WarmCommands]:
+    """A process that has the libraries of commands and forks for each."""
+    commands = WarmCommands(tmp_path_factory.mktemp("commands"), llreg_command[1])
+    yield commands
+    commands.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]]) -> Cli:
-    """Run ``llreg ARGS`` in a process of its own, in an empty directory, and return code, stdout and stderr."""
+def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]], warm_commands: WarmCommands) -> Cli:
+    """Run ``llreg ARGS`` in a process of its own, in an empty directory, and return code, stdout and stderr.
+
+    With ``cold=True`` that is a fresh Python, otherwise a fork of one that has imported the libraries.
+    """
     argv, extra = llreg_command
     elsewhere = tmp_path / "elsewhere"
 
     def run(
-        *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 120
+        *args: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 120,
+        cold: bool = False,
     ) -> Result:
         if cwd is None:
             elsewhere.mkdir(exist_ok=True)
+        given, place, whole = list(map(str, args)), cwd or elsewhere, {**os.environ, **extra, **(env or {})}
+        if not cold and warm_commands.can_run(whole):
+            started = warm_commands.start(given, place, whole)
+            out, err = started.communicate(timeout)
+            return Result(started.returncode or 0, out, err)
         done = subprocess.run(
-            [*argv, *map(str, args)],
-            cwd=cwd or elsewhere,
-            env={**os.environ, **extra, **(env or {})},
+            [*argv, *given],
+            cwd=place,
+            env=whole,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

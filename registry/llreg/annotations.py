@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DIRECTORY = "annotations"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODEL = "model"
-_MAX_BYTES = 256 << 20  # 256 MiB, a file
+MAX_TABLE_BYTES = 256 << 20  # 256 MiB, a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,12 @@ class Annotations:
     def lines_of(self, records: Sequence[RowRecord]) -> list[int | None]:
         """The line about each row: that of its digest or id before that of its model; None where there is none."""
         index = {model: line for line, model in enumerate(self.models)}
-        keys = ((record.digest, record.row_id, record.identity.model) for record in records)
+        keys = ((record.digest, record.row_id, record.identity.name) for record in records)
         return [next((index[key] for key in names if key in index), None) for names in keys]
 
     def unknown(self, records: Sequence[RowRecord]) -> list[str]:
         """Models in the table that have no row."""
-        known = {key for record in records for key in (record.digest, record.row_id, record.identity.model)}
+        known = {key for record in records for key in (record.digest, record.row_id, record.identity.name)}
         return [model for model in self.models if model not in known]
 
 
@@ -141,6 +141,11 @@ def names(registry: Contents) -> list[str]:
     return [name.removesuffix(".parquet") for name in found if name.endswith(".parquet")]
 
 
+def is_table(file: str) -> bool:
+    """Whether that is the file name of a table."""
+    return file.endswith(".parquet") and _NAME.fullmatch(file.removesuffix(".parquet")) is not None
+
+
 def read_one(registry: Contents, name: str) -> Annotations:
     """One table.
 
@@ -158,8 +163,8 @@ def read_one(registry: Contents, name: str) -> Annotations:
     path = _path(registry, name)
     registry.folder.fetch(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InvalidFileError(registry.shown(path), f"expected at most {_MAX_BYTES:,} bytes")
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise InvalidFileError(registry.shown(path), f"expected at most {MAX_TABLE_BYTES:,} bytes")
         columns = pq.read_table(io.BytesIO(path.read_bytes())).to_pydict()
     except (pa.ArrowException, OSError) as error:
         raise InvalidFileError(registry.shown(path), f"expected a Parquet file; {error}") from error

@@ -43,7 +43,7 @@ class Journal:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            return np.empty(0, _ENTRY)
+            return no_entries()
         entries = np.frombuffer(data[: len(data) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
         whole = np.array([entry["check"] == _checksum(entry) for entry in entries], dtype=bool)
         kept = entries[: int(np.argmin(whole))] if not whole.all() else entries
@@ -75,7 +75,7 @@ class Journal:
         num_tokens: NDArray[np.integer],
         status: NDArray[np.integer],
     ) -> None:
-        """Add scored texts; they are on the disk within a few seconds.
+        """Add scored texts; see `write`.
 
         Parameters
         ----------
@@ -83,13 +83,17 @@ class Journal:
         log_likelihood : float64 array of shape (n,), nats
         num_tokens : integer array of shape (n,), tokens scored
         status : integer array of shape (n,), values of `llreg_extract.Status`
+        """
+        self.write(make_entries(text, log_likelihood, num_tokens, status))
+
+    def write(self, entries: NDArray[Any]) -> None:
+        """Add entries, as `make_entries` gives them; they are on the disk within a few seconds.
 
         Raises
         ------
         StorageError
             If the disk is full; what was there stays.
         """
-        entries = make_entries(text, log_likelihood, num_tokens, status)
         with storage_errors(self.path):
             self._file.write(entries.tobytes())
             self._file.flush()
@@ -114,6 +118,16 @@ def make_entries(
     entries["num_tokens"], entries["status"] = num_tokens, status
     entries["check"] = [_checksum(entry) for entry in entries]
     return entries
+
+
+def no_entries() -> NDArray[Any]:
+    """Journal entries of no texts."""
+    return np.empty(0, _ENTRY)
+
+
+def read_entries(data: bytes) -> NDArray[Any]:
+    """Journal entries from their bytes."""
+    return np.frombuffer(data, _ENTRY)
 
 
 def _checksum(entry: Any) -> int:

@@ -39,7 +39,7 @@ def build(registry: Registry) -> str:
     StorageError
         If the disk is full or read-only; the old build stays.
     """
-    current_only(registry)
+    registry.check_changeable()
     files.sweep(registry.path)
     with files.lock(registry.path, "build"), files.staging_directory(registry.path) as staging:
         records = write_build(registry, staging)
@@ -57,7 +57,7 @@ def put_build(root: Path, built: Path) -> None:
 
 def check_build(registry: Registry) -> list[str]:
     """Build anew beside the build and say what differs; an empty list if it is current."""
-    current_only(registry)
+    registry.check_changeable()
     with files.staging_directory(registry.path) as staging:
         write_build(registry, staging)
         return builds.differences(registry.path, staging)
@@ -97,7 +97,7 @@ def tag(registry: Registry, name: str) -> dict[str, Any]:
     InputError
         If the name is taken by another version, or is no usable file name.
     """
-    current_only(registry)
+    registry.check_changeable()
     path = registry.path / "versions" / f"{check_tag(name)}.json"
     rows = registry.digests()
     if path.exists():
@@ -137,16 +137,11 @@ def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
     why : str
         The reason, one line.
     """
-    current_only(registry)
+    registry.check_changeable()
     if not why.strip() or not why.isprintable() or len(why) > 500:
         raise InputError("--why: give the reason in one printable line of at most 500 characters")
     record = registry.find(name)
-    document = retraction(record.digest, record.identity.model, why, settings.contributor(), now())
+    document = retraction(record.digest, record.identity.name, why, settings.contributor(), now())
     path = registry.path / "retractions" / f"{record.digest}.json"
     files.write_atomic(registry.path, path, pretty_json(check("retraction", document, path.name)).encode())
     return record
-
-
-def current_only(registry: Registry) -> None:
-    """Refuse to change a named version, or what is only read."""
-    registry.check_changeable()

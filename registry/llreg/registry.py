@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
+    from llreg.agreement import Agreement
     from llreg.annotations import Annotations
     from llreg.checking import Problem
     from llreg.exports.selection import Selection
@@ -299,6 +300,12 @@ class Registry(Contents):
         from llreg.checking import validate
 
         return validate(self, paths, progress=progress)
+
+    def verify(self, model: str, texts: int = 32, **options: Any) -> Agreement:
+        """Score some of a row's texts again with its model, and compare; see `llreg.verifying.verify`."""
+        from llreg.verifying import verify
+
+        return verify(self, model, texts, **options)
 
     # With the Hub
 

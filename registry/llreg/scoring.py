@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import llreg_extract
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from llreg.registry import Registry
@@ -31,7 +32,8 @@ def score_model(
     Returns
     -------
     float32 array of shape (n_texts,), nats
-        NaN where a text exceeds the model's context.
+        NaN where a text exceeds the model's context. In a registry of (prompt, response) pairs of shape (2, n_texts):
+        responses given their prompts, and alone.
 
     Raises
     ------
@@ -41,4 +43,8 @@ def score_model(
     source = llreg_extract.resolve(model, revision=revision, name=None, trust_remote_code=False)
     chosen, where = llreg_extract.choose(source, dtype=dtype, device=device)
     loaded = llreg_extract.load(source, dtype=chosen, device=where, trust_remote_code=False)
-    return llreg_extract.score(loaded, registry.texts.complete()).log_likelihood
+    texts = registry.texts.complete()
+    if registry.rendering is None:
+        return llreg_extract.score(loaded, texts).log_likelihood
+    given, alone = llreg_extract.score_pairs(loaded, texts, registry.rendering)
+    return np.stack([given.log_likelihood, alone.log_likelihood])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llreg_schemas.errors import InputError
+
 # Shapes in store.zarr, chosen with benchmarks/store.py: a chunk is what one row costs over HTTP,
 # a shard is one file.
 CHUNK_BYTES = 160 << 10  # 160 KiB of float32: four rows of 10,000 texts
@@ -25,6 +27,21 @@ def registry_setting() -> str | None:
 def contributor() -> str | None:
     """LLREG_CONTRIBUTOR: the name recorded as who added a row."""
     return os.environ.get("LLREG_CONTRIBUTOR") or None
+
+
+def check_contributor() -> None:
+    """Refuse a LLREG_CONTRIBUTOR that a record cannot hold."""
+    name = contributor()
+    if name is not None and (not name.isprintable() or len(name) > 200):
+        raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
+
+
+WORKER_CPUS = "LLREG_WORKER_CPUS"
+
+
+def worker_cpus() -> set[int]:
+    """LLREG_WORKER_CPUS, set by llreg for the worker processes it starts: the cores that this one may use; empty: all."""
+    return {int(number) for number in os.environ.get(WORKER_CPUS, "").split(",") if number}
 
 
 def default_registry() -> Path:

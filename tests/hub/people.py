@@ -87,7 +87,7 @@ def changing(requests: Iterable[Request]) -> list[str]:
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let neither the client library nor a push wait between its tries, and nobody for the disk: no power is cut here."""
+    """Let neither the client library nor a push wait between its tries."""
     from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
@@ -95,7 +95,6 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", restless)
     monkeypatch.setattr("llreg.hub.push._WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def downloads(requests: Iterable[Request]) -> list[str]:

@@ -28,12 +28,12 @@ from llreg.hub.changes import History, Trees
 from llreg.hub.plausibility import judge, measure, robust_z
 from llreg.hub.population import Population
 from llreg.hub.pull import clone
-from llreg.hub.recompute import draw_texts
 from llreg.hub.repo import Repo
 from llreg.hub.verdict import Verdict
 from llreg.registry import Registry
 from llreg.rowfile import Row, row_path, write_row
 from llreg.subsets import dump_subset, make_subset
+from llreg.verifying import draw_texts
 from llreg_schemas import pretty_json, row_digest
 from llreg_schemas.errors import HubAccessError, HubUnreachableError, InputError
 from llreg_schemas.records import retraction
@@ -609,16 +609,19 @@ def test_recomputed_rows(site: Site, tmp_path: Path) -> None:
     (verdict,) = site.review(site.propose(files_of(true)), recompute=3)
     assert (verdict.state, verdict.rows[0].recomputed.outcome) == ("good", "match")
     assert len(verdict.rows[0].recomputed.texts) == 3
-    assert verdict.rows[0].recomputed.max_difference < 1e-3
+    assert verdict.rows[0].recomputed.comparison.max_difference < 1e-3
     (verdict,) = site.review(site.propose(files_of(forged)), recompute=3)
     assert verdict.state == "refused"
-    assert "recomputed: mismatch; 3 texts scored again in float32 on cpu" in _told(verdict, "refused")
+    assert "recomputed: mismatch; the row was not made with these weights" in _told(verdict, "refused")
+    assert "3 texts scored again in float32 on cpu (the row: cpu): root mean square" in _told(verdict, "refused")
     other = _with_values(true, true.log_likelihood, model="bob/gone")
     (verdict,) = site.review(site.propose(files_of(other)), recompute=3)
     assert "recomputed: inconclusive; it cannot be scored here" in _told(verdict, "attention")
     local = _with_values(true, true.log_likelihood - 1, model="mine", source="local", revision="sha256:" + "b" * 64)
     (verdict,) = site.review(site.propose(files_of(local)), recompute=3)
-    assert "not recomputable; its model was not on the Hub" in _told(verdict, "attention")
+    assert "recomputed: inconclusive; it cannot be scored here: the row was made from files" in _told(
+        verdict, "attention"
+    )
 
 
 def test_which_texts_are_recomputed_is_chance(site: Site, row: Row) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from llreg.registry import Registry
+from llreg.reporting import Reporter
 from llreg.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord, row_digest
 from llreg_schemas.errors import InputError, NotFoundError
@@ -26,7 +27,7 @@ Cli = Callable[..., Any]
 ToyModel = Callable[..., Path]
 
 
-class Recorder:
+class Recorder(Reporter):
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:

@@ -7,13 +7,13 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.warm import Started, WarmCommands
 
 from llreg.create import init
 from llreg.journal import Journal
@@ -25,9 +25,7 @@ pytest.importorskip("transformers")
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 ToyModel = Callable[..., Path]
-Command = tuple[list[str], dict[str, str]]
-Process = subprocess.Popen[str]
-Start = Callable[..., Process]
+Start = Callable[..., Started]
 DEADLINE = 120.0  # seconds
 
 
@@ -38,18 +36,12 @@ def slow_model(toy_model: ToyModel) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(llreg_command: Command) -> Start:
+def start(llreg_command: tuple[list[str], dict[str, str]], warm_commands: WarmCommands) -> Start:
     """Start ``llreg -r REGISTRY add MODEL`` and return the process."""
-    argv, extra = llreg_command
 
-    def run(registry: Registry, model: Path, *options: str) -> Process:
-        return subprocess.Popen(
-            [*argv, "-r", str(registry.path), "add", str(model), *options],
-            env={**os.environ, **extra, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def run(registry: Registry, model: Path, *options: str) -> Started:
+        env = {**os.environ, **llreg_command[1], "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+        return warm_commands.start(["-r", str(registry.path), "add", str(model), *options], registry.path, env)
 
     return run
 
@@ -82,7 +74,7 @@ def _journal_size(registry: Registry) -> int:
     return sum(path.stat().st_size for path in _journals(registry))
 
 
-def _wait_for_growth(process: Process, registry: Registry, beyond: int) -> bool:
+def _wait_for_growth(process: Started, registry: Registry, beyond: int) -> bool:
     """Wait until the journal is larger than `beyond` bytes; False if the process ended first."""
     limit = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < limit:

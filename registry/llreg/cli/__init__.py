@@ -23,6 +23,7 @@ from llreg_schemas.errors import LlregError, LlregWarning
 _COMMANDS = {
     "add": ("rows", "Compute models' rows and add them."),
     "annotate": ("annotate", "Join your own columns to the rows: scores, families."),
+    "bench": ("bench", "How fast models are scored on this machine, by dtype and batch."),
     "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
     "diff": ("history", "Rows added and withdrawn between two versions."),
     "dist": ("geometry", "KL divergence between models, with standard errors."),
@@ -50,6 +51,7 @@ _COMMANDS = {
     "traj": ("shape", "The path of a training run: KL from checkpoint to checkpoint."),
     "tree": ("shape", "A tree of models by their KL divergences: Newick, or a figure."),
     "validate": ("owner", "Check files: form, hashes, values."),
+    "verify": ("verify", "Score some of a row's texts again with its model, and compare."),
     "view": ("views", "Show, make or freeze a view: clip threshold, texts, weights."),
 }
 

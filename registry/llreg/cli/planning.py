@@ -63,7 +63,7 @@ def _line(model: PlannedModel) -> list[str]:
     return [
         model.model,
         (model.revision or "-").removeprefix("sha256:")[:8],
-        model.dtype or "-",
+        (model.dtype or "-") + (f" ({model.quantization})" if model.quantization else ""),
         _or_unknown(model, model.num_parameters, short_count),
         _or_unknown(model, model.download_bytes, shown_bytes),
         _or_unknown(model, model.memory_bytes, shown_bytes),
@@ -95,8 +95,10 @@ def _totals(plan: Plan) -> list[str]:
     lines = [f"{count(len(plan.models), 'model')}: {told}"]
     if not states["to do"]:
         return lines
+    at_once = f", at most {shown_bytes(plan.disk_bytes)} at once" if plan.evict else ""
     lines.append(
-        f"download: {shown_bytes(plan.download_bytes)}, {shown_bytes(plan.disk_free)} free in {llreg_extract.cache_folder()}"
+        f"download: {shown_bytes(plan.download_bytes)}{at_once}, {shown_bytes(plan.disk_free)} free in "
+        f"{llreg_extract.cache_folder()}"
     )
     for device in plan.devices.values():
         has = "has" if device.type == "cuda" else "has left"

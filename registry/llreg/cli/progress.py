@@ -1,8 +1,9 @@
-"""Progress of `add` on stderr: a bar with tokens per second and time left; plain lines without a terminal."""
+"""Progress of `add` on stderr: bars with tokens per second and time left, plain lines without a terminal; a summary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from llreg.printable import printable
@@ -41,6 +43,7 @@ class Bars(Reporter):
             disable=quiet or not self._console.is_terminal,
         )
         self._task: Any = None
+        self._lookups: Any = None
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -55,6 +58,21 @@ class Bars(Reporter):
         """Print a line above the bar."""
         if not self._quiet:
             self._console.print(f"llreg: {escape(printable(message))}")
+
+    def look_up(self, done: int, total: int) -> None:
+        """Move the bar of the models that are looked up."""
+        if self._lookups is None:
+            self._lookups = self._progress.add_task("looking up models", total=total)
+        self._progress.update(self._lookups, completed=done)
+        if done == total:
+            self._progress.remove_task(self._lookups)
+            self._lookups = None
+
+    def apart(self) -> Reporter:
+        """One of several bars below each other."""
+        bar = copy.copy(self)
+        bar._task = None
+        return bar
 
     def begin(self, model: str) -> None:
         """Begin a model's bar, moving without an end while the model is loaded."""
@@ -92,3 +110,23 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_summary(results: Sequence[AddResult]) -> None:
+    """Print a table of what became of several models on stderr; without a terminal lines are never broken."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 1 << 16
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("MODEL", "STATUS"):
+        table.add_column(title, overflow="fold")
+    for title in ("TEXTS", "TOKENS", "SECONDS", "TOKENS/S"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("ROW", overflow="fold")
+    for result in results:
+        told = result.row_id if result.row_id is not None else result.message
+        figures = (result.texts, result.tokens, result.seconds, result.tokens_per_second)
+        shown = ["-" if figure is None else f"{figure:,.0f}" for figure in figures]
+        cells = [printable(result.model), result.status, *shown, printable(told)]
+        table.add_row(*map(escape, cells), style="red" if result.status == "failed" else None)
+    console.print(table)

@@ -22,6 +22,14 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+def _workers(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not re.fullmatch(r"[1-9]\d{0,3}", value):
+        raise click.BadParameter(f"expected a number of at least 1, or auto; got {value!r}")
+    return int(value)
+
+
 @click.command()
 @click.argument("models", nargs=-1, metavar="MODEL...")
 @click.option(
@@ -33,6 +41,13 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.option("--strict", is_flag=True, help="Add nothing if the check of a run file finds a problem.")
 @click.option("--revision", help="Branch, tag or commit on the Hub (default: main).")
 @click.option("--name", help="Name of a local model (default: its directory's or file's name).")
+@click.option("--subfolder", metavar="FOLDER", help="Folder inside the repository or directory that has the model.")
+@click.option("--base", metavar="MODEL", help="Base model of a PEFT adapter (default: as the adapter says).")
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int4"]),
+    help="Pack the weights with bitsandbytes when they are loaded: int8, or int4 (nf4).",
+)
 @click.option(
     "--dtype",
     default="auto",
@@ -55,6 +70,25 @@ def _device(_: click.Context, __: click.Parameter, value: str) -> str:
 )
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch (default: by device).")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code from the model's repository.")
+@click.option(
+    "--order",
+    default="size",
+    show_default=True,
+    type=click.Choice(["size", "given"]),
+    help="Which models go first: those with the fewest parameters, or those given first.",
+)
+@click.option("--evict", is_flag=True, help="Delete a Hub model from the cache when it is done, if it was not there.")
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    callback=_workers,
+    help="Score in N processes, each on a GPU, or with its share of the cores; auto: one a GPU.",
+)
+@click.option(
+    "--cluster",
+    metavar="local|ADDRESS",
+    help="Score on the workers of a Dask cluster that offer the resource GPU; local: as --workers auto.",
+)
 @json_option
 @quiet_option
 @registry_option
@@ -66,38 +100,49 @@ def add(
     from_file: Path | None,
     dry_run: bool,
     strict: bool,
+    order: Any,
+    evict: bool,
+    workers: Any,
+    cluster: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> int:
     """Compute models' rows and add them.
 
-    A MODEL is a Hub id (org/name), a directory, or a .gguf file, local or in a Hub repo (org/name/file.gguf).
+    A MODEL is a Hub id (org/name), a directory, or a .gguf file, local or in a Hub repo (org/name/file.gguf); or a
+    PEFT adapter, a directory or on the Hub, which is laid over its base model.
     Models that are there already are skipped. An interrupted run goes on where it stopped when the same command
     is given again. One failing model does not stop the others and makes the exit code 1. A run file is checked
     before anything is downloaded; what it says of a model goes before these options, and they before its defaults.
     """
     from llreg import adding
     from llreg.cli.planning import check_run, make_plan, show_plan
-    from llreg.cli.progress import Bars
+    from llreg.cli.progress import Bars, print_summary
 
     entries = [*models, *_listed(from_file, options)]
     if not entries:
         raise click.UsageError("name at least one model, or give --from-file")
     if len(entries) > 1 and (options["name"] or options["revision"]):
         raise click.UsageError("--name and --revision go with one model: add such models one at a time")
+    elsewhere = cluster not in (None, "local")
+    if elsewhere and (dry_run or strict):
+        raise click.UsageError("--dry-run and --strict check what this machine can do: give them without --cluster")
     registry = context.registry()
     if dry_run:
-        return show_plan(make_plan(registry, entries, options), as_json=as_json, quiet=quiet)
+        return show_plan(make_plan(registry, entries, {**options, "evict": evict}), as_json=as_json, quiet=quiet)
     plan = None
-    if any(not isinstance(entry, str) for entry in entries):
-        plan = make_plan(registry, entries, options)
+    if any(not isinstance(entry, str) for entry in entries) and not elsewhere:
+        plan = make_plan(registry, entries, {**options, "evict": evict})
         check_run(plan, strict=strict, quiet=quiet)
+    run = {"order": order, "evict": evict, "workers": workers, "cluster": cluster, **options}
     with Bars(quiet=quiet) as bars:
-        results = adding.add(registry, plan.good if plan else entries, reporter=bars, **options)
+        results = adding.add(registry, plan.good if plan else entries, reporter=bars, **run)
     results = plan.results(results) if plan else results
+    if len(results) > 1 and not quiet:
+        print_summary(results)
     if as_json:
-        print_json([vars(result) for result in results])
+        print_json([result.to_json() for result in results])
     elif quiet:
         click.echo("".join(f"{result.row_id}\n" for result in results if result.row_id), nl=False)
     failed = [result for result in results if result.status == "failed"]
@@ -144,7 +189,7 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
     header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
     table = [
         [
-            row["model"],
+            row["model"] + (f" (on {row['base']})" if row["base"] else ""),
             row["row_id"].rpartition("@")[2],
             row["weights"],
             short_count(row["num_parameters"]),

@@ -16,8 +16,6 @@ _MOST_PAGES = 60  # of history a side; with the Hub's 50 commits a page, 3,000 c
 _MOST_ENTRIES = (
     20_000  # of a listing, beyond what the registry has: 21 requests; forty times what may be merged at once
 )
-_SINGLY = 8  # changed folders of rows up to which each is listed alone; beyond, a listing of all is less requests
-_TIMEOUT = 30.0  # seconds
 
 
 class Change(NamedTuple):
@@ -72,7 +70,6 @@ class Trees:
     def __init__(self, repo: Repo, known: int = 0) -> None:
         self._repo = _Bounded(repo.id, known + _MOST_ENTRIES)
         self._roots: dict[str, dict[str, Entry]] = {}
-        self._folders: dict[str, list[Entry]] = {}  # by the folder's oid
 
     def root(self, commit: str) -> dict[str, Entry]:
         """Files and folders in a commit's root, by name."""
@@ -82,22 +79,7 @@ class Trees:
 
     def children(self, commit: str, folder: Entry) -> dict[str, Entry]:
         """Files and folders in a folder of a commit, by name."""
-        if folder.oid not in self._folders:
-            self._folders[folder.oid] = self._repo.listing(commit, folder.path)
-        there = self._folders[folder.oid]
-        return _by_name([entry._replace(path=f"{folder.path}/{entry.name}") for entry in there])
-
-    def learn(self, commit: str, folder: str, below: Sequence[Entry]) -> None:
-        """Learn all about some folders of a folder at once, where they are many."""
-        unknown = [entry for entry in below if entry.oid not in self._folders]
-        if len(unknown) <= _SINGLY:
-            return
-        found: dict[str, list[Entry]] = {entry.path: [] for entry in unknown}
-        for entry in self._repo.listing(commit, folder, recursive=True):
-            parent = entry.path.rpartition("/")[0]
-            if parent in found:
-                found[parent].append(entry)
-        self._folders |= {entry.oid: found[entry.path] for entry in unknown}
+        return _by_name(self._repo.listing(commit, folder.path, oid=folder.oid))
 
     def has(self, commit: str, path: str) -> bool:
         """Whether a commit holds a file."""
@@ -135,7 +117,7 @@ class Trees:
 
     def _learn_rows(self, commit: str, folders: list[Entry]) -> None:
         rows = [entry for entry in folders if entry.is_folder and entry.path.startswith("rows/")]
-        self.learn(commit, "rows", rows)
+        self._repo.learn(commit, "rows", rows)
 
     def _inside(self, commit: str, folder: Entry | None) -> dict[str, Entry]:
         return self.children(commit, folder) if folder is not None and folder.is_folder else {}
@@ -195,18 +177,12 @@ class History:
 
     def _pages(self, commit: str) -> Iterator[list[str]]:
         """Commits up to one, newest first, a page a request: the client's own list would ask for all pages."""
-        import huggingface_hub.utils
         from huggingface_hub import constants
 
-        hub: Any = huggingface_hub.utils
         address: str | None = f"{constants.ENDPOINT}/api/datasets/{self._repo.id}/commits/{commit}"
-        headers = hub.build_hf_headers(library_name="llreg")
         while address:
-            with hub_errors(self._repo.id, commit):
-                answer = hub.http_backoff("GET", address, headers=headers, timeout=_TIMEOUT)
-                hub.hf_raise_for_status(answer)
-                page = [str(item["id"]) for item in answer.json()]
-            yield page
+            answer = self._repo.get(address, commit)
+            yield [str(item["id"]) for item in answer.json()]
             address = answer.links.get("next", {}).get("url")
 
 

@@ -91,14 +91,20 @@ def _row_cells(record: RowRecord, num_texts: int) -> list[str]:
 
 def _commit(record: RowRecord) -> str:
     identity = record.identity
-    where = f" {code(identity.file)}" if identity.file else ""
+    inside = identity.file or identity.subfolder
+    where = f" {code(inside)}" if inside else ""
+    where += f" of {code(identity.model)}, adapter {_short(identity.adapter['revision'])}" if identity.adapter else ""
     revision = identity.revision or ""
-    short = code(revision[: _SHA_CHARS + (len("sha256:") if revision.startswith("sha256:") else 0)])
+    short = _short(revision)
     if identity.source != "hub" or revision.startswith("sha256:"):
         return f"{short} ({code(identity.source)}){where}"
     from huggingface_hub import constants
 
     return link(short, f"{constants.ENDPOINT}/{identity.model}/tree/{revision}") + where
+
+
+def _short(revision: str) -> str:
+    return code(revision[: _SHA_CHARS + (len("sha256:") if revision.startswith("sha256:") else 0)])
 
 
 def _texts(record: RowRecord, num_texts: int) -> str:

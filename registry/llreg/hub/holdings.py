@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,26 @@ def is_whole(published: Published, registry: Registry) -> bool:
     """Whether the accepted rows and the documents of a commit are all here."""
     if not all((registry.path / path).is_file() for path in published.documents):
         return False
-    return not published.rows.keys() - published.names_in("retractions") - held(registry).keys()
+    return holds(registry, published.rows, published.names_in("retractions"))
+
+
+def holds(registry: Registry, digests: Collection[str], retracted: Collection[str]) -> bool:
+    """Whether some rows, but for those that are retracted, are all here, intact."""
+    return not set(digests) - set(retracted) - held(registry).keys()
+
+
+def incomparable(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """What keeps rows of two registries from being compared: its name and the two ids, shortened; None if nothing does.
+
+    Parameters
+    ----------
+    ours, theirs : mapping
+        Their registry.json.
+    """
+    for part, word in (("text_set", "text set"), ("protocol", "protocol")):
+        if ours[part]["id"] != theirs[part]["id"]:
+            return word, ours[part]["id"][:12], theirs[part]["id"][:12]
+    return None
 
 
 def check_document(path: str, data: bytes, info: Mapping[str, Any]) -> dict[str, Any]:

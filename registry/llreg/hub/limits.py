@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llreg.annotations import DIRECTORY
-from llreg.hub.published import TEXTS
+from llreg.annotations import DIRECTORY, MAX_TABLE_BYTES
+from llreg.contents import TEXTS
 from llreg.rowfile import row_limit
 from llreg.settings import MAX_TEXT_BYTES
 from llreg.store import STORE, STRING_CHUNK_ROWS
 from llreg.storeprofile import MAX_METADATA_BYTES, file_limit, shard_limit, string_limit
+from llreg.variables import PAIR_VARIABLES
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
 
-_TABLE_BYTES = 256 << 20  # 256 MiB, annotations
 _TEXT_METADATA_BYTES = 4096  # a text's hash, subset and source
 
 
@@ -46,11 +46,12 @@ def _limit(name: str, text_set: Mapping[str, Any]) -> int:
     if folder in ("versions", "subsets"):
         return MAX_VERSION_BYTES
     if folder == DIRECTORY:
-        return _TABLE_BYTES
+        return MAX_TABLE_BYTES
     if folder == STORE:
         return _store_limit(name, count)
     if name == TEXTS:
-        mean = min(float(text_set["mean_bytes"]), MAX_TEXT_BYTES)
+        prompts = float(text_set.get("mean_prompt_bytes", 0))
+        mean = min(float(text_set["mean_bytes"]), MAX_TEXT_BYTES) + min(prompts, MAX_TEXT_BYTES)
         return MAX_DOCUMENT_BYTES + count * (int(2 * mean) + _TEXT_METADATA_BYTES)
     return MAX_DOCUMENT_BYTES
 
@@ -59,4 +60,4 @@ def _store_limit(name: str, num_texts: int) -> int:
     column = name.split("/")[1]
     if column in ("digest", "record"):
         return file_limit(string_limit(column, STRING_CHUNK_ROWS))
-    return shard_limit(num_texts) if column in ("log_likelihood", "num_tokens") else MAX_METADATA_BYTES
+    return shard_limit(num_texts) if column in PAIR_VARIABLES else MAX_METADATA_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from llreg.store import STORE, TOKENS_CHUNK_ROWS, chunk_rows
 from llreg.storeprofile import check_tokens, string_limit
 from llreg.storereader import StoreReader
 from llreg.textset import TextIndex, read_index
+from llreg.variables import PAIR_VARIABLES, is_count
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError
 
@@ -134,7 +136,7 @@ class HubRegistry(Registry):
         row = parse_row(self._hub.read(file, 0, size), self.num_texts, shown=file)
         if (row.record.digest, row.record.identity) != (record.digest, record.identity):
             raise InvalidFileError(file, f"expected the row {record.row_id}")
-        return Row(record, row.log_likelihood, row.num_tokens)
+        return replace(row, record=record)
 
     def _accepted_records(self, strict: bool) -> dict[str, RowRecord]:
         # What will be read one after the other is fetched at once.
@@ -183,7 +185,7 @@ class HubStoreReader(StoreReader):
 
     def prepare(self, name: str, positions: Sequence[int]) -> None:
         """Download the shards of which much is read; of the others, chunks are read as they are needed."""
-        rows = TOKENS_CHUNK_ROWS if name == "num_tokens" else chunk_rows(self._width)
+        rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(self._width)
         chunks: dict[str, set[int]] = {}
         for position in positions:
             key = f"{name}/c.{position // SHARD_ROWS}.0"
@@ -210,7 +212,7 @@ class HubStoreReader(StoreReader):
                 return data[first - start : end - start]
             return self.load(key, first, end)  # the index, which was read before
 
-        if key.startswith("num_tokens/"):
+        if is_count(key):
             check_tokens(read, self.size(key) or 0, self._width, (start, start + len(data)))
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
@@ -223,7 +225,7 @@ class HubStoreReader(StoreReader):
 
 
 def _is_shard(key: str) -> bool:
-    return key.startswith(("log_likelihood/c.", "num_tokens/c."))
+    return key.startswith(tuple(f"{name}/c." for name in PAIR_VARIABLES))
 
 
 def _first(key: str) -> int:

@@ -101,7 +101,7 @@ class _Comparison:
         there = [int(k) for k in np.argsort(bits, kind="stable") if not np.isnan(bits[k])]
         nearest_of: dict[str, int] = {}
         for k in there:
-            nearest_of.setdefault(records[k].identity.model, k)
+            nearest_of.setdefault(records[k].identity.name, k)
         declared = set(record.declared.get("base_model") or ())
         bases = sorted(nearest_of[model] for model in declared & nearest_of.keys())
         siblings = [k for k in there if _is_sibling(record, records[k])][:NEAREST]
@@ -115,7 +115,7 @@ class _Comparison:
         found = dict(zip(wanted, self.population.neighbors(self.new, i, self.distances, wanted), strict=True))
         return Measured(
             row_id=record.row_id,
-            model=record.identity.model,
+            model=record.identity.name,
             file=row_path(record).as_posix(),
             shared=int(self.shared[i]),
             least=self.least,
@@ -127,7 +127,7 @@ class _Comparison:
             nearest=[found[k] for k in there[:NEAREST]],
             bases=[found[k] for k in bases],
             siblings=[found[k] for k in siblings],
-            missing_bases=sorted(declared - {other.identity.model for other in records}),
+            missing_bases=sorted(declared - {other.identity.name for other in records}),
             replicates=[self._replicate(i, k) for k in [*same[-REPLICATES:], *lost[:REPLICATES]]],
         )
 
@@ -148,7 +148,7 @@ class _Comparison:
 
 def _is_sibling(record: RowRecord, other: RowRecord) -> bool:
     """Whether another row is of the same model, measured otherwise: other dtype, quantisation, file or revision."""
-    return record.identity.model == other.identity.model and record.identity.id != other.identity.id
+    return record.identity.name == other.identity.name and record.identity.id != other.identity.id
 
 
 def judge(measured: Measured, record: RowRecord, population: Population) -> list[Finding]:
@@ -170,10 +170,10 @@ def _judgements(row: Measured, record: RowRecord, population: Population) -> Ite
 
 def _on_record(record: RowRecord, population: Population) -> Iterator[tuple[Level, str]]:
     identity = record.identity
-    kinds = {other.identity.source for other in population.records if other.identity.model == identity.model}
+    kinds = {other.identity.source for other in population.records if other.identity.name == identity.name}
     if kinds - {identity.source}:
         others = ", ".join(sorted(kinds - {identity.source}))
-        yield "attention", f"it names {identity.model} (source {identity.source}); its rows here are of source {others}"
+        yield "attention", f"it names {identity.name} (source {identity.source}); its rows here are of source {others}"
     if identity.source == "imported":
         yield "note", "imported: its values come from elsewhere and cannot be recomputed"
     if identity.source == "local":

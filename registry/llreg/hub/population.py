@@ -143,7 +143,7 @@ class Population:
         return [
             Neighbor(
                 row_id=other.row_id,
-                model=other.identity.model,
+                model=other.identity.name,
                 rank=int(ranks[k]),
                 kl=float(values["kl_bits_per_byte"][at]),
                 kl_se=float(values["kl_bits_per_byte_se"][at]),

@@ -6,21 +6,21 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from llreg.annotations import DIRECTORY
+from llreg.annotations import DIRECTORY, is_table
+from llreg.contents import CONFIG
 from llreg.hub.pin import Pin, RowFolder
 from llreg.hub.repo import Entry, Repo
 from llreg.rowfile import digest_in_name, row_path
 from llreg.store import STORE
 from llreg_schemas import RowRecord
 
-CONFIG, TEXTS, ATTRIBUTES = "registry.json", "texts.parquet", ".gitattributes"
+ATTRIBUTES = ".gitattributes"
 # Documents that are added and never changed, and what their names may be: a name becomes a path here.
 DOCUMENTS = {
     "retractions": re.compile(r"[0-9a-f]{64}\.json"),
     "subsets": re.compile(r"[0-9a-f]{64}\.json"),
     "versions": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"),
 }
-_TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.parquet")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _STORE_FILE = re.compile(rf"{re.escape(STORE)}(/[A-Za-z0-9_][A-Za-z0-9_.]*)+")
 
@@ -117,7 +117,7 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     store = repo.listing(commit, STORE, recursive=True) if STORE in root else []
     files = {entry.path: entry for entry in store if not entry.is_folder and _STORE_FILE.fullmatch(entry.path)}
     annotated = repo.listing(commit, DIRECTORY, oid=root[DIRECTORY].oid) if DIRECTORY in root else []
-    tables = {entry.path: entry for entry in annotated if not entry.is_folder and _TABLE.fullmatch(entry.name)}
+    tables = {entry.path: entry for entry in annotated if not entry.is_folder and is_table(entry.name)}
     return Published(commit, root, rows, folders, documents, files, tables, listed, paths)
 
 

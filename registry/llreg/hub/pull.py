@@ -13,21 +13,20 @@ from typing import Any
 
 from llreg import build as builds
 from llreg import files
-from llreg.contents import CONFIG, RECIPE
+from llreg.contents import CONFIG, RECIPE, TEXTS
 from llreg.create import prepare
-from llreg.hub.holdings import held, is_sound_document, usable
+from llreg.hub.holdings import holds, incomparable, is_sound_document, usable
 from llreg.hub.incoming import Incoming, staging
 from llreg.hub.pin import Pin, read_pin, write_pin
-from llreg.hub.published import TEXTS, Published, look
+from llreg.hub.published import Published, look
 from llreg.hub.receiving import receive
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
 from llreg.hub.tables import to_take
 from llreg.locate import enclosing
-from llreg.maintenance import current_only, keep_dropped, rows_of
+from llreg.maintenance import keep_dropped, put_build, rows_of
 from llreg.merging import Source, gather
 from llreg.registry import Registry
 from llreg.rowfile import row_path, to_zip
-from llreg.store import STORE
 from llreg_schemas import RowRecord, version_id
 from llreg_schemas.errors import HubNotFoundError, InputError, LlregWarning
 
@@ -93,7 +92,7 @@ def pull(
     HubNotFoundError, HubAccessError, HubUnreachableError
         Nothing has changed; what was downloaded is kept for the next try.
     """
-    current_only(registry)
+    registry.check_changeable()
     return _pull(registry.path, registry, repo, revision, progress)
 
 
@@ -172,7 +171,7 @@ def _pull_at(
 
 def _is_whole(registry: Registry, pin: Pin) -> bool:
     """Whether the accepted rows that were published at the pinned commit are all here, intact."""
-    return not pin.digests() - registry.retractions().keys() - held(registry).keys()
+    return holds(registry, pin.digests(), registry.retractions())
 
 
 def _pin_to(root: Path, repo: str | None, revision: str | None) -> Pin:
@@ -202,7 +201,7 @@ def resolve(repo: Repo, revision: str) -> str:
 
 
 def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -> PullResult:
-    """Put what came into the registry; one rename makes its rows change for readers."""
+    """Put what came into the registry; one rename makes its rows change for readers. The caller reloads it."""
     _mend_documents(incoming, root)
     check_same(incoming, registry, pin)
     retracted = retracted_rows(incoming, registry)
@@ -219,21 +218,17 @@ def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -
             _put(incoming.root / TEXTS, root, TEXTS)
         if (incoming.root / RECIPE).is_file() and not (root / RECIPE).is_file():
             _put(incoming.root / RECIPE, root, RECIPE)
-        files.swap_directory(root, fresh / STORE, root / STORE)
+        put_build(root, fresh)
         _prefer_published(incoming, registry)
         for digest in incoming.files.keys() - records.keys():  # retracted: kept as files
             _put(incoming.files[digest], root, str(incoming.files[digest].relative_to(incoming.root)))
         _put_documents(incoming, root, "retractions")
         _put_documents(incoming, root, "versions")
         for path in incoming.published.tables:
-            if (incoming.root / path).is_file() and incoming.root != root:
+            if (incoming.root / path).is_file():
                 _put(incoming.root / path, root, path)
-        for name in (builds.TABLE, builds.CARD):
-            files.write_atomic(root, root / name, (fresh / name).read_bytes())
         if registry is None or info is not registry.info:
             _put(incoming.root / CONFIG, root, CONFIG)
-    if registry is not None:
-        registry.reload()
     published = incoming.published
     write_pin(root, pinned(pin, published, published.commit))
     shutil.rmtree(staging(root, published.commit), ignore_errors=True)
@@ -316,14 +311,12 @@ def check_same(incoming: Incoming, registry: Registry | None, pin: Pin) -> None:
     if registry is None:
         return
     root = registry.path
-    info = incoming.registry.info
-    for part, word in (("text_set", "text set"), ("protocol", "protocol")):
-        ours, theirs = registry.info[part]["id"], info[part]["id"]
-        if ours != theirs:
-            raise InputError(
-                f"{root} has the {word} {ours[:12]}, the registry on the Hub {theirs[:12]}: their rows do not compare; "
-                "pull it into a directory of its own"
-            )
+    if differing := incomparable(registry.info, incoming.registry.info):
+        word, ours, theirs = differing
+        raise InputError(
+            f"{root} has the {word} {ours}, the registry on the Hub {theirs}: their rows do not compare; "
+            "pull it into a directory of its own"
+        )
     there = set(incoming.records) | set(incoming.published.rows)
     younger = (pin.digests() & registry.digests()) - there
     if younger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,6 +11,7 @@ from llreg.contents import CONFIG
 from llreg.files import staging_directory
 from llreg.hub import outgoing
 from llreg.hub.describe import describe
+from llreg.hub.holdings import incomparable
 from llreg.hub.incoming import download
 from llreg.hub.outgoing import Outgoing
 from llreg.hub.pin import Pin, read_pin, write_pin
@@ -39,7 +41,7 @@ def propose(
     """
     check_rows(registry, pin.digests(), only)
     lost: UnknownOutcomeError | None = None
-    for tries in range(1, _TRIES + 1):
+    for tries in itertools.count(1):
         # Somebody, or the try that gave no answer, has changed the pull request: look again.
         try:
             result = _propose(registry, target, pin, only, message, dry_run)
@@ -52,8 +54,8 @@ def propose(
                 raise
         else:
             found = result if lost is None or result.commit else _landed(registry, target, result, lost)
-            return replace(found, tries=tries)
-    raise AssertionError("unreachable")
+            break
+    return replace(found, tries=tries)
 
 
 def _landed(registry: Registry, target: Repo, result: PushResult, lost: UnknownOutcomeError) -> PushResult:
@@ -107,12 +109,12 @@ def _check_comparable(registry: Registry, target: Repo, published: Published) ->
     with staging_directory(registry.path) as staging:
         download(target, published, [CONFIG], staging)
         theirs = parse("registry", (staging / CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
-    for part, word in (("text_set", "text set"), ("protocol", "protocol")):
-        if theirs[part]["id"] != registry.info[part]["id"]:
-            raise InputError(
-                f"rows here have the {word} {registry.info[part]['id'][:12]}, those of {target.id} "
-                f"{theirs[part]['id'][:12]}: they do not compare; score the models in a registry pulled from there"
-            )
+    if differing := incomparable(registry.info, theirs):
+        word, ours, other = differing
+        raise InputError(
+            f"rows here have the {word} {ours}, those of {target.id} {other}: they do not compare; score the models in a "
+            "registry pulled from there"
+        )
 
 
 def _open_request(target: Repo, pin: Pin) -> int | None:

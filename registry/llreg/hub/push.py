@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 import warnings
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from llreg import files
-from llreg.annotations import DIRECTORY
 from llreg.build import CARD
 from llreg.card import make_card
 from llreg.contents import CONFIG
@@ -28,8 +26,8 @@ from llreg.hub.pullrequest import propose
 from llreg.hub.receiving import receive
 from llreg.hub.repo import MAIN, Progress, Repo, blob_oid
 from llreg.hub.sending import PushResult, UnknownOutcomeError, check_rows, send, title
-from llreg.hub.tables import to_send, to_take
-from llreg.maintenance import check_tag, current_only, keep_dropped, put_build, write_build
+from llreg.hub.tables import sent_oids, to_send, to_take
+from llreg.maintenance import check_tag, keep_dropped, put_build, write_build
 from llreg.registry import Registry
 from llreg.store import STORE
 from llreg.storereader import StoreReader
@@ -103,7 +101,7 @@ def push(
     InputError
         If no repository is known, or it holds another registry.
     """
-    current_only(registry)
+    registry.check_changeable()
     with files.lock(registry.path, "hub"):
         pin = _pin(registry, repo)
         target = Repo(pin.repo)
@@ -222,6 +220,7 @@ class _Plan:
                 check_same(incoming, registry, self.pin)
                 return incoming
             apply(incoming, registry.path, registry, self.pin)
+            registry.reload()
             self.pin = read_pin(registry.path) or self.pin
             published, bad = incoming.published, incoming.bad
         return nothing_new(published, registry, bad)
@@ -284,7 +283,7 @@ class _Plan:
                 "nothing was sent; run llreg pull, then push again"
             )
         info = settled(incoming, registry, self.pin)
-        ours = info is registry.info or info == registry.info
+        ours = info == registry.info
         built = self._built(incoming, kept, info, retracted, staging)
         made, deleted = outgoing.build_files(built, published)
         sent |= {**withdrawn, **made, **outgoing.settings_files(registry, published, ours=ours)}
@@ -345,8 +344,7 @@ class _Plan:
         pin = with_rows(pinned(self.pin, published, commit), [name for name in sent.files if name.startswith("rows/")])
         if CONFIG in sent.files:
             pin = replace(pin, config=blob_oid(sent.files[CONFIG].read_bytes()))
-        tables = {name: _sha256(path) for name, path in sent.files.items() if name.startswith(f"{DIRECTORY}/")}
-        pin = replace(pin, tables={**pin.tables, **tables})
+        pin = replace(pin, tables={**pin.tables, **sent_oids(sent.files)})
         for name, path in sent.files.items():
             if name.startswith("versions/") and not (self.registry.path / name).exists():
                 files.write_atomic(self.registry.path, self.registry.path / name, path.read_bytes())
@@ -359,8 +357,3 @@ class _Plan:
             manifest["tag"] for manifest in self.registry.versions() if f"versions/{manifest['tag']}.json" in there
         ]
         return self.target.tag_missing(names, commit) if names else ()
-
-
-def _sha256(path: Path) -> str:
-    # Parquet files are large files by the registry's .gitattributes, whatever their size.
-    return hashlib.sha256(path.read_bytes()).hexdigest()

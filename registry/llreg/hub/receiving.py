@@ -8,23 +8,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llreg.contents import RECIPE
+from llreg.contents import CONFIG, RECIPE, TEXTS
 from llreg.hub.holdings import check_document, held, is_sound_document
 from llreg.hub.incoming import Incoming, download, staging
 from llreg.hub.limits import check_size
-from llreg.hub.published import CONFIG, TEXTS, Published
+from llreg.hub.published import Published
 from llreg.hub.repo import Progress, Repo, same_content
 from llreg.registry import Registry
 from llreg.rowfile import Row, digest_in_name, row_path
 from llreg.settings import SHARD_ROWS
 from llreg.store import STORE
 from llreg.storereader import StoreReader
+from llreg.variables import PAIR_VARIABLES
 from llreg_schemas import RowRecord, check
 from llreg_schemas.errors import FormatVersionError, HubNotFoundError, InvalidFileError, LlregWarning
 
 # What one request costs, in bytes that could have come in its time: decides between row files and a whole shard.
 _REQUEST_BYTES = 100_000
-_ARRAYS = ("log_likelihood", "num_tokens")
 
 
 class _PartialStore(StoreReader):
@@ -125,6 +125,7 @@ class _Arrival:
         self.registry = Registry(self._target)
         self.registry.store = _PartialStore(self._target / STORE)
         self.registry.store.num_texts = self.registry.num_texts
+        self.registry.store.variables = self.registry.variables
 
     def tell(self, bad: Collection[str]) -> tuple[str, ...]:
         """Warn of what was left out; what of it matters: not a row that is retracted anyway."""
@@ -312,4 +313,4 @@ def _files_of_values(published: Published, stored: Sequence[str], wanted: Sequen
 
 
 def _shards(published: Published, shard: int) -> list[str]:
-    return [name for array in _ARRAYS if (name := f"{STORE}/{array}/c.{shard}.0") in published.store]
+    return [name for array in PAIR_VARIABLES if (name := f"{STORE}/{array}/c.{shard}.0") in published.store]

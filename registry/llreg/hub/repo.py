@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llreg.hub.refusals import hub_errors
@@ -194,25 +195,21 @@ class Repo:
             self.id, folder or None, recursive=recursive, revision=commit, repo_type="dataset"
         )
 
-    def files(self, commit: str, folder: str, folders: Sequence[Entry] | None = None) -> list[Entry]:
-        """Files below a folder that has folders of files, as ``rows``: in as few requests as possible.
-
-        Parameters
-        ----------
-        commit, folder : str
-        folders : sequence of Entry, optional
-            Only these of its folders.
-        """
-        if folders is None:
-            folders = [entry for entry in self.listing(commit, folder) if entry.is_folder]
+    def learn(self, commit: str, folder: str, folders: Sequence[Entry]) -> None:
+        """Ask for the content of some folders of a folder at once, where many were not listed before."""
         unknown = [entry for entry in folders if entry.oid not in self._listed]
-        if len(unknown) > _SINGLY:
-            below: dict[str, list[Entry]] = {entry.path: [] for entry in folders}
-            for file in self.listing(commit, folder, recursive=True):
-                parent = file.path.rpartition("/")[0]
-                if not file.is_folder and parent in below:
-                    below[parent].append(file)
-            self._listed |= {entry.oid: below[entry.path] for entry in folders}
+        if len(unknown) <= _SINGLY:
+            return
+        found: dict[str, list[Entry]] = {entry.path: [] for entry in unknown}
+        for entry in self.listing(commit, folder, recursive=True):
+            parent = entry.path.rpartition("/")[0]
+            if parent in found:
+                found[parent].append(entry)
+        self._listed |= {entry.oid: found[entry.path] for entry in unknown}
+
+    def files(self, commit: str, folder: str, folders: Sequence[Entry]) -> list[Entry]:
+        """What is in some folders of a folder, in as few requests as possible."""
+        self.learn(commit, folder, folders)
         return [file for entry in folders for file in self.listing(commit, entry.path, oid=entry.oid)]
 
     # Files
@@ -247,26 +244,25 @@ class Repo:
 
     def read_range(self, commit: str, name: str, start: int, end: int) -> bytes:
         """Bytes of a file from `start` up to `end`: one request."""
-        import huggingface_hub.utils
         from huggingface_hub import hf_hub_url
 
-        hub: Any = huggingface_hub.utils
-        headers: dict[str, str] = {
-            **hub.build_hf_headers(library_name="llreg"),
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
-        with hub_errors(self.id, commit):
-            answer = hub.http_backoff(
-                "GET",
-                hf_hub_url(self.id, name, repo_type="dataset", revision=commit),
-                headers=headers,
-                timeout=_TIMEOUT,
-            )
-            hub.hf_raise_for_status(answer)
+        address = hf_hub_url(self.id, name, repo_type="dataset", revision=commit)
+        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        answer = self.get(address, commit, headers)
         content = bytes(answer.content)
         # 200: a server or proxy that knows no ranges sent all of it.
         return content[start:end] if answer.status_code == 200 else content
+
+    def get(self, address: str, commit: str, headers: Mapping[str, str] = MappingProxyType({})) -> Any:
+        """The answer to one request of a commit, where the client library has no method that sends just that one."""
+        import huggingface_hub.utils
+
+        hub: Any = huggingface_hub.utils
+        sent = {**hub.build_hf_headers(library_name="llreg"), **headers}
+        with hub_errors(self.id, commit):
+            answer = hub.http_backoff("GET", address, headers=sent, timeout=_TIMEOUT)
+            hub.hf_raise_for_status(answer)
+        return answer
 
 
 def _entry(item: Any) -> Entry:

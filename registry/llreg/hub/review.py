@@ -24,7 +24,7 @@ from llreg.hub.push import push
 from llreg.hub.recompute import recompute_some
 from llreg.hub.repo import Repo
 from llreg.hub.verdict import Verdict
-from llreg.maintenance import check_tag, current_only
+from llreg.maintenance import check_tag
 from llreg_schemas.errors import HubAccessError, HubError, InputError, LlregWarning
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def review(
     than the reviewed one, and it cannot be told not to. Here the bytes that were validated are copied into the registry, and
     one push commits them with the new build and ``versions/<tag>.json``, on the condition that main is where it was.
     """
-    current_only(registry)
+    registry.check_changeable()
     target = _repo(registry, repo)
     me = reviewer(target) if comment else ""
     may_write = target.may_write() if comment or merge else False

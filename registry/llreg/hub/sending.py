@@ -106,7 +106,7 @@ def title(sent: Outgoing) -> str:
     """What a commit does, in a line."""
     rows, others = sent.rows, [name for name in sent.files if name.startswith(("retractions/", "versions/"))]
     if rows:
-        names = list(dict.fromkeys(record.identity.model for record in rows))
+        names = list(dict.fromkeys(record.identity.name for record in rows))
         more = ", …" if len(names) > _NAMED else ""
         text = f"Add {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(names[:_NAMED])}{more}"
     elif others:

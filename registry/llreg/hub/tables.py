@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from llreg.annotations import DIRECTORY
@@ -45,6 +46,18 @@ def to_send(published: Published, root: Path, pin: Pin) -> dict[str, Path]:
         if entry is None or (pin.tables.get(path) == entry.oid and not same_content(entry, here)):
             found[path] = here
     return found
+
+
+def sent_oids(sent: Mapping[str, Path]) -> dict[str, str]:
+    """What the Hub calls the tables among files that were sent, as a pin keeps it.
+
+    They are large files by the registry's .gitattributes, whatever their size.
+    """
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sent.items()
+        if name.startswith(f"{DIRECTORY}/")
+    }
 
 
 def _oids(path: Path) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from llreg.agreement import Agreement
     from llreg.geometry.neighbors import Neighbor
-    from llreg.hub.recompute import Agreement
 
 Level = Literal["refused", "attention", "note"]
 State = Literal["good", "attention", "refused"]

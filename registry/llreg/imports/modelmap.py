@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg import settings
 from llreg.annotations import to_table, write_annotations
 from llreg.imports.bounded import read_bounded
 from llreg.imports.rows import (
     ImportResult,
     Measurement,
     Origin,
-    check_contributor,
     import_rows,
     make_declared,
     order_note,
@@ -89,7 +89,7 @@ def import_modelmap(
     StorageError
     """
     registry.check_changeable("import into it")
-    check_contributor()
+    settings.check_contributor()
     published = _read(path, metadata, names)
     tables = _tables(published.entries)
     result = _import_values(registry, published, str(path), force=force, dry_run=dry_run, progress=progress)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg.files import ZIP_ERRORS
 from llreg.imports.bounded import MAX_BYTES
 from llreg.imports.table import ABOUT, MODEL, STAMP, TEXT, VALUES, Table
 from llreg_schemas.errors import InputError
@@ -63,7 +64,7 @@ def _load(data: bytes, shown: str) -> dict[str, NDArray[Any]]:
                     arrays[entry.filename.removesuffix(".npy")] = _load_array(file, entry, shown)
     except InputError:
         raise
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{shown}: expected an .npz file; it is damaged or another kind ({error})") from error
     return arrays
 

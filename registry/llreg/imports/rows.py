@@ -153,7 +153,7 @@ def import_rows(
         If the disk refuses; rows that were written stay, and the same import goes on from there.
     """
     registry.check_changeable("import into it")
-    check_contributor()
+    settings.check_contributor()
     if not dry_run:
         files.sweep(registry.path)
         files.check_writable(registry.path)
@@ -161,7 +161,7 @@ def import_rows(
     rows = _make_rows(registry, measurements, matrix, origin)
     records = registry.records()
     there, gone = {record.digest for record in records}, set(registry.retractions())
-    _refuse_twins([(each.model, each.place) for each in measurements], {record.identity.model for record in records})
+    _refuse_twins([(each.model, each.place) for each in measurements], {record.identity.name for record in records})
     new = [row for row in rows if row.record.digest not in there and row.record.digest not in gone]
     if not dry_run:
         _write(registry.path, new, progress)
@@ -187,13 +187,6 @@ def order_note(registry: Registry) -> str:
         f"the values were put on the {registry.num_texts:,} texts of {registry.info['text_set']['name']} in the file's "
         "order; it names no text, so that another order cannot be told for sure"
     )
-
-
-def check_contributor() -> None:
-    """Refuse a LLREG_CONTRIBUTOR that a record cannot hold."""
-    contributor = settings.contributor()
-    if contributor is not None and (not contributor.isprintable() or len(contributor) > 200):
-        raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
 
 
 def clean(value: object) -> str | None:
@@ -340,8 +333,8 @@ def _notes(
     records: Sequence[RowRecord],
 ) -> list[str]:
     notes = []
-    known = {record.identity.model for record in records}
-    doubled = {row.record.identity.model for row in new} & known
+    known = {record.identity.name for record in records}
+    doubled = {row.record.identity.name for row in new} & known
     if doubled:
         notes.append(
             f"of {len(doubled):,} of these models there are other rows here, too, as of {min(doubled)}; name such rows by "

@@ -78,11 +78,11 @@ def declared_edges(records: Sequence[RowRecord]) -> list[tuple[int, int, str]]:
     """
     by_model: dict[str, list[int]] = {}
     for k, record in enumerate(records):
-        by_model.setdefault(record.identity.model, []).append(k)
+        by_model.setdefault(record.identity.name, []).append(k)
     edges = []
     for child, record in enumerate(records):
         for base in record.declared.get("base_model") or ():
-            parents = [k for k in by_model.get(base, []) if records[k].identity.model != record.identity.model]
+            parents = [k for k in by_model.get(base, []) if records[k].identity.name != record.identity.name]
             if parents:
                 alike = [k for k in parents if records[k].identity.weight_dtype == record.identity.weight_dtype]
                 edges.append(
@@ -98,7 +98,9 @@ def _trajectories(records: Sequence[RowRecord]) -> list[tuple[str, Sequence[int]
 
 
 def _link(record: RowRecord) -> str | None:
-    return f"https://huggingface.co/{record.identity.model}" if record.identity.source == "hub" else None
+    identity = record.identity
+    local = str(identity.adapter["revision"]).startswith("sha256:") if identity.adapter else identity.source != "hub"
+    return None if local else f"https://huggingface.co/{identity.name}"
 
 
 def _facts(result: MapResult) -> list[tuple[str, str]]:

@@ -59,10 +59,16 @@ def lfs_paths(git: GitRepo, attributes: Mapping[str, str], paths: Iterable[str])
         partial = index.with_name(f"{index.name}.{uuid.uuid4().hex}")
         git.run("update-index", "-z", "--index-info", given=listing, env={"GIT_INDEX_FILE": str(partial)})
         os.replace(partial, index)
-    given = "".join(f"{path}\0" for path in asked).encode("utf-8", "surrogateescape")
-    said = git.run("check-attr", "--cached", "-z", "--stdin", "filter", given=given, env={"GIT_INDEX_FILE": str(index)})
-    fields = said.decode("utf-8", "surrogateescape").split("\0")[:-1]
-    return {path for path, value in zip(fields[::3], fields[2::3], strict=True) if value == "lfs"}
+    known = git.filters.setdefault(index.name, {})
+    new = [path for path in asked if path not in known]
+    if new:
+        given = "".join(f"{path}\0" for path in new).encode("utf-8", "surrogateescape")
+        said = git.run(
+            "check-attr", "--cached", "-z", "--stdin", "filter", given=given, env={"GIT_INDEX_FILE": str(index)}
+        )
+        fields = said.decode("utf-8", "surrogateescape").split("\0")[:-1]
+        known |= dict(zip(fields[::3], fields[2::3], strict=True))
+    return {path for path in asked if known[path] == "lfs"}
 
 
 def is_binary_sample(sample: bytes) -> bool:

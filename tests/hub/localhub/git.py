@@ -17,6 +17,7 @@ from localhub.lfs import POINTER_MAX, POINTER_MIN, Pointer
 
 ABSENT = "0" * 40
 SHA = re.compile(r"[0-9a-f]{40}")
+_KEPT_BYTES = 1 << 16  # of an answer about objects that is kept
 _NO_NAME = re.compile(r"[\s~^:?*\[\\\0]|\.\.|@\{|/$")  # git would read an expression, not a name
 _CONFIG = {"core.fsync": "none", "gc.auto": "0", "core.quotePath": "false"}
 
@@ -75,12 +76,15 @@ class Tree:
 
 
 class GitRepo:
-    """One bare repository. Objects are immutable, so trees and pointers once read are kept."""
+    """One bare repository. Objects are immutable, so what was once said about them is kept: a process costs more."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._trees: dict[str, Tree] = {}
         self._pointers: dict[str, Pointer | None] = {}
+        self._said: dict[tuple[str, ...], bytes] = {}
+        self.filters: dict[str, dict[str, str]] = {}  # by the index of .gitattributes files, of each path asked about
+        self._mark = uuid.uuid4().hex  # titles of commits may hold anything but this
         self._lock = threading.Lock()
         self._env = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -116,6 +120,15 @@ class GitRepo:
             raise GitError(f"git {' '.join(args)}: {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
 
+    def ask(self, *args: str, ok: tuple[int, ...] = (0,)) -> bytes:
+        """The same for a command that names objects by their hashes alone, and none that may be missing: run once."""
+        said = self._said.get(args)
+        if said is None:
+            said = self.run(*args, ok=ok)
+            if len(said) <= _KEPT_BYTES:
+                self._said[args] = said
+        return said
+
     # References
 
     def head(self, ref: str) -> str | None:
@@ -131,7 +144,10 @@ class GitRepo:
         return said.decode().strip() or None
 
     def has_commit(self, sha: str) -> bool:
-        return self.run("cat-file", "-t", sha, ok=(0, 128)) == b"commit\n"
+        try:
+            return self.ask("cat-file", "-t", sha) == b"commit\n"
+        except GitError:  # not there yet
+            return False
 
     def refs(self, prefix: str) -> dict[str, str]:
         """Full name -> commit of the references below `prefix`."""
@@ -157,7 +173,7 @@ class GitRepo:
     # Objects
 
     def blob(self, oid: str) -> bytes:
-        return self.run("cat-file", "blob", oid)
+        return self.ask("cat-file", "blob", oid)
 
     def blobs(self, oids: Iterable[str]) -> dict[str, bytes]:
         """The contents of many blobs from one process."""
@@ -226,27 +242,25 @@ class GitRepo:
         for path, data in changes.items():
             if data is not None:
                 parts += [f"M 100644 inline {_quoted(path)}\ndata {len(data)}\n".encode(), data, b"\n"]
-        parts.append(b"\nget-mark :1\n")
-        sha = self.run("fast-import", "--quiet", given=b"".join(parts)).decode().strip()
-        self.run("update-ref", "-d", scratch)
-        return sha
+        parts.append(f"\nget-mark :1\nreset {scratch}\nfrom {ABSENT}\n".encode())
+        return self.run("fast-import", "--quiet", given=b"".join(parts)).decode().strip()
 
     def log(self, sha: str, *args: str) -> list[Commit]:
         """The history of `sha`, newest first; `args` go to ``git log``."""
-        said = self.run("log", "-z", "--format=%H%n%an%n%ct%n%B", *args, sha).decode("utf-8", "replace")
+        said = self.ask("log", "-z", "--format=%H%n%an%n%ct%n%B", *args, sha).decode("utf-8", "replace")
         rows = (record.split("\n", 3) for record in said.split("\0") if record)
         return [Commit(sha, author, int(when), message.strip()) for sha, author, when, message in rows]
 
     def parent(self, sha: str) -> str | None:
         """The first parent; None of a root."""
-        said = self.run("rev-parse", "--verify", "--quiet", f"{sha}^", ok=(0, 1, 128))
+        said = self.ask("rev-parse", "--verify", "--quiet", f"{sha}^", ok=(0, 1, 128))
         return said.decode().strip() or None
 
     def last_changes(self, sha: str) -> dict[str, Commit]:
         """For each path, directories included, the newest commit that touched it."""
-        mark = uuid.uuid4().hex  # titles may hold anything but this
+        mark = self._mark
         shown = ("--name-only", "-z", f"--format={mark}%H%n%an%n%ct%n%s")
-        said = self.run("log", "--first-parent", "-m", "--root", *shown, sha).decode("utf-8", "surrogateescape")
+        said = self.ask("log", "--first-parent", "-m", "--root", *shown, sha).decode("utf-8", "surrogateescape")
         newest: dict[str, Commit] = {}
         for record in said.split(mark)[1:]:
             head, _, names = record.partition("\0")
@@ -261,11 +275,11 @@ class GitRepo:
     # Merging
 
     def merge_base(self, one: str, other: str) -> str | None:
-        return self.run("merge-base", one, other, ok=(0, 1)).decode().strip() or None
+        return self.ask("merge-base", one, other, ok=(0, 1)).decode().strip() or None
 
     def merge_tree(self, ours: str, theirs: str) -> tuple[str, list[str]]:
         """The three-way merge as a tree, and the paths in conflict (none: the tree is the merge)."""
-        said = self.run(
+        said = self.ask(
             "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours, theirs, ok=(0, 1)
         ).decode("utf-8", "surrogateescape")
         tree, *names = said.split("\0")
@@ -277,7 +291,7 @@ class GitRepo:
         return self.run("commit-tree", tree, "-p", parent, given=message.encode(), env=who).decode().strip()
 
     def diff(self, old: str, new: str) -> str:
-        return self.run("diff", "--no-color", old, new).decode("utf-8", "replace")
+        return self.ask("diff", "--no-color", old, new).decode("utf-8", "replace")
 
 
 def _quoted(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,8 +28,13 @@ def _card(repo: Repo, tree: Tree) -> dict[str, Any]:
     readme = tree.entries.get("README.md")
     if readme is None or readme.lfs:
         return {}
+    return _front_matter(repo.git.blob(readme.oid))
+
+
+@lru_cache(maxsize=64)
+def _front_matter(readme: bytes) -> dict[str, Any]:
     try:
-        return front_matter(repo.git.blob(readme.oid).decode("utf-8", "replace"))
+        return front_matter(readme.decode("utf-8", "replace"))
     except ValueError:
         return {}
 

@@ -1,0 +1,77 @@
+"""Command that scores rows again: verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from llreg.cli.common import Context, json_option, note, print_json, registry_option
+from llreg.printable import printable
+
+if TYPE_CHECKING:
+    from llreg.agreement import Agreement
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--all", "all_rows", is_flag=True, help="All rows of the registry.")
+@click.option("--texts", default=32, show_default=True, type=click.IntRange(1), help="How many texts to score again.")
+@click.option("--seed", type=int, help="Draw the texts as a run before did (default: by chance).")
+@click.option("--model", "path", metavar="PATH", help="Where the model's files are, for the row of a local model.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code from the model's repository, for a row made so."
+)
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of rows that do not match, one a line.")
+@registry_option
+@click.pass_obj
+def verify(
+    context: Context,
+    /,
+    models: tuple[str, ...],
+    all_rows: bool,
+    texts: int,
+    seed: int | None,
+    path: str | None,
+    device: str,
+    trust_remote_code: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Score a random sample of a row's texts again with its model, and compare with what the row has.
+
+    MODEL is a row: a model name, a row id or the first digits of a digest. Each is a match, a mismatch (made with another
+    model, tokenizer or text order, or with changed weights) or inconclusive, by what the arithmetic of its dtype explains.
+    Exit code 0 if all match, 1 if not; --json has the outcome and the figures, in nats per text.
+    """
+    if bool(models) == all_rows:
+        raise click.UsageError("name the rows to verify, or give --all")
+    if path is not None and len(models) != 1:
+        raise click.UsageError("--model goes with one row: verify such rows one at a time")
+    registry = context.registry()
+    names = [record.row_id for record in registry.records()] if all_rows else list(models)
+    found = []
+    for name in names:
+        if not quiet:
+            note(f"scoring {texts:,} texts of {printable(name)} again")
+        found.append(
+            registry.verify(name, texts, seed=seed, path=path, device=device, trust_remote_code=trust_remote_code)
+        )
+        if not (as_json or quiet):
+            _print(found[-1])
+    if as_json:
+        print_json([agreement.to_json() for agreement in found])
+    elif quiet:
+        click.echo("".join(f"{each.row_id}\n" for each in found if each.outcome != "match"), nl=False)
+    return 0 if all(agreement.outcome == "match" for agreement in found) else 1
+
+
+def _print(found: Agreement) -> None:
+    """One block a row: outcome, what it means, the figures, and how to repeat it."""
+    click.echo(f"{found.outcome:12}  {printable(found.row_id)}")
+    click.echo(f"    {printable(found.why)}")
+    if found.figures:
+        click.echo(f"    {printable(found.figures)}")
+        click.echo(f"    drawn by --seed {found.seed}")
