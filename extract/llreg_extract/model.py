@@ -187,22 +187,43 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         options["trust_remote_code"] = trust_remote_code
         tokenizer = read_tokenizer(source, folder, place, options)
         module = read_module(source, place, options, dtype, device)
-        first_token_scored = special_prefix(tokenizer) > 0
-        attention = str(getattr(module.config, "_attn_implementation", None) or "none")
-        model = Model(
-            source=source,
-            module=module,
-            tokenizer=tokenizer,
-            device=module.device,
-            weight_dtype=dtype,
-            context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
-            attention=attention,
-            library_attention=attention,
-            first_token_scored=first_token_scored,
-            threads=_available_cpus(),
-            trust_remote_code=trust_remote_code,
-        )
-        prepare(model)
+        return make_ready(source, module, tokenizer, dtype, trust_remote_code=trust_remote_code)
+
+
+def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust_remote_code: bool = False) -> Model:
+    """Check a module that is loaded, and set the fastest way to score it.
+
+    Parameters
+    ----------
+    source : Source
+    module : torch.nn.Module
+        Causal language model of transformers, in evaluation mode.
+    tokenizer : transformers tokenizer
+    dtype : str
+        Of the weights.
+    trust_remote_code : bool
+        Whether code from the checkpoint was allowed to run.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model is not causal.
+    """
+    attention = str(getattr(module.config, "_attn_implementation", None) or "none")
+    model = Model(
+        source=source,
+        module=module,
+        tokenizer=tokenizer,
+        device=module.device,
+        weight_dtype=dtype,
+        context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
+        attention=attention,
+        library_attention=attention,
+        first_token_scored=special_prefix(tokenizer) > 0,
+        threads=_available_cpus(),
+        trust_remote_code=trust_remote_code,
+    )
+    prepare(model)
     return model
 
 

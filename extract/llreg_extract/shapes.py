@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llreg_extract.config import context_length
-from llreg_extract.encoding import PROBE_TEXT, special_prefix
+from llreg_extract.encoding import PROBE_TEXT
 from llreg_extract.libraries import quiet, require
-from llreg_extract.model import Model, _available_cpus
-from llreg_extract.selfcheck import prepare
+from llreg_extract.model import Model, make_ready
 from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
 
@@ -81,21 +79,7 @@ def random_model(shape: str, texts: Sequence[str], *, dtype: str, device: str) -
     require("torch", "transformers")
     tokenizer = make_tokenizer(texts, SHAPES[shape]["vocab_size"])
     module = make_module(shape, dtype, device)
-    attention = str(module.config._attn_implementation)
-    model = Model(
-        source=_make_source(shape, dtype, module),
-        module=module,
-        tokenizer=tokenizer,
-        device=module.device,
-        weight_dtype=dtype,
-        context_length=context_length(module.config.to_dict()),
-        attention=attention,
-        library_attention=attention,
-        first_token_scored=special_prefix(tokenizer) > 0,
-        threads=_available_cpus(),
-    )
-    prepare(model)
-    return model
+    return make_ready(_make_source(shape, dtype, module), module, tokenizer, dtype)
 
 
 def make_module(shape: str, dtype: str, device: str) -> Any:
