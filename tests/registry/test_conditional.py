@@ -383,7 +383,7 @@ def _on_subset(row: Row, subset: str, inside: Any, *, responses_too: bool) -> Ro
 def test_command_line(cli: Cli, small_pairs: Path, tmp_path: Path) -> None:
     root = tmp_path / "r"
     made = cli("init", root, "--texts", small_pairs, "--prompt", "chat-template")
-    assert (made.code, f"{N} pairs, prompts by chat-template" in made.err) == (0, True)
+    assert (made.code, f"{N} pairs, prompts by chat template" in made.err) == (0, True)
     shown = cli("-r", root, "texts", "show", "1")
     assert shown.out.splitlines()[:2] == ["--- system", "Answer in German."]
     assert shown.out.splitlines()[-2:] == ["--- response", "Am Rhein, wo es öfter regnet."]

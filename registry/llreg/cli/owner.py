@@ -47,7 +47,8 @@ def init(
 
     registry = make(directory, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt)
     header = registry.info["text_set"]
-    what = "texts" if registry.rendering is None else f"pairs, prompts by {registry.rendering}"
+    prompts = {None: "texts", "raw": "pairs, prompts as they are", "chat-template": "pairs, prompts by chat template"}
+    what = prompts[registry.rendering]
     note(
         f"made {registry.path}: {header['num_texts']:,} {what} ({header['name']}, {header['mean_bytes']:.0f} bytes on average)"
     )

@@ -80,7 +80,8 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
             f"text {index} is not copied in this registry: its licence forbids it; rebuild the texts with: llreg texts build"
         )
     note(
-        f"{'pair' if texts.has_pairs else 'text'} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes, {printable(texts.source[index])}"
+        f"{'pair' if texts.has_pairs else 'text'} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes"
+        + (f", {printable(texts.source[index])}" if texts.source[index] else "")
     )
     shown = _conversation(text) if isinstance(text, Pair) else text
     click.echo("\n".join(printable(line.replace("\t", "    ")) for line in shown.split("\n")))
