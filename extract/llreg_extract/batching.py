@@ -42,6 +42,7 @@ class BatchPlan:
     ) -> None:
         self.lengths, self.budget = lengths, max(1, budget)
         self.done, self.single, self.boundary = done, single, boundary
+        self.retried: set[int] = set()  # texts that did not fit beside others; from then on one batch runs at a time
         self._waiting = deque(sorted(texts, key=lambda i: (-lengths[i], i)))
 
     def next(self) -> list[int]:

@@ -129,6 +129,12 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
         raise UnsupportedModelError(f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code")
     if "AutoModelForCausalLM" not in remote:
         raise _not_causal(name, str(what))
+    if "--" in str(remote["AutoModelForCausalLM"]):
+        elsewhere = str(remote["AutoModelForCausalLM"]).partition("--")[0]
+        raise UnsupportedModelError(
+            f"the code of {name} lies in another repository ({elsewhere}), where its commit does not pin it: copy the code "
+            "beside the weights and give that directory"
+        )
 
 
 def _is_bidirectional(config: Mapping[str, Any]) -> bool:

@@ -161,13 +161,22 @@ def _each_in_daemons(function: Callable[[str], Any], items: Sequence[str]) -> No
 
     for _ in items[:_STREAMS]:
         threading.Thread(target=work, name="llreg-fetch", daemon=True).start()
+    errors: list[Exception] = []
+    running = len(items)
     try:
-        for _ in items:
+        while running > 0:
             error = done.get()
+            running -= 1
             if error is not None:
-                raise error
+                errors.append(error)
+                running -= len(
+                    waiting
+                )  # those are not begun; what runs is waited for: it writes where others would delete
+                waiting.clear()
     finally:
         waiting.clear()
+    if errors:
+        raise errors[0]
 
 
 def _error_of(function: Callable[[str], Any], item: str) -> Exception | None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from llreg_schemas.errors import MissingExtraError
+from llreg_schemas.errors import MissingExtraError, MissingLibraryError
 
 
 def require(*packages: str) -> None:
@@ -24,6 +24,18 @@ def require(*packages: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, "extract")
+
+
+def require_for_model(package: str, extra: str = "extract") -> None:
+    """Check that a package is installed that one model needs and others do not.
+
+    Raises
+    ------
+    MissingLibraryError
+        It is not.
+    """
+    if find_spec(package) is None:
+        raise MissingLibraryError(package, extra)
 
 
 class _Quiet:
@@ -102,5 +114,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # The CPU allocator of torch raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # torch's allocator for CPUs, and the libraries of CUDA, raise plain RuntimeErrors.
+    told = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)

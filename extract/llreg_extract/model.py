@@ -13,7 +13,7 @@ from typing import Any
 from llreg_extract.config import context_length
 from llreg_extract.encoding import special_prefix
 from llreg_extract.hub import download
-from llreg_extract.libraries import quiet, require
+from llreg_extract.libraries import quiet, require, require_for_model
 from llreg_extract.loading import checkpoint_folder, load_errors, read_module, read_tokenizer
 from llreg_extract.quantize import chatter_withheld, check_device, packages
 from llreg_extract.selfcheck import prepare
@@ -174,8 +174,9 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     InputError, MissingExtraError
         As for `choose`.
     """
-    also = ["gguf"] * bool(source.file) + ["peft"] * bool(source.adapter)
-    require("torch", "transformers", "safetensors", *also)
+    require("torch", "transformers", "safetensors")
+    for package in ["gguf"] * bool(source.file) + ["peft"] * bool(source.adapter):
+        require_for_model(package)
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
     with (

@@ -36,7 +36,7 @@ from llreg_extract.config import (
     read_config,
 )
 from llreg_extract.gguf_header import GGUFHeader, read_gguf_header
-from llreg_extract.libraries import require
+from llreg_extract.libraries import require_for_model
 from llreg_extract.quantize import LABELS
 from llreg_extract.source import Adapter, Kind, Source, check_file_name
 from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
@@ -73,7 +73,7 @@ class Place(Protocol):
 
 def adapter_source(place: Place, under: Source) -> Source:
     """The source of an adapter over a pinned base model."""
-    require("peft")
+    require_for_model("peft")
     files = in_folder(place.subfolder, adapter_files(place.files, place.name))
     adapter = Adapter(under.name, place.kind, place.location, place.revision(files), place.subfolder)
     known = declared(
@@ -140,7 +140,7 @@ def _checkpoint(place: Place, quantize: str | None, trust_remote_code: bool) -> 
 
 
 def _gguf(place: Place, file: str, quantize: str | None) -> Source:
-    require("gguf")
+    require_for_model("gguf")
     name, inside = place.name, in_folder(place.subfolder, [file])[0]
     check_file_name(inside)
     check_whole_gguf(name, file)

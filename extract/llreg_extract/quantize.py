@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from types import MethodType
 from typing import Any
 
-from llreg_extract.libraries import first_line, quiet
+from llreg_extract.libraries import first_line, quiet, require_for_model
 from llreg_extract.source import Source
-from llreg_schemas.errors import InputError, MissingExtraError, ModelError, UnsupportedModelError
+from llreg_schemas.errors import InputError, ModelError, UnsupportedModelError
 
 LABELS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
 # Bytes a packed parameter takes: with a float32 scale for each block of 64 where there are 4 bits (one a row is nothing).
@@ -76,11 +76,11 @@ def check_device(source: Source, device: str) -> None:
     ------
     UnsupportedModelError
         The library of the checkpoint's method is not installed, or transformers says that it does not run here.
-    MissingExtraError
+    MissingLibraryError
         bitsandbytes is not installed, and the weights are to be packed with it.
     """
-    if source.quantize is not None and find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "quantize")
+    if source.quantize is not None:
+        require_for_model("bitsandbytes", "quantize")
     if source.settings is None:
         return
     method = _method(source.settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from functools import cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,13 @@ def install(module: Any, base: Any) -> None:
     module, base : torch.nn.Module
         Causal language model of transformers, and one of its `bases`.
     """
+    _wrap(base, _forward)
+
+
+def widen(module: Any) -> None:
+    """From now on have the head of a model in 16 bits, for which a base is installed, multiply in float32 in a replay."""
     import torch
 
-    _wrap(base, _forward)
     linear: Any = module.get_output_embeddings()
     if type(linear) is torch.nn.Linear and linear.weight.dtype in (torch.bfloat16, torch.float16):
         _wrap(linear, _linear)
@@ -103,7 +108,7 @@ def _float32_product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     """states @ weight' + bias in float32, of 16-bit states (..., hidden) and weights (vocabulary, hidden)."""
     import torch
 
-    if states.is_cuda and states.dtype == weight.dtype:  # the tensor cores add in float32 anyway
+    if states.is_cuda and states.dtype == weight.dtype and _keeps_sums(weight.dtype):
         flat = torch.mm(states.reshape(-1, states.shape[-1]), weight.T, out_dtype=torch.float32)
         found = flat.view(*states.shape[:-1], -1)
         return found if bias is None else found + bias.float()
@@ -111,6 +116,19 @@ def _float32_product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     parts = [torch.nn.functional.linear(wide, rows.float()) for rows in torch.split(weight, _VOCABULARY_BLOCK)]
     found = torch.cat(parts, -1)
     return found if bias is None else found + bias.float()
+
+
+@cache
+def _keeps_sums(dtype: torch.dtype) -> bool:
+    """Whether the GPU's product of 16-bit matrices comes in float32, in which it adds anyway: from torch 2.8 on."""
+    import torch
+
+    one = torch.ones(16, 16, dtype=dtype, device="cuda")
+    try:
+        torch.mm(one, one, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def hidden_states(module: Any, base: Any, tokens: torch.Tensor, options: dict[str, Any]) -> Any:

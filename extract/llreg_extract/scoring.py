@@ -193,7 +193,7 @@ def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Generator[Batch, No
     try:
         while True:
             # One batch more than there are workers keeps them busy; more would only delay an interruption.
-            while len(running) <= workers and (texts := plan.next()):
+            while len(running) < (1 if plan.retried else workers + 1) and (texts := plan.next()):
                 running[executor.submit(_score_batch, model, encoded, texts)] = texts
             if not running:
                 return
@@ -234,12 +234,15 @@ def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequen
         raise error
     if not is_out_of_memory(error):
         raise ModelError(f"{model.source.name} failed on a text of {tokens} tokens: {first_line(error)}") from error
-    if len(texts) == 1:
+    if len(texts) == 1 and texts[0] in plan.retried:
         raise ModelError(
             f"a text of {tokens} tokens does not fit in the memory of {model.device} with {model.source.name}: "
             "try --dtype bfloat16, or another device"
         ) from error
-    plan.shrink(plan.padded(texts) // 2)
+    if len(texts) == 1:  # once more, when it need not share the memory with others
+        plan.retried.add(texts[0])
+    else:
+        plan.shrink(plan.padded(texts) // 2)
     plan.put_back(texts)
     _free_memory(model, error)
     return None

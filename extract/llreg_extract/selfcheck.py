@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from llreg_extract.model import Model
 
 _LENGTH = 160  # tokens of the probe at most: more than one block of attention
-# Per token and in nats: rounding in the weights' dtype stays below, another computation does not.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+# Root mean square over the tokens of a probe, and largest, in nats: rounding in the weights' dtype stays below (SmolLM2 in
+# bfloat16: 0.05 and 0.39 between two kernels), another computation does not.
+_TOLERANCE = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 2.0), "float16": (0.03, 0.5)}
 
 
 def prepare(model: Model) -> None:
@@ -55,6 +56,9 @@ def prepare(model: Model) -> None:
         return _close(plain[0], whole, model.weight_dtype) and _close(plain[1][start - 1 :], part, model.weight_dtype)
 
     _use_replay(model, agrees)
+    if model.weight_dtype != "float32":
+        # The head is exact now, where the plain one rounds its logits: by more, the larger they are.
+        plain = [_alone(model, ids) for ids in (probe, short)]
     _use_blocks(model, agrees)
     together = _attempt(lambda: _log_probs(model, [probe, short])[1])
     model.batching = together is not None and _close(plain[1], together, model.weight_dtype)
@@ -74,6 +78,7 @@ def _use_replay(model: Model, agrees: Callable[[], bool]) -> None:
         model.base = base
         if _attempt(agrees):
             model.path = "replay"
+            replay.widen(model.module)
             return
         replay.remove(model.module)
         model.base = None
@@ -135,6 +140,11 @@ def _probe(model: Model) -> NDArray[np.int32]:
 
 
 def _close(a: NDArray[np.float32], b: NDArray[np.float32], dtype: str) -> bool:
-    # NaN and inf, as of a float16 overflow, say nothing here; scoring reports them.
-    finite = np.isfinite(a) & np.isfinite(b)
-    return bool(np.all(np.abs(a[finite] - b[finite]) <= _TOLERANCE[dtype]))
+    """Whether `b` is `a` but for rounding; where `a` is NaN or inf, as of a float16 overflow, it says nothing, and scoring tells."""
+    finite = np.isfinite(a)
+    if not finite.any():
+        return True
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a[finite].astype(np.float64) - b[finite])
+    rms, largest = _TOLERANCE[dtype]
+    return bool(np.sqrt((difference**2).mean()) <= rms and difference.max() <= largest)

@@ -169,9 +169,11 @@ def _refuse_other_environment(record: RowRecord, device: str) -> None:
     """A row is of one environment: its record could not tell which values came from which."""
     from importlib.metadata import version
 
-    then = record.provenance
-    known = (then["device"]["type"], then["versions"].get("torch"), then["versions"].get("transformers"))
-    if known != (device.partition(":")[0], version("torch"), version("transformers")):
+    then, names = record.provenance, ("torch", "transformers")
+    # Not the build, as "+cu128": a client without a GPU has another one than the workers that score.
+    known = [str(then["versions"].get(name)).partition("+")[0] for name in names]
+    here = [version(name).partition("+")[0] for name in names]
+    if (then["device"]["type"], known) != (device.partition(":")[0], here):
         raise InputError(
             f"{record.row_id} lacks texts, and was scored with other library versions or on another kind of device: "
             "score all again with --overwrite always"

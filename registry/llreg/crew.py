@@ -80,6 +80,7 @@ class Crew:
         self._deleting: list[Future] = []
         self._topic = f"llreg-{secrets.token_hex(8)}"
         self._slots: dict[str, int] = {}
+        self._deserted = False  # no worker is left, and that was told
 
     def run(self) -> Iterator[Finished]:
         """Score all models; yields each one when it is done.
@@ -167,9 +168,12 @@ class Crew:
 
     def _texts_of(self, job: Job) -> Future:
         """The texts, sent once; as a task's result and not as data, so that a worker that dies does not take them along."""
+        import dask.config
+
         subset = job.identity.subset
         if subset not in self._texts or self._texts[subset].status in ("error", "cancelled", "lost"):
-            self._texts[subset] = self._client.submit(worker.unpack, worker.pack(job.texts), pure=False)
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}):
+                self._texts[subset] = self._client.submit(worker.hold, job.texts, pure=False)
         return self._texts[subset]
 
     # What comes back
@@ -178,9 +182,14 @@ class Crew:
         try:
             message = self._inbox.get(timeout=_LOOK_SECONDS)
         except Empty:
-            self._slots = {}
+            self._slots = slots_of(self._client)
             if self._client.status != "running":
                 _lost()
+            if self._slots:
+                self._deserted = False
+            elif not self._deserted:
+                self._deserted = True
+                self._report.note("no worker is left; waiting for one")
             return
         flight = self._flights.get(message["key"])
         if flight is None:  # of an attempt that is over

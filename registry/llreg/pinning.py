@@ -124,6 +124,7 @@ def journal_of(registry: Registry, pinned: Pinned, options: Options) -> Journal:
     parts = {
         "device": pinned.device,
         "again": options.overwrite == "always",
-        "libraries": [__version__, *(version(package) for package in packages)],
+        "libraries": [__version__, *(version(package).partition("+")[0] for package in packages)],
+        "remote_code": options.trust_remote_code,
     }
     return Journal(runs_dir(registry.path) / f"{pinned.identity.id[:24]}-{hash_json(parts)[:12]}.journal")

@@ -277,9 +277,10 @@ class Rescoring:
 
     def _meaning(self, found: Comparison, places: NDArray[np.int64], scored: _Scored) -> tuple[Cause, str]:
         if found.outcome == "match":
+            more = f" (--texts {_MANY} shows smaller ones)" if found.measured and len(self.sample.texts) < _MANY else ""
             return "", (
                 f"the row holds what this model gives; weights that move a text by less than {found.unseen:.2g} nats (root mean "
-                "square) would look the same"
+                f"square) would look the same{more}"
             )
         if found.outcome == "inconclusive":
             return "arithmetic", _open(found, self.dtype, len(self.sample.texts))

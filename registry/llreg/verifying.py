@@ -113,6 +113,7 @@ def score_again(
     # Code that the row was made without is not run, whatever is allowed.
     trusted = trust_remote_code and bool(record.provenance.get("trust_remote_code", True))
     try:
+        _check_code(record, trusted)
         source = find_source(record.identity, path, trust_remote_code=trusted)
         _check_size(source, most_parameters)
     except (ModelError, InputError, MissingExtraError) as error:
@@ -126,8 +127,15 @@ def score_again(
     return _with_files(found, record.identity, source)
 
 
+def _check_code(record: RowRecord, trusted: bool) -> None:
+    """The hash of a local model covers its code, if the row was made with it."""
+    hashed = (record.identity.revision or "").startswith("sha256:")
+    if hashed and not trusted and record.provenance.get("trust_remote_code"):
+        raise InputError("the row was made with --trust-remote-code: give it here, too, if you trust the model's code")
+
+
 def _unavailable(sample: Sample, error: ModelError | InputError | MissingExtraError) -> Agreement:
-    if isinstance(error, MissingExtraError) and error.extra == "extract":
+    if isinstance(error, MissingExtraError) and not isinstance(error, ModelError):
         raise error  # not of this model: nothing can be scored
     why = f"it cannot be scored here: {error}"
     if isinstance(error, NonFiniteError):

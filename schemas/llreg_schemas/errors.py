@@ -152,6 +152,10 @@ class MissingExtraError(LlregError, ImportError):
         return type(self), (self.package, self.extra)
 
 
+class MissingLibraryError(MissingExtraError, ModelError):
+    """An optional dependency is not installed that one model needs, and others do not."""
+
+
 _STORAGE_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",

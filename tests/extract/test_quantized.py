@@ -183,7 +183,8 @@ def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     def find(name: str, *rest: Any) -> Any:
         return None if name in modules else found(name, *rest)
 
-    monkeypatch.setattr("llreg_extract.quantize.find_spec", find)
+    for place in ("quantize", "libraries"):
+        monkeypatch.setattr(f"llreg_extract.{place}.find_spec", find)
 
 
 COMPRESSED = {

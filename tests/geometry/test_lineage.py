@@ -149,7 +149,7 @@ def test_clones_of_unrelated_models_do_not_make_findings(registry: Registry, mak
     _families(registry, make_row, count=12, children=6)
     findings = [
         relative.finding == "related" and relative.neighbor.model.split("/")[0] != f"f{k}"
-        for k in range(12)
+        for k in range(0, 12, 3)
         for relative in registry.lineage(f"f{k}/base", candidates=80).relatives
     ]
     assert sum(findings) <= 0.01 * len(findings)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llreg.geometry.distance import kl_matrix
@@ -91,6 +91,7 @@ def test_rectangle_is_a_part_of_the_square() -> None:
         np.testing.assert_allclose(part[name].values, whole[name].values[:25], rtol=1e-9, atol=1e-20)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.integers(0, 10_000), st.floats(0.1, 3.0))
 def test_weights_and_gaps_together(seed: int, spread: float) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import RidgeCV
 
@@ -27,6 +27,7 @@ def _problem(seed: int, *, models: int = 40, texts: int = 60, scale: float = 20.
     return points, np.column_stack([60 + 5 * follows, rng.normal(size=models)])
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.integers(0, 10_000), st.integers(20, 45), st.sampled_from([3, 30, 80]), st.sampled_from([0.5, 20.0, 300.0]))
 def test_the_fit_is_that_of_scikit_learn(seed: int, models: int, texts: int, scale: float) -> None:
     points, scores = _problem(seed, models=models, texts=texts, scale=scale)

@@ -223,7 +223,7 @@ CASES: list[tuple[Method, bool, str]] = [
 @pytest.mark.parametrize(("method", "replacement", "shown"), CASES)
 def test_estimates_are_unbiased_and_their_errors_honest(method: Method, replacement: bool, shown: str) -> None:
     """Over many draws: means are the distances on all texts; the reported error is the spread of the estimates."""
-    num_texts, size, runs = 500, 200, 150
+    num_texts, size, runs = 500, 200, 80
     values = _population(num_texts)
     view = np.arange(0, num_texts, 2) if "view" in shown else np.arange(num_texts)
     new = values[0].copy()

@@ -96,6 +96,10 @@ class Hub:
         """Switch options of the server: `wait`, `multipart`, page sizes; see localhub/repos.py, ``Options``."""
         self._admin("POST", "options", changed)
 
+    def copy(self, source: str, target: str) -> None:
+        """Make the dataset repository `target`, as `source` is now."""
+        self._admin("POST", "copy", {"source": source, "target": target})
+
     def reset(self) -> None:
         """No faults, an empty log, the options of the start."""
         self._admin("POST", "reset")

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.hub.client import Hub, serving
+
+from llreg.hub.pin import Pin, read_pin, write_pin
+from llreg.hub.push import push
+from llreg.registry import Registry
 
 if shutil.which("git") is None or importlib.util.find_spec("aiohttp") is None:
     collect_ignore_glob = ["*"]
@@ -77,16 +82,66 @@ def repo(hub: Hub, repo_name: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def _published() -> dict[tuple[str, int | str], Path]:
+    """Registries that `publish_rows` has pushed, by whose repository and which rows: a copy of each."""
+    return {}
+
+
+@pytest.fixture
+def publish_rows(
+    hub: Hub,
+    as_user: AsUser,
+    repo_name: str,
+    small_registry: Registry,
+    fill: Callable[[Registry, int], object],
+    tmp_path_factory: pytest.TempPathFactory,
+    _published: dict[tuple[str, int | str], Path],
+) -> Callable[..., str]:
+    """Factory: ``publish_rows("lab", 4)`` fills `small_registry` with four rows and pushes it as alice; its repository.
+
+    Or ``publish_rows("lab", "kind", write)``, where `write` writes the rows. Each kind of registry is pushed once a
+    session; later tests get copies of the repository and of the registry.
+    """
+
+    def publish(owner: str, rows: int | str, write: Callable[[], object] | None = None) -> str:
+        as_user("alice")
+        repo, root, kind = f"{owner}/{repo_name}", small_registry.path, (owner, rows)
+        if kind not in _published:
+            write() if write else fill(small_registry, int(rows))
+            push(small_registry, repo)
+            kept = Path(shutil.copytree(root, tmp_path_factory.mktemp("published") / "registry"))
+            write_pin(kept, _at(kept, f"{owner}/published-{next(_NUMBERS)}"))
+            hub.copy(repo, _at(kept).repo)
+            _published[kind] = kept
+        else:
+            kept = _published[kind]
+            hub.copy(_at(kept).repo, repo)
+            shutil.copytree(kept, root, dirs_exist_ok=True)
+            write_pin(root, _at(root, repo))
+            small_registry.reload()
+        return repo
+
+    return publish
+
+
+def _at(root: Path, repo: str | None = None) -> Pin:
+    """The pin of a registry; with another repository, if one is named."""
+    pin = read_pin(root)
+    assert pin is not None
+    return pin if repo is None else replace(pin, repo=repo)
+
+
 def _patch_client(monkeypatch: pytest.MonkeyPatch, url: str, *, anonymous: bool) -> None:
     """Set what huggingface_hub reads once, when it is imported, in every module that has a copy of it."""
     import huggingface_hub.hf_api
     from huggingface_hub import HfFileSystem
     from huggingface_hub.utils import _cache_assets, _cache_manager, _git_credential  # noqa: F401
 
-    for name, value in _constants(url, anonymous).items():
-        for module in _client_modules():
-            if name in vars(module):
-                monkeypatch.setattr(module, name, value)
+    constants = _constants(url, anonymous)
+    for module in _client_modules():
+        for name in constants.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, constants[name])
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)  # of huggingface_hub.list_repo_files, ...
     HfFileSystem.clear_instance_cache()
 

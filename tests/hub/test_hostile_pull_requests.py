@@ -29,12 +29,9 @@ HTML = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def site(hub: Hub, as_user: Any, repo_name: str, small_registry: Registry, fill: Callable[..., list[Row]]) -> Site:
+def site(hub: Hub, as_user: Any, small_registry: Registry, publish_rows: Callable[..., str]) -> Site:
     """A published registry of four rows on six texts."""
-    as_user("alice")
-    fill(small_registry, 4)
-    small_registry.push(f"lab/{repo_name}")
-    return Site(hub, f"lab/{repo_name}", small_registry, as_user)
+    return Site(hub, publish_rows("lab", 4), small_registry, as_user)
 
 
 def _edited(row: Row, edit: Callable[[dict[str, Any]], object], member: str = "zarr.json") -> bytes:

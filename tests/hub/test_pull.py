@@ -29,11 +29,9 @@ Fill = Callable[..., list[Row]]
 
 
 @pytest.fixture
-def alices(hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, fill: Fill) -> Registry:
+def alices(hub: Hub, small_registry: Registry, publish_rows: Callable[..., str]) -> Registry:
     """A registry of three rows that alice has published."""
-    as_user("alice")
-    fill(small_registry, 3)
-    push(small_registry, f"alice/{repo_name}")
+    publish_rows("alice", 3)
     hub.clear()
     return small_registry
 

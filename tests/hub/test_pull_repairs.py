@@ -37,12 +37,9 @@ VALUES = f"{STORE}/log_likelihood/c.0.0"
 
 
 @pytest.fixture
-def place(hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, fill: Fill) -> str:
+def place(publish_rows: Callable[..., str]) -> str:
     """A repository of three rows, which alice may write."""
-    as_user("alice")
-    fill(small_registry, 3)
-    push(small_registry, f"alice/{repo_name}")
-    return f"alice/{repo_name}"
+    return publish_rows("alice", 3)
 
 
 @pytest.fixture

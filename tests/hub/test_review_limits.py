@@ -24,16 +24,17 @@ MakeRow = Callable[..., Row]
 
 
 @pytest.fixture
-def site(hub: Hub, as_user: Any, repo_name: str, small_registry: Registry, make_row: MakeRow) -> Site:
+def site(hub: Hub, as_user: Any, small_registry: Registry, make_row: MakeRow, publish_rows: Callable[..., str]) -> Site:
     """A published registry of twenty-four rows of much the same level."""
-    as_user("alice")
-    rng = np.random.default_rng(1)
-    sizes = small_registry.text_index.bytes_per_text
-    for k in range(24):
-        values = -sizes * rng.normal(0.7, 0.03) * rng.normal(1, 0.02, len(sizes))
-        write_row(small_registry.path, make_row(small_registry, f"org/m{k}", k, log_likelihood=values))
-    small_registry.push(f"lab/{repo_name}")
-    return Site(hub, f"lab/{repo_name}", small_registry, as_user)
+
+    def write() -> None:
+        rng = np.random.default_rng(1)
+        sizes = small_registry.text_index.bytes_per_text
+        for k in range(24):
+            values = -sizes * rng.normal(0.7, 0.03) * rng.normal(1, 0.02, len(sizes))
+            write_row(small_registry.path, make_row(small_registry, f"org/m{k}", k, log_likelihood=values))
+
+    return Site(hub, publish_rows("lab", "much the same", write), small_registry, as_user)
 
 
 def _ordinary(site: Site) -> Any:

@@ -254,28 +254,34 @@ def _asked_for_weights(log: list[str]) -> bool:
     return any(line.endswith(f"/org/stalls/resolve/{SHA}/model.safetensors") for line in log)
 
 
-def test_figures_and_summary(cli: Cli, small_registry: Registry, toy_model: ToyModel, tmp_path: Path) -> None:
-    """In JSON and in a table that names every model, row and reason in one line each."""
+def test_figures_and_summary(
+    small_registry: Registry, toy_model: ToyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In JSON, and in a table that names every model, row and reason in one line each."""
+    from llreg.cli.progress import print_summary
+
     evil = tmp_path / "evil\u001b[2Jmodel"
     evil.mkdir()
-    result = cli("-r", small_registry.path, "add", toy_model(), evil, toy_model(), "--json")
-    assert result.code == 1
-    added, failed, present = json.loads(result.out)
+    results = small_registry.add([str(toy_model()), str(evil), str(toy_model())])
+    added, failed, present = (result.to_json() for result in results)
     row = small_registry.row("toy")
     assert (added["texts"], added["tokens"]) == (6, int(row.num_tokens.sum()))
     assert added["tokens_per_second"] == pytest.approx(added["tokens"] / added["seconds"])
     figures = ("texts", "tokens", "seconds", "tokens_per_second")
     assert [failed[name] for name in figures] == [present[name] for name in figures] == [None] * 4
-    lines = result.err.splitlines()
-    head = next(k for k, line in enumerate(lines) if line.split()[:1] == ["MODEL"])
-    assert lines[head].split() == ["MODEL", "STATUS", "TEXTS", "TOKENS", "SECONDS", "TOKENS/S", "ROW"]
-    table = [line.split() for line in lines[head + 1 : head + 4]]
-    assert table[0][:4] == [str(toy_model()), "added", "6", f"{added['tokens']:,}"]
-    assert table[0][-1] == table[2][-1] == row.record.row_id
-    assert table[1][1] == "failed"
-    assert "/evil\\x1b[2Jmodel  failed " in lines[head + 2]
-    assert failed["message"] in lines[head + 2]
-    assert "\u001b" not in result.err
+
+    capsys.readouterr()
+    print_summary(results)
+    out, err = capsys.readouterr()
+    assert out == ""
+    head, *lines = err.splitlines()
+    assert head.split() == ["MODEL", "STATUS", "TEXTS", "TOKENS", "SECONDS", "TOKENS/S", "ROW"]
+    cells = [line.split() for line in lines]
+    assert cells[0][:4] == [str(toy_model()), "added", "6", f"{added['tokens']:,}"]
+    assert (cells[0][-1], cells[2][1:]) == (row.record.row_id, ["present", *"----", row.record.row_id])
+    assert "/evil\\x1b[2Jmodel  failed " in lines[1]
+    assert failed["message"] in lines[1]
+    assert "\u001b" not in err
 
 
 def test_speed_of_what_was_not_scored() -> None:

@@ -295,6 +295,7 @@ class TestBfloat16:
         assert found.comparison.measured
         assert found.comparison.distance == pytest.approx(found.comparison.explained, rel=0.2)
         assert "from float32 arithmetic the row is " in found.figures
+        assert found.why.endswith("would look the same (--texts 256 shows smaller ones)")
 
     def test_errs_more_than_it_should(self, here: Registry, rows: dict[str, Row], toy_model: ToyModel) -> None:
         found = here.verify(_kept(here, _elsewhere(rows, 4)), path=toy_model())

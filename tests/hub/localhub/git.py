@@ -110,6 +110,15 @@ class GitRepo:
                 config.write(f"[{section}]\n\t{key} = {value}\n")
         return repo
 
+    def copy(self, path: Path) -> GitRepo:
+        """The same at another place."""
+        shutil.copytree(self.path, path)
+        other = GitRepo(path)
+        other._trees |= self._trees
+        other._pointers |= self._pointers
+        other._said |= self._said
+        return other
+
     def delete(self) -> None:
         shutil.rmtree(self.path)
 

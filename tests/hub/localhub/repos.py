@@ -220,6 +220,17 @@ class Hub:
             self._repos[f"{kind}s/{repo.id}"] = repo
         return repo
 
+    def copy(self, source: str, target: str) -> None:
+        """Make the dataset `target` ("org/name"), as `source` is."""
+        with self._lock:
+            old, (namespace, name) = self._repos[f"datasets/{source}"], target.split("/")
+            folder = self.root / "datasets" / namespace
+            repo = Repo("dataset", namespace, name, folder, json.loads(json.dumps(old.meta)))
+            repo.git = old.git.copy(repo.git.path)
+            shutil.copytree(old.lfs.path, repo.lfs.path)
+            repo.save()
+            self._repos[f"datasets/{repo.id}"] = repo
+
     def delete(self, repo: Repo) -> None:
         with self._lock:
             del self._repos[f"{repo.kind}s/{repo.id}"]

@@ -196,6 +196,8 @@ class Wire:
                 self.faults.clear()
             case "POST", "/-/options":
                 self.hub.options = replace(self.hub.options, **asked)
+            case "POST", "/-/copy":
+                self.hub.copy(**asked)
             case "POST", "/-/reset":
                 self.log.clear()
                 self.faults.clear()
