@@ -234,3 +234,29 @@ def test_products_go_back_to_where_they_went() -> None:
         found = left @ right
     assert float((found - exact).norm() / exact.norm()) < 1e-6  # float32, whatever the library
     assert setting.fp32_precision == before
+
+
+def test_large_logits_do_not_cost_a_16_bit_model_its_exact_head(toy_model: Callable[..., Path]) -> None:
+    from llreg_extract.model import make_ready
+
+    model = load(toy_model("llama"), dtype="bfloat16")
+    replay.remove(model.module)
+    # One vector added to all rows of the head shifts all logits of a token alike: no probability changes, and in
+    # bfloat16 they are rounded the more coarsely.
+    model.module.lm_head.weight.data += 8.0
+    again = make_ready(model.source, model.module, model.tokenizer, "bfloat16")
+    assert (again.path, again.batching) == ("replay", True)
+    ids = np.arange(3, 90, dtype=np.int32)
+    exact = plain_log_probs(copy.deepcopy(again.module).float(), ids)
+    found = token_log_probs(again.module, [ids], CPU, base=again.base)[0]
+    rounded = plain_log_probs(again.module, ids)
+    assert np.sqrt(((found - exact) ** 2).mean()) < 0.5 * np.sqrt(((rounded - exact) ** 2).mean())
+
+
+def test_a_way_that_gives_nan_does_not_agree(toy_model: Callable[..., Path]) -> None:
+    model = load(toy_model("llama"))
+    model.module.model.norm.register_forward_hook(
+        lambda module, args, out: out * float("nan") if len(out) > 1 else out  # of a batch only
+    )
+    prepare(model)
+    assert (model.path, model.batching) == ("replay", False)

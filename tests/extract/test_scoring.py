@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -248,6 +249,21 @@ def test_out_of_memory_makes_batches_smaller(small_memory: Any, loaded: Callable
 def test_a_text_that_fits_nowhere_is_told(small_memory: Any) -> None:
     with pytest.raises(ModelError, match=r"a text of 120 tokens does not fit in the memory of cpu .*bfloat16"):
         llreg_extract.score(small_memory, ["q" * 120, "short"])
+
+
+def test_texts_that_do_not_fit_beside_each_other_go_one_after_the_other(toy_model: Callable[..., Path]) -> None:
+    model = llreg_extract.load(llreg_extract.resolve(str(toy_model("llama"))), device="cpu")
+    texts = ["q" * 120, "z" * 110, "short"]
+    expected = gather(model, texts)
+    model.threads, calls, both = 2, itertools.count(), threading.Barrier(2)
+
+    def share(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].numel() > 100 and next(calls) < 2:  # the first two meet, and neither finds room
+            both.wait(10)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.module.register_forward_pre_hook(share, with_kwargs=True)
+    np.testing.assert_array_equal(gather(model, texts), expected)
 
 
 def test_a_failing_forward_pass_names_the_model(toy_model: Callable[..., Path]) -> None:

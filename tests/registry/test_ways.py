@@ -130,3 +130,14 @@ def test_the_commands(
     write_row(small_registry.path, make_row(small_registry, adapter={"model": "me/lora", "revision": "a" * 40}))
     assert "me/lora (on a/b)" in cli("-r", small_registry.path, "ls").out
     assert small_registry.find("me/lora").identity.model == "a/b"
+
+
+def test_one_models_missing_library_does_not_stop_the_others(
+    small_registry: Registry, toy_model: ToyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "llreg_extract.libraries.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
+    )
+    results = small_registry.add([{"model": str(toy_model()), "quantize": "int8"}, str(toy_model())])
+    assert [result.status for result in results] == ["failed", "added"]
+    assert results[0].message == 'bitsandbytes is needed here and not installed: pip install "llreg[quantize]"'
