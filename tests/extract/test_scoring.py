@@ -254,7 +254,7 @@ def test_a_text_that_fits_nowhere_is_told(small_memory: Any) -> None:
 def test_texts_that_do_not_fit_beside_each_other_go_one_after_the_other(toy_model: Callable[..., Path]) -> None:
     model = llreg_extract.load(llreg_extract.resolve(str(toy_model("llama"))), device="cpu")
     texts = ["q" * 120, "z" * 110, "short"]
-    expected = gather(model, texts)
+    expected = gather(model, texts, batch_tokens=1)
     model.threads, calls, both = 2, itertools.count(), threading.Barrier(2)
 
     def share(module: Any, args: Any, kwargs: Any) -> None:
@@ -263,7 +263,7 @@ def test_texts_that_do_not_fit_beside_each_other_go_one_after_the_other(toy_mode
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model.module.register_forward_pre_hook(share, with_kwargs=True)
-    np.testing.assert_array_equal(gather(model, texts), expected)
+    np.testing.assert_array_equal(gather(model, texts, batch_tokens=1), expected)
 
 
 def test_a_failing_forward_pass_names_the_model(toy_model: Callable[..., Path]) -> None:
