@@ -32,6 +32,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/geometry.py
 	$(BIN)/python benchmarks/hub.py
+	$(BIN)/python benchmarks/engine.py --sample 16 --reference 8
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llreg needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

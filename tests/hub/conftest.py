@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.hub.client import Hub, serving
+from tests.hub.people import hasten
 
 from llreg.hub.pin import Pin, read_pin, write_pin
 from llreg.hub.push import push
@@ -38,6 +39,11 @@ def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """One Hub for all tests: give the repositories names of their own (the fixture `repo_name`)."""
     with serving(tmp_path_factory.mktemp("hub")) as hub:
         yield hub
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def changing(requests: Iterable[Request]) -> list[str]:
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let neither the client library nor a push wait between its tries."""
+    """Let neither the client library nor a push or pull wait between its tries."""
     from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
@@ -95,6 +95,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", restless)
     monkeypatch.setattr("llreg.hub.push._WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("llreg.hub.pull._STALE_SECONDS", 0.0)
 
 
 def downloads(requests: Iterable[Request]) -> list[str]:

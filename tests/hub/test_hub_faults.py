@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.hub.client import Hub
-from tests.hub.people import built_anew, hasten, head, held, row_names, tree
+from tests.hub.people import built_anew, head, held, row_names, tree
 
 from llreg.hub.pull import clone, pull
 from llreg.hub.push import push
@@ -153,12 +153,6 @@ def world(hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, f
     fill(small_registry, 2)
     push(small_registry, f"alice/{repo_name}")
     return World(hub, f"alice/{repo_name}", tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
-    monkeypatch.setattr("llreg.hub.pull._STALE_SECONDS", 0.0)
 
 
 def assert_sound(registry: Registry) -> None:

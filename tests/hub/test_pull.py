@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Cli, MakeRow
 from tests.hub.asking import commit
 from tests.hub.client import Hub
-from tests.hub.people import answer, ask, downloads, hasten, head, held, models, python, tree
+from tests.hub.people import answer, ask, downloads, head, held, models, python, tree
 
 import llreg
 from llreg.hub.pin import read_pin
@@ -50,12 +50,6 @@ def copy(place: str, tmp_path: Path, hub: Hub) -> Registry:
     registry = Registry(clone(place, tmp_path / "copy").path)
     hub.clear()
     return registry
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    hasten(monkeypatch)
 
 
 def contents(registry: Registry) -> dict[str, str]:
@@ -223,7 +217,6 @@ def test_an_older_revision_does_not_take_rows_away(hub: Hub, alices: Registry, c
 def test_main_as_it_was_before_is_asked_for_again(
     hub: Hub, alices: Registry, copy: Registry, fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llreg.hub.pull._STALE_SECONDS", 0.0)
     fill(copy, 1, start=7)
     push(copy)
     hub.fault("stale", path="/revision/main")
@@ -258,7 +251,7 @@ def kept(root: Path) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["drop", "truncate"])
 def test_a_pull_that_breaks_off_goes_on(
-    hub: Hub, alices: Registry, copy: Registry, place: str, fill: Fill, quick: None, kind: str
+    hub: Hub, alices: Registry, copy: Registry, place: str, fill: Fill, kind: str
 ) -> None:
     (row,) = fill(alices, 1, start=7)
     push(alices)
@@ -285,7 +278,7 @@ def test_a_pull_that_breaks_off_goes_on(
 
 @pytest.mark.parametrize("kind", ["drop", "truncate"])
 def test_a_first_pull_that_breaks_off_in_a_shard_goes_on(
-    hub: Hub, alices: Registry, place: str, quick: None, tmp_path: Path, kind: str
+    hub: Hub, alices: Registry, place: str, tmp_path: Path, kind: str
 ) -> None:
     oid = hashlib.sha256(tree(hub, place)["store.zarr/log_likelihood/c.0.0"]).hexdigest()
     hub.fault(kind, method="GET", path=f"^/repos/.*{oid}", times=1000)
@@ -304,7 +297,7 @@ def test_a_first_pull_that_breaks_off_in_a_shard_goes_on(
 
 
 def test_a_pull_that_broke_off_goes_on_at_a_newer_commit(
-    hub: Hub, alices: Registry, place: str, fill: Fill, quick: None, tmp_path: Path
+    hub: Hub, alices: Registry, place: str, fill: Fill, tmp_path: Path
 ) -> None:
     hub.fault("drop", method="GET", path="^/repos/.*", at=1, times=1000)
     with pytest.raises(HubUnreachableError):
@@ -331,7 +324,6 @@ def test_what_comes_changed_is_not_taken(
     place: str,
     fill: Fill,
     make_row: MakeRow,
-    quick: None,
     tmp_path: Path,
     times: int,
 ) -> None:

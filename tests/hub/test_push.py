@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Cli, MakeRow
 from tests.hub.asking import commit
 from tests.hub.client import Hub
-from tests.hub.people import built_anew, changing, commits, hasten, head, models, row_names, tree
+from tests.hub.people import built_anew, changing, commits, head, models, row_names, tree
 
 from llreg.geometry.freezing import freeze_view
 from llreg.hub.pull import clone, pull
@@ -41,12 +41,6 @@ def place(hub: Hub, as_user: AsUser, repo_name: str) -> str:
     """A repository that is not there yet, and its future owner logged in."""
     as_user("alice")
     return f"alice/{repo_name}"
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    hasten(monkeypatch)
 
 
 # The first push
@@ -219,9 +213,7 @@ def test_a_commit_whose_answer_was_lost_is_recognised(
     assert made.tries == 2
 
 
-def test_uploads_that_fail_for_good_are_told(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, quick: None
-) -> None:
+def test_uploads_that_fail_for_good_are_told(hub: Hub, place: str, small_registry: Registry, fill: Fill) -> None:
     fill(small_registry, 1)
     push(small_registry, place)
     before = head(hub, place)
