@@ -13,7 +13,7 @@ demo: $(VENV)/.extract
 # Several processes with one thread each: threads of several would only wait for each other. The folders with the longest
 # tests go first, so that none is left to one process at the end.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/hub tests/registry tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/hub tests/add tests
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ class Setup:
     Attributes
     ----------
     model : str
-        A ``.gguf`` file, a directory, or a shape of `llreg_extract.shapes`.
+        A ``.gguf`` file, a directory, or a shape of `llreg_extract.measure.shapes`.
     texts : sequence of str
     """
 
@@ -49,7 +49,7 @@ def load_plain(setup: Setup) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from llreg_extract.libraries import quiet
-    from llreg_extract.shapes import SHAPES, make_module, make_tokenizer
+    from llreg_extract.measure.shapes import SHAPES, make_module, make_tokenizer
 
     if setup.model in SHAPES:
         tokenizer = make_tokenizer(setup.texts, SHAPES[setup.model]["vocab_size"])
@@ -84,8 +84,9 @@ class Llreg(Scorer):
     """llreg's scorer, as `llreg add` calls it."""
 
     def __init__(self, setup: Setup) -> None:
-        from llreg_extract import load, resolve
-        from llreg_extract.shapes import SHAPES, random_model
+        from llreg_extract import load
+        from llreg_extract.find import resolve
+        from llreg_extract.measure.shapes import SHAPES, random_model
 
         if setup.model in SHAPES:
             self.model = random_model(setup.model, setup.texts, dtype="float32", device="cpu")
@@ -108,8 +109,8 @@ class Llreg(Scorer):
         return values
 
     def flops(self) -> Any:
-        """Operations that the model needs; see `llreg_extract.flops`."""
-        from llreg_extract.flops import count_flops
+        """Operations that the model needs; see `llreg_extract.measure.flops`."""
+        from llreg_extract.measure.flops import count_flops
 
         return count_flops(self.model)
 
@@ -191,7 +192,7 @@ class Products(Scorer):
 
         import torch
 
-        from llreg_extract.kernels import fast_products
+        from llreg_extract.fast.kernels import fast_products
 
         lengths = [len(ids) - 1 for ids in self.sequences(texts)]
         with fast_products("cpu"), ThreadPoolExecutor(self.threads, "", torch.set_num_threads, (1,)) as executor:
@@ -214,7 +215,7 @@ class Peak(Scorer):
 
     def flops_per_second(self) -> float:
         """Operations a second in float32, on as many cores as there are threads."""
-        from llreg_extract.flops import matmul_peak
+        from llreg_extract.measure.flops import matmul_peak
 
         return matmul_peak("float32", "cpu", threads=self.threads)
 
@@ -284,7 +285,7 @@ def _serve(pipe: Any, kind: str, setup: Setup, options: dict[str, Any]) -> None:
 
 
 def _round(contender: Any, texts: Sequence[str]) -> Round:
-    from llreg_extract.speed import peak_resident
+    from llreg_extract.measure.speed import peak_resident
 
     started, cpu_started = time.perf_counter(), time.process_time()
     values = contender.score(texts)

@@ -24,9 +24,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "hub"))
 from client import Hub, serving
 
 LIBRARIES = (
-    "llreg.hub.push",
-    "llreg.hub.pull",
-    "llreg.hub.opened",
+    "llreg.hub.sync.push",
+    "llreg.hub.sync.pull",
+    "llreg.hub.remote.registry",
     "huggingface_hub.hf_api",
     "xarray",
     "zarr",

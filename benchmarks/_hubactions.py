@@ -14,14 +14,14 @@ import numpy as np
 def publish(path: Path, repo: str | None = None, create_pr: bool = False) -> Any:
     """Push whatever is new."""
     import llreg
-    from llreg.hub.push import push
+    from llreg.hub.sync.push import push
 
     return push(llreg.open(path), repo, create_pr=create_pr)
 
 
 def first_pull(repo: str, path: Path) -> Any:
     """Pull into an empty directory."""
-    from llreg.hub.pull import clone
+    from llreg.hub.sync.pull import clone
 
     return clone(repo, path)
 
@@ -29,7 +29,7 @@ def first_pull(repo: str, path: Path) -> Any:
 def next_pull(path: Path) -> Any:
     """Pull what is new."""
     import llreg
-    from llreg.hub.pull import pull
+    from llreg.hub.sync.pull import pull
 
     return pull(llreg.open(path))
 

@@ -24,12 +24,12 @@ import numpy as np
 from _contenders import Child, Round, Setup, has_harness
 from _measure import machine, markdown, show_seconds
 
-from llreg.textset import load_texts
+from llreg.texts.textset import load_texts
 from llreg.units import shown_bytes
 
 if TYPE_CHECKING:
-    from llreg_extract.flops import Flops
-    from llreg_extract.speed import Speed
+    from llreg_extract.measure.flops import Flops
+    from llreg_extract.measure.speed import Speed
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "lm_eval")
 SHAPE = "smollm2-135m"
@@ -265,9 +265,9 @@ def _explain(found: Contest, threads: Sequence[int], reference: int) -> None:
 
 def by_budget(options: argparse.Namespace, texts: Sequence[str]) -> None:
     """llreg alone on random weights, a budget a line, each in a process of its own."""
-    from llreg_extract.model import choose, device_name
+    from llreg_extract.load.model import choose, device_name
+    from llreg_extract.measure.speed import Trial, measure
     from llreg_extract.source import Source
-    from llreg_extract.speed import Trial, measure
 
     some = Source("random", "local", "", "", None, None, options.dtype, {})
     _, device = choose(some, dtype=options.dtype, device=options.device)

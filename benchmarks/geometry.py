@@ -26,9 +26,9 @@ from _measure import machine, markdown, seconds, show_seconds
 from _synthetic import make_registry
 
 import llreg
-from llreg.geometry.bigmatrix import BLOCK, write_kl
-from llreg.geometry.distance import kl_matrix
-from llreg.geometry.view import View, double_centred
+from llreg.geometry.kl.distance import kl_matrix
+from llreg.geometry.kl.matrix import BLOCK, write_kl
+from llreg.geometry.view.view import View, double_centred
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,8 +27,8 @@ from _measure import machine, markdown, show_bytes, show_seconds
 from _synthetic import Matrix, make_blocks, make_matrix, make_registry, make_rows
 
 import llreg
-from llreg.build import PARTS
-from llreg.rowfile import row_path, write_row
+from llreg.store.build import PARTS
+from llreg.store.rowfile import row_path, write_row
 
 REGISTRY, FILES, NAIVE = "lab/registry", "lab/files", "lab/naive"
 LLREG, NPY, ZARR = "llreg", ".npy files", "naive Zarr"

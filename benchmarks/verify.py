@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 
 import llreg
 import llreg_extract
-from llreg.agreement import Agreement
-from llreg.computing import Job, Scoring
-from llreg.journal import read_entries
-from llreg.reporting import Reporter
-from llreg.rowfile import Row, write_row
-from llreg.textset import load_texts
+from llreg.add.job import Job, Scoring
+from llreg.add.journal import read_entries
+from llreg.add.reporter import Reporter
+from llreg.store.rowfile import Row, write_row
+from llreg.texts.textset import load_texts
+from llreg.verify.comparison import Agreement
 from llreg_schemas import row_digest
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from _zoo import DERIVED, FURTHER, KINDS, Zoo
 from sklearn.metrics import roc_auc_score
 
 import llreg
-from llreg.geometry.contrast import by_subset
-from llreg.geometry.freezing import measured_view
-from llreg.geometry.view import CLIP_QUANTILE, View
-from llreg.textset import load_texts
+from llreg.geometry.kl.contrast import by_subset
+from llreg.geometry.view.freezing import measured_view
+from llreg.geometry.view.view import CLIP_QUANTILE, View
+from llreg.texts.textset import load_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

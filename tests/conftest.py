@@ -19,10 +19,12 @@ import pytest
 from tests.warm import WarmCommands
 
 import llreg
-from llreg.create import init
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.init import init
+from llreg.store.rowfile import Row
 from llreg_schemas import Identity, RowRecord, row_digest
+
+pytest_plugins = ["tests.tools.toy_models"]
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_TORCH = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "tokenizers"))
@@ -228,7 +230,7 @@ def _of_responses(arrays: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def fill(make_row: MakeRow) -> Callable[..., list[Row]]:
     """Factory: write rows of models ``org/m0``, ``org/m1``, ... into a registry and return them."""
-    from llreg.rowfile import write_row
+    from llreg.store.rowfile import write_row
 
     def write(registry: Registry, count: int, *, start: int = 0) -> list[Row]:
         rows = [make_row(registry, f"org/m{k}", k) for k in range(start, start + count)]

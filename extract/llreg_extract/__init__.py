@@ -17,16 +17,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llreg_extract.encoding import Encoded, check_range, encode, tokenise
-    from llreg_extract.fetching import Revision, evict, fetch, is_cached, revisions
-    from llreg_extract.hub import cache_folder
-    from llreg_extract.model import Model, choose, count_gpus, environment, load, load_tokenizer
-    from llreg_extract.needs import DeviceMemory, Needs, device_memory, needs
-    from llreg_extract.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
-    from llreg_extract.quantize import packages
-    from llreg_extract.reference import reference_scores
-    from llreg_extract.resolve import resolve, resolve_identity
-    from llreg_extract.scoring import Batch, Scores, Status, default_batch_tokens, iter_scores, score
+    from llreg_extract.files.fetching import Revision, evict, fetch, is_cached, revisions
+    from llreg_extract.files.hub import cache_folder
+    from llreg_extract.files.quantize import packages
+    from llreg_extract.find.resolve import resolve, resolve_identity
+    from llreg_extract.load.model import Model, choose, count_gpus, environment, load, load_tokenizer
+    from llreg_extract.measure.needs import DeviceMemory, Needs, device_memory, needs
+    from llreg_extract.score.encoding import Encoded, check_range, encode, tokenise
+    from llreg_extract.score.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
+    from llreg_extract.score.reference import reference_scores
+    from llreg_extract.score.scoring import Batch, Scores, Status, default_batch_tokens, iter_scores, score
     from llreg_extract.source import Adapter, Source
 
 __all__ = [
@@ -70,41 +70,41 @@ __all__ = [
 
 _MODULES = {
     "Adapter": "source",
-    "Batch": "scoring",
-    "DeviceMemory": "needs",
-    "Encoded": "encoding",
-    "Model": "model",
-    "Needs": "needs",
-    "Revision": "fetching",
-    "Scores": "scoring",
+    "Batch": "score.scoring",
+    "DeviceMemory": "measure.needs",
+    "Encoded": "score.encoding",
+    "Model": "load.model",
+    "Needs": "measure.needs",
+    "Revision": "files.fetching",
+    "Scores": "score.scoring",
     "Source": "source",
-    "Status": "scoring",
-    "cache_folder": "hub",
-    "check_range": "encoding",
-    "choose": "model",
-    "count_gpus": "model",
-    "default_batch_tokens": "scoring",
-    "device_memory": "needs",
-    "encode": "encoding",
-    "encode_pairs": "pairs",
-    "environment": "model",
-    "evict": "fetching",
-    "fetch": "fetching",
-    "is_cached": "fetching",
-    "iter_scores": "scoring",
-    "load": "model",
-    "load_tokenizer": "model",
-    "needs": "needs",
-    "packages": "quantize",
-    "prompt_provenance": "pairs",
-    "reference_scores": "reference",
-    "resolve": "resolve",
-    "resolve_identity": "resolve",
-    "revisions": "fetching",
-    "score": "scoring",
-    "score_pairs": "pairs",
-    "tokenise": "encoding",
-    "tokenise_pairs": "pairs",
+    "Status": "score.scoring",
+    "cache_folder": "files.hub",
+    "check_range": "score.encoding",
+    "choose": "load.model",
+    "count_gpus": "load.model",
+    "default_batch_tokens": "score.scoring",
+    "device_memory": "measure.needs",
+    "encode": "score.encoding",
+    "encode_pairs": "score.pairs",
+    "environment": "load.model",
+    "evict": "files.fetching",
+    "fetch": "files.fetching",
+    "is_cached": "files.fetching",
+    "iter_scores": "score.scoring",
+    "load": "load.model",
+    "load_tokenizer": "load.model",
+    "needs": "measure.needs",
+    "packages": "files.quantize",
+    "prompt_provenance": "score.pairs",
+    "reference_scores": "score.reference",
+    "resolve": "find.resolve",
+    "resolve_identity": "find.resolve",
+    "revisions": "files.fetching",
+    "score": "score.scoring",
+    "score_pairs": "score.pairs",
+    "tokenise": "score.encoding",
+    "tokenise_pairs": "score.pairs",
 }
 
 

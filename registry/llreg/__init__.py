@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llreg.create import init as init
-    from llreg.hub.pull import clone as pull
+    from llreg.hub.sync.pull import clone as pull
     from llreg.registry import Registry as Registry
     from llreg.registry import open_registry as open
-    from llreg.rowfile import Row as Row
-    from llreg.textset import TextSet as TextSet
-    from llreg.textset import load_texts as load_texts
+    from llreg.store.init import init as init
+    from llreg.store.rowfile import Row as Row
+    from llreg.texts.textset import TextSet as TextSet
+    from llreg.texts.textset import load_texts as load_texts
     from llreg_schemas.errors import LlregError as LlregError
 
 __version__ = "0.1.0"
@@ -28,12 +28,12 @@ __all__ = ["LlregError", "Registry", "Row", "TextSet", "__version__", "init", "l
 _LAZY = {
     "LlregError": ("llreg_schemas.errors", "LlregError"),
     "Registry": ("llreg.registry", "Registry"),
-    "Row": ("llreg.rowfile", "Row"),
-    "TextSet": ("llreg.textset", "TextSet"),
-    "init": ("llreg.create", "init"),
-    "load_texts": ("llreg.textset", "load_texts"),
+    "Row": ("llreg.store.rowfile", "Row"),
+    "TextSet": ("llreg.texts.textset", "TextSet"),
+    "init": ("llreg.store.init", "init"),
+    "load_texts": ("llreg.texts.textset", "load_texts"),
     "open": ("llreg.registry", "open_registry"),
-    "pull": ("llreg.hub.pull", "clone"),
+    "pull": ("llreg.hub.sync.pull", "clone"),
 }
 
 

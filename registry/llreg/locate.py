@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llreg import settings
-from llreg.contents import CONFIG
-from llreg.create import init
-from llreg.hub.repo import is_repo_id
+from llreg.hub.client.repo import is_repo_id
 from llreg.registry import Registry, open_registry
+from llreg.store.contents import CONFIG
+from llreg.store.init import init
 from llreg_schemas.errors import InputError
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llreg.contents import Contents
-from llreg.folder import LocalFolder
-from llreg.hub.repo import is_repo_id
-from llreg.store import STORE
-from llreg.storereader import StoreReader
+from llreg.hub.client.repo import is_repo_id
+from llreg.store.contents import Contents
+from llreg.store.folder import LocalFolder
+from llreg.store.zarr_read import StoreReader
+from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputError
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.agreement import Agreement
-    from llreg.annotations import Annotations
-    from llreg.checking import Problem
-    from llreg.exports.selection import Selection
+    from llreg.add.plan import Plan
+    from llreg.add.reporter import AddResult
+    from llreg.exporters.selection import Selection
+    from llreg.geometry.kl.rows import Rows
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
-    from llreg.geometry.prediction import Prediction
-    from llreg.geometry.rows import Rows
-    from llreg.geometry.tree import Tree
-    from llreg.geometry.view import View
-    from llreg.hub.pull import PullResult
-    from llreg.hub.sending import PushResult
-    from llreg.hub.verdict import Verdict
+    from llreg.geometry.predict.prediction import Prediction
+    from llreg.geometry.tree.tree import Tree
+    from llreg.geometry.view.view import View
+    from llreg.hub.judge.verdict import Verdict
+    from llreg.hub.sync.pull import PullResult
+    from llreg.hub.sync.sending import PushResult
     from llreg.maps.document import Map
-    from llreg.maps.making import MapResult
-    from llreg.planning import Plan
-    from llreg.reporting import AddResult
+    from llreg.maps.make import MapResult
+    from llreg.store.annotations import Annotations
+    from llreg.store.validate import Problem
+    from llreg.verify.comparison import Agreement
 
     AnyView = View | Mapping[str, Any] | Path | str
 
@@ -61,7 +61,7 @@ def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
         If the Hub has none, or it cannot be read.
     """
     if isinstance(path, str) and is_repo_id(path) and not Path(path).exists():
-        from llreg.hub.opened import open_on_hub
+        from llreg.hub.remote.registry import open_on_hub
 
         try:
             return open_on_hub(path, revision)
@@ -89,7 +89,7 @@ class Registry(Contents):
     @property
     def view(self) -> View:
         """The default view: its clip threshold is frozen, so that distances do not move when rows come."""
-        from llreg.geometry.view import View
+        from llreg.geometry.view.view import View
 
         return View.from_json(self.view_document)
 
@@ -103,13 +103,13 @@ class Registry(Contents):
         view : View, mapping, path or "default"
             A view, its document, a JSON file that holds one, or the registry's own.
         """
-        from llreg.geometry.rows import load_rows
+        from llreg.geometry.kl.rows import load_rows
 
         return load_rows(self, models, self.seen_through(view))
 
     def seen_through(self, view: AnyView | None) -> View:
         """A view from what may be given for one: the registry's own for "default" or None."""
-        from llreg.geometry.view import read_view
+        from llreg.geometry.view.view import read_view
 
         return self.view if view is None or view == "default" else read_view(view)
 
@@ -145,7 +145,7 @@ class Registry(Contents):
         """
         from dataclasses import replace
 
-        from llreg.geometry.distance import kl_rows
+        from llreg.geometry.kl.distance import kl_rows
 
         seen = self.seen_through(view)
         if clip != "default":
@@ -177,9 +177,9 @@ class Registry(Contents):
         return duplicates(self, view=self.seen_through(view))
 
     def tree(self, models: Sequence[str] | None = None, *, view: AnyView = "default", **options: Any) -> Tree:
-        """A tree of rows by their KL divergences; see `llreg.geometry.tree.make_tree`."""
-        from llreg.geometry.rows import with_distances
-        from llreg.geometry.tree import make_tree
+        """A tree of rows by their KL divergences; see `llreg.geometry.tree.tree.make_tree`."""
+        from llreg.geometry.kl.rows import with_distances
+        from llreg.geometry.tree.tree import make_tree
 
         rows = self.rows(models, view=view)
         return make_tree(with_distances(rows) if models is None else rows, **options)
@@ -191,14 +191,14 @@ class Registry(Contents):
         return trajectory(self.rows(models, view=view), **options)
 
     def map(self, models: Sequence[str] | None = None, **options: Any) -> MapResult:
-        """A map of rows in the plane; see `llreg.maps.making.make_map`."""
-        from llreg.maps.making import make_map
+        """A map of rows in the plane; see `llreg.maps.make.make_map`."""
+        from llreg.maps.make import make_map
 
         return make_map(self, models, **options)
 
     def place(self, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
-        """Place rows into a map without moving what is on it; see `llreg.maps.making.place_onto`."""
-        from llreg.maps.making import place_onto
+        """Place rows into a map without moving what is on it; see `llreg.maps.make.place_onto`."""
+        from llreg.maps.make import place_onto
 
         return place_onto(self, onto, models)
 
@@ -211,85 +211,85 @@ class Registry(Contents):
         view: AnyView = "default",
         **options: Any,
     ) -> Prediction:
-        """Predict benchmark scores from rows; see `llreg.geometry.predict.predict`."""
-        from llreg.annotations import table_file
-        from llreg.geometry.predict import predict
-        from llreg.geometry.scores import read_scores
+        """Predict benchmark scores from rows; see `llreg.geometry.predict.predict.predict`."""
+        from llreg.geometry.predict.predict import predict
+        from llreg.geometry.predict.scores import read_scores
+        from llreg.store.annotations import table_file
 
         source = table_file(self, scores) if isinstance(scores, (str, Path)) else scores
         return predict(self.rows(view=view), read_scores(source, tasks=tasks, family=family), **options)
 
     def subset(self, size: int | None = None, *, view: AnyView = "default", **options: Any) -> dict[str, Any]:
-        """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.subsets.make_subset`."""
-        from llreg.subsets import make_subset
+        """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.store.subsets.make_subset`."""
+        from llreg.store.subsets import make_subset
 
         return make_subset(self, size, view=self.seen_through(view), **options)
 
     def status(self) -> dict[str, Any]:
-        """What is not built or not finished; see `llreg.history.status`."""
-        from llreg.history import status
+        """What is not built or not finished; see `llreg.store.history.status`."""
+        from llreg.store.history import status
 
         return status(self)
 
     def log(self) -> list[dict[str, Any]]:
-        """What happened, newest first; see `llreg.history.log`."""
-        from llreg.history import log
+        """What happened, newest first; see `llreg.store.history.log`."""
+        from llreg.store.history import log
 
         return log(self)
 
     def diff(self, old: str, new: str | None = None) -> dict[str, Any]:
-        """Rows that one version has and another has not; see `llreg.history.diff`."""
-        from llreg.history import diff
+        """Rows that one version has and another has not; see `llreg.store.history.diff`."""
+        from llreg.store.history import diff
 
         return diff(self, old, new)
 
     def export(self, path: str | Path, models: Sequence[str] | None = None, **options: Any) -> Selection:
-        """Write rows, their tree or their neighbour graph for other tools; see `llreg.exports.writing.export`."""
-        from llreg.exports.writing import export
+        """Write rows, their tree or their neighbour graph for other tools; see `llreg.exporters.writing.export`."""
+        from llreg.exporters.writing import export
 
         return export(self, path, models, **options)
 
     # Changing it
 
     def plan(self, models: Sequence[str | Mapping[str, Any]], **options: Any) -> Plan:
-        """What adding models will take, and what stands against it; see `llreg.planning.plan`."""
-        from llreg.planning import plan
+        """What adding models will take, and what stands against it; see `llreg.add.plan.plan`."""
+        from llreg.add.plan import plan
 
         return plan(self, models, **options)
 
     def add(self, models: Sequence[str | Mapping[str, Any]], **options: Any) -> list[AddResult]:
-        """Compute rows and add them; see `llreg.adding.add`."""
-        from llreg.adding import add
+        """Compute rows and add them; see `llreg.add.add.add`."""
+        from llreg.add.add import add
 
         return add(self, models, **options)
 
     def annotate(self, source: Any, *, name: str | None = None) -> Annotations:
-        """Keep a table of one's own columns beside the rows; see `llreg.annotations.annotate`."""
-        from llreg.annotations import annotate
+        """Keep a table of one's own columns beside the rows; see `llreg.store.annotations.annotate`."""
+        from llreg.store.annotations import annotate
 
         return annotate(self, source, name=name)
 
     def build(self) -> str:
         """Make ``store.zarr``, ``models.parquet`` and the card from the accepted rows; return the version id."""
-        from llreg.maintenance import build
+        from llreg.store.maintenance import build
 
         return build(self)
 
     def check_build(self) -> list[str]:
         """What is not current in the build; an empty list if it is."""
-        from llreg.maintenance import check_build
+        from llreg.store.maintenance import check_build
 
         return check_build(self)
 
     def tag(self, name: str) -> dict[str, Any]:
-        """Name the present version; see `llreg.maintenance.tag`."""
-        from llreg.maintenance import tag
+        """Name the present version; see `llreg.store.maintenance.tag`."""
+        from llreg.store.maintenance import tag
 
         return tag(self, name)
 
     def retract(self, name: str, *, why: str) -> RowRecord:
-        """Withdraw a row; see `llreg.maintenance.retract`."""
-        from llreg.maintenance import retract
+        """Withdraw a row; see `llreg.store.maintenance.retract`."""
+        from llreg.store.maintenance import retract
 
         return retract(self, name, why=why)
 
@@ -297,32 +297,32 @@ class Registry(Contents):
         self, paths: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None
     ) -> list[Problem]:
         """Check every file, or the given ones; return what is wrong."""
-        from llreg.checking import validate
+        from llreg.store.validate import validate
 
         return validate(self, paths, progress=progress)
 
     def verify(self, model: str, texts: int = 32, **options: Any) -> Agreement:
-        """Score some of a row's texts again with its model, and compare; see `llreg.verifying.verify`."""
-        from llreg.verifying import verify
+        """Score some of a row's texts again with its model, and compare; see `llreg.verify.verify.verify`."""
+        from llreg.verify.verify import verify
 
         return verify(self, model, texts, **options)
 
     # With the Hub
 
     def pull(self, repo: str | None = None, **options: Any) -> PullResult:
-        """Bring it to what is on the Hub; see `llreg.hub.pull.pull`."""
-        from llreg.hub.pull import pull
+        """Bring it to what is on the Hub; see `llreg.hub.sync.pull.pull`."""
+        from llreg.hub.sync.pull import pull
 
         return pull(self, repo, **options)
 
     def push(self, repo: str | None = None, **options: Any) -> PushResult:
-        """Publish rows; see `llreg.hub.push.push`."""
-        from llreg.hub.push import push
+        """Publish rows; see `llreg.hub.sync.push.push`."""
+        from llreg.hub.sync.push import push
 
         return push(self, repo, **options)
 
     def review(self, numbers: Sequence[int] | None = None, **options: Any) -> list[Verdict]:
-        """Check pull requests, and merge the good ones; see `llreg.hub.review.review`."""
-        from llreg.hub.review import review
+        """Check pull requests, and merge the good ones; see `llreg.hub.review.review.review`."""
+        from llreg.hub.review.review import review
 
         return review(self, options.pop("repo", None), numbers, **options)

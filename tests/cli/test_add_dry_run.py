@@ -36,7 +36,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 TESTS = Path(__file__).resolve().parent.parent
 hubserver = _load("hubserver_for_runs", TESTS / "extract" / "hubserver.py")
-toys = _load("toys_for_runs", TESTS / "registry" / "conftest.py")
+toys = _load("toys_for_runs", TESTS / "tools" / "toy_models.py")
 
 
 @pytest.fixture(scope="module")

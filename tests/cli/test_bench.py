@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llreg import benching
-from llreg.benching import Report
+from llreg import bench
+from llreg.bench import Report
 from llreg.cli.bench import _print, _registry
 from llreg.cli.common import Context
 from llreg.registry import Registry
@@ -22,8 +22,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
-from llreg_extract.shapes import SHAPES
-from llreg_extract.speed import Speed
+from llreg_extract.measure.shapes import SHAPES
+from llreg_extract.measure.speed import Speed
 
 Cli = Callable[..., Any]
 EXACT = (-100.0, -200.0, -300.0, float("nan"))
@@ -48,14 +48,14 @@ def _report(*speeds: Speed, on_gpu: bool = True, random_weights: bool = False) -
     return Report("org/name", "Some GPU", on_gpu, random_weights, speeds)
 
 
-def _advice(report: Report) -> benching.Advice:
+def _advice(report: Report) -> bench.Advice:
     assert report.advice is not None
     return report.advice
 
 
 @pytest.mark.slow
 def test_measures_each_dtype_and_tells_what_fails(cli: Cli, small_registry: Registry, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[1] / "registry" / "conftest.py")
+    spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[1] / "tools" / "toy_models.py")
     assert spec is not None
     assert spec.loader is not None
     toys = importlib.util.module_from_spec(spec)
@@ -91,9 +91,9 @@ def test_a_registry_that_encloses_the_directory_gives_the_texts(
     monkeypatch.chdir(small_registry.path)
     found = _registry(Context(None))
     assert found is not None
-    texts = benching._texts(found, 0)
+    texts = bench._texts(found, 0)
     assert sorted(texts) == sorted(small_registry.texts.complete())
-    assert texts == benching._texts(found, 0) != benching._texts(found, 1)
+    assert texts == bench._texts(found, 0) != bench._texts(found, 1)
 
 
 def test_wrong_usage(cli: Cli) -> None:
@@ -113,11 +113,11 @@ def test_wrong_usage(cli: Cli) -> None:
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(LlregError, match=message):
-        benching.bench(**options)
+        bench.bench(**options)
 
 
 def test_the_shapes_are_those_there_are() -> None:
-    assert tuple(SHAPES) == benching.SHAPES
+    assert tuple(SHAPES) == bench.SHAPES
 
 
 def test_errors_are_against_float32_one_by_one() -> None:

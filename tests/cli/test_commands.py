@@ -15,7 +15,7 @@ import pytest
 
 from llreg.cli import cli as group
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_row
 
 Cli = Callable[..., Any]
 MakeRow = Callable[..., Row]

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Cli
 
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.rowfile import Row
 
 
 @pytest.fixture

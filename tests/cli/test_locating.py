@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llreg.create import init
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.init import init
+from llreg.store.rowfile import Row
 
 Cli = Callable[..., Any]
 Fill = Callable[..., list[Row]]

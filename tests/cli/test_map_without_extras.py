@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.rowfile import Row
 
 Fill = Callable[..., list[Row]]
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.predict import predict
-from llreg.geometry.scores import read_scores
-from llreg.geometry.view import View
+from llreg.geometry.predict.predict import predict
+from llreg.geometry.predict.scores import read_scores
+from llreg.geometry.view.view import View
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_row
 
 Cli = Callable[..., Any]
 MakeRow = Callable[..., Row]

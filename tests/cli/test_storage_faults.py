@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.rowfile import Row
 
 Cli = Callable[..., Any]
 Fill = Callable[..., list[Row]]

@@ -16,8 +16,8 @@ from llreg.cli.common import Context
 from llreg.cli.rows import info, ls
 from llreg.cli.subset import subset
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
-from llreg.subsets import load_subset, make_subset, store_subset
+from llreg.store.rowfile import Row, write_row
+from llreg.store.subsets import load_subset, make_subset, store_subset
 from llreg_schemas import RowRecord, row_digest
 from llreg_schemas.errors import InputError
 

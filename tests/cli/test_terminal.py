@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llreg.create import init
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.init import init
+from llreg.store.rowfile import Row, write_row
 
 Cli = Callable[..., Any]
 MakeRow = Callable[..., Row]

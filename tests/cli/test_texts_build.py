@@ -17,9 +17,9 @@ import pytest
 from tests.conftest import Cli, Result
 
 from llreg.cli import main
-from llreg.recipes.recipe import presets
 from llreg.settings import MAX_TEXT_BYTES
-from llreg.textset import load_texts
+from llreg.texts.recipe import presets
+from llreg.texts.textset import load_texts
 from llreg_schemas import text_set_id
 
 

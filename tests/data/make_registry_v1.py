@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
-from llreg.textset import make_text_set, to_parquet
+from llreg.store.rowfile import Row, write_row
+from llreg.texts.textset import make_text_set, to_parquet
 from llreg_schemas import Identity, RowRecord, make_view, modelmap_protocol, pretty_json, row_digest
 
 HERE = Path(__file__).resolve().parent / "registry-v1"

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llreg_extract
-from llreg_extract.gguf_header import read_gguf_header
+from llreg_extract.files.gguf_header import read_gguf_header
 from llreg_schemas.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 
 gguf = pytest.importorskip("gguf")

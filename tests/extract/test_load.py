@@ -137,7 +137,7 @@ def test_a_bert_that_is_a_decoder_is_scored(editable: Editable) -> None:
 
 
 def test_where_padding_changes_values_texts_go_alone(toy_model: Callable[..., Path]) -> None:
-    from llreg_extract.selfcheck import prepare
+    from llreg_extract.fast.selfcheck import prepare
 
     model = load(toy_model("llama"))
     assert model.batching

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llreg_extract
-from llreg_extract.checkpoint import count_elements, prevailing_dtype, read_elements
+from llreg_extract.files.checkpoint import count_elements, prevailing_dtype, read_elements
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
 ToyModel = Callable[..., Path]

@@ -286,7 +286,7 @@ def test_what_a_checkpoint_misses_is_told_before_its_weights_are_needed(
 def test_a_library_that_computes_in_another_dtype_is_told(toy_model: ToyModel) -> None:
     from dataclasses import replace
 
-    from llreg_extract.quantize import finish
+    from llreg_extract.files.quantize import finish
 
     model = load(toy_model("llama"))
     source = replace(model.source, settings={"quant_method": "awq"})

@@ -291,6 +291,6 @@ def test_the_quantisation_a_config_states(editable: Editable) -> None:
     ],
 )
 def test_context_length(config: dict[str, Any], limit: int | None) -> None:
-    from llreg_extract.config import context_length
+    from llreg_extract.files.config import context_length
 
     assert context_length(config) == limit

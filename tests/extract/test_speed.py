@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from llreg_extract import load, resolve, score
-from llreg_extract.flops import Flops, count_flops, matmul_peak
-from llreg_extract.shapes import SHAPES, random_model
-from llreg_extract.speed import Trial, measure, measure_here, peak_resident
+from llreg_extract import load, score
+from llreg_extract.find import resolve
+from llreg_extract.measure.flops import Flops, count_flops, matmul_peak
+from llreg_extract.measure.shapes import SHAPES, random_model
+from llreg_extract.measure.speed import Trial, measure, measure_here, peak_resident
 from llreg_schemas.errors import InputError, ModelError
 
 ToyModel = Callable[..., Path]

@@ -8,7 +8,7 @@ import pytest
 
 from llreg.geometry.families import families_of, stem
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.rowfile import Row
 from llreg_schemas import RowRecord
 
 MakeRow = Callable[..., Row]

@@ -12,7 +12,7 @@ import pytest
 
 from llreg.geometry.lineage import benjamini_hochberg, related_groups
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_row
 
 MakeRow = Callable[..., Row]
 LLAMA = {"architecture": "LlamaForCausalLM", "num_parameters": 1_000_000, "base_model": []}

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.contrast import by_subset, widest_texts
-from llreg.geometry.noise import noise_floor, noise_variances, verdict
-from llreg.geometry.view import View
+from llreg.geometry.kl.contrast import by_subset, widest_texts
+from llreg.geometry.kl.noise import noise_floor, noise_variances, verdict
+from llreg.geometry.view.view import View
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_row
 from llreg_schemas.errors import InputError, NotFoundError
 
 MakeRow = Callable[..., Row]

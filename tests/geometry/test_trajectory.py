@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.distance import kl_rows
-from llreg.geometry.rows import Rows
+from llreg.geometry.kl.distance import kl_rows
+from llreg.geometry.kl.rows import Rows
 from llreg.geometry.steps import find_family, find_trajectories, record_step, sizes_of, step_in, steps_of
 from llreg.geometry.trajectory import trajectory
-from llreg.geometry.view import View
+from llreg.geometry.view.view import View
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord
 from llreg_schemas.errors import InputError, NotFoundError
 

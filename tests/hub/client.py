@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SERVER = Path(__file__).with_name("server.py")
+SERVER = Path(__file__).parents[1] / "tools" / "hub_server.py"
 
 
 class Request(NamedTuple):

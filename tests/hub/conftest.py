@@ -22,9 +22,9 @@ import pytest
 from tests.hub.client import Hub, serving
 from tests.hub.people import hasten
 
-from llreg.hub.pin import Pin, read_pin, write_pin
-from llreg.hub.push import push
+from llreg.hub.sync.push import push
 from llreg.registry import Registry
+from llreg.store.pin import Pin, read_pin, write_pin
 
 if shutil.which("git") is None or importlib.util.find_spec("aiohttp") is None:
     collect_ignore_glob = ["*"]

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from tests.hub.client import Hub, Request
 
-from llreg.build import PARTS
 from llreg.registry import Registry
+from llreg.store.build import PARTS
 
 _POINTER = re.compile(rb"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize \d+\n")
 
@@ -94,8 +94,8 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     restless = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", restless)
-    monkeypatch.setattr("llreg.hub.push._WAIT_SECONDS", 0.0)
-    monkeypatch.setattr("llreg.hub.pull._STALE_SECONDS", 0.0)
+    monkeypatch.setattr("llreg.hub.sync.push._WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("llreg.hub.sync.pull._STALE_SECONDS", 0.0)
 
 
 def downloads(requests: Iterable[Request]) -> list[str]:

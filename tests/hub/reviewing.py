@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from tests.hub.client import Hub
 
-from llreg.hub.verdict import Verdict
+from llreg.hub.judge.verdict import Verdict
 from llreg.registry import Registry
-from llreg.rowfile import Row, row_path, to_zip
+from llreg.store.rowfile import Row, row_path, to_zip
 
 Files = Mapping[str, bytes | None]
 

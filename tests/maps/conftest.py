@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.create import init
 from llreg.registry import Registry
-from llreg.rowfile import Row, write_row
+from llreg.store.init import init
+from llreg.store.rowfile import Row, write_row
 
 GROUPS, SIZE = 5, 12
 

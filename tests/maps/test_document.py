@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llreg.geometry.view import read_view
+from llreg.geometry.view.view import read_view
 from llreg.maps.document import Map, read_map
-from llreg.maps.making import make_map, place_onto
+from llreg.maps.make import make_map, place_onto
 from llreg.registry import Registry
 from llreg_schemas import hash_json
 from llreg_schemas.errors import FormatVersionError, InputError, InvalidFileError
@@ -55,7 +55,7 @@ coordinates = hnp.arrays(np.float64, (3, 2), elements=st.floats(-1e300, 1e300, a
 
 @given(coordinates)
 def test_coordinates_keep_their_digits(xy: Any) -> None:
-    from llreg.geometry.view import View
+    from llreg.geometry.view.view import View
 
     digests = [f"{k}" * 64 for k in "abc"]
     made = Map(
@@ -89,7 +89,7 @@ def test_map_is_made_again_from_its_document(groups: Registry, tmp_path: Path) -
 
 
 def test_map_of_a_version_outlives_new_rows(own_groups: Registry, make_row: Any) -> None:
-    from llreg.rowfile import write_row
+    from llreg.store.rowfile import write_row
 
     own_groups.build()
     own_groups.tag("v1")

@@ -18,7 +18,7 @@ from sklearn.manifold import TSNE, trustworthiness
 
 from llreg.maps.axes import add_points, classical_mds
 from llreg.maps.embedding import Embedding, Settings, embed, embed_rows, kl_bits
-from llreg.maps.making import make_map
+from llreg.maps.make import make_map
 from llreg.maps.nearest import nearest, nearest_rows, standard_errors
 from llreg.maps.scenery import make_scene
 from llreg.maps.tsne import num_neighbors
@@ -161,7 +161,7 @@ def test_same_input_same_bytes(groups: Registry, method: Any) -> None:
 @pytest.mark.slow
 def test_tsne_does_not_depend_on_threads_or_rounding(groups: Registry, llreg_command: Any) -> None:
     code = (
-        "import sys, hashlib; from llreg.registry import Registry; from llreg.maps.making import make_map;"
+        "import sys, hashlib; from llreg.registry import Registry; from llreg.maps.make import make_map;"
         "print(hashlib.sha256(make_map(Registry(sys.argv[1])).map.xy.tobytes()).hexdigest())"
     )
     found = set()

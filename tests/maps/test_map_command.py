@@ -12,7 +12,7 @@ import pytest
 
 from llreg.cli import cli as llreg_cli
 from llreg.registry import Registry
-from llreg.rowfile import write_row
+from llreg.store.rowfile import write_row
 from llreg_schemas.errors import LlregError
 
 

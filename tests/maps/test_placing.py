@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import procrustes as scipy_procrustes
 
-from llreg.create import init
 from llreg.maps.align import align, procrustes
 from llreg.maps.document import Map
 from llreg.maps.ellipses import resampled_ellipses
 from llreg.maps.embedding import Settings
-from llreg.maps.making import make_map, place_onto
+from llreg.maps.make import make_map, place_onto
 from llreg.maps.nearest import nearest
 from llreg.registry import Registry
-from llreg.rowfile import Row
+from llreg.store.init import init
+from llreg.store.rowfile import Row
 from llreg_schemas.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -81,7 +81,7 @@ def test_order_of_placing_does_not_matter(groups: Registry, method: Any) -> None
 
 
 def test_a_copy_is_placed_beside_its_original(own_groups: Registry, make_row: MakeRow) -> None:
-    from llreg.rowfile import write_row
+    from llreg.store.rowfile import write_row
 
     old = make_map(own_groups).map
     original = own_groups.row("g2/g2-m3")
@@ -123,7 +123,7 @@ def test_a_map_of_other_texts_is_refused(groups: Registry, small_registry: Regis
 
 
 def test_placing_needs_rows_of_the_map(groups: Registry, tmp_path: Path, make_row: MakeRow) -> None:
-    from llreg.rowfile import write_row
+    from llreg.store.rowfile import write_row
 
     old = make_map(groups, method="pca").map
     other = init(tmp_path / "other")

@@ -25,7 +25,7 @@ def annotate(context: Context, /, table: Path | None, name: str | None, as_json:
     row, `llreg ls --columns` lists it, and `llreg predict NAME` and `llreg map --scores NAME` take it by its name. Without
     TABLE, the tables that are there are listed.
     """
-    from llreg.annotations import read_annotations
+    from llreg.store.annotations import read_annotations
 
     registry = context.registry()
     if table is None:

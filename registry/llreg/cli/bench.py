@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.benching import DTYPES, SHAPES
+from llreg.bench import DTYPES, SHAPES
 from llreg.cli.common import Context, json_option, note, print_json, print_table, registry_option
 from llreg.printable import printable
 from llreg.units import shown_bytes
 
 if TYPE_CHECKING:
-    from llreg.benching import Report
+    from llreg.bench import Report
     from llreg.registry import Registry
-    from llreg_extract.speed import Speed
+    from llreg_extract.measure.speed import Speed
 
 
 @click.command()
@@ -68,13 +68,13 @@ def bench(
     a batch, and the error against float32, one text at a time. The texts are a registry's where one is given or
     encloses the directory, else the embedded ones.
     """
-    from llreg import benching
+    from llreg import bench
     from llreg.cli.progress import counting
 
     if model and shape:
         raise click.UsageError("give a MODEL or a --shape, not both")
     with counting("measuring") as progress:
-        report = benching.bench(
+        report = bench.bench(
             model,
             shape=shape or "smollm2-135m",
             registry=_registry(context),

@@ -55,8 +55,8 @@ def export(
     version, text set and protocol it is and through which view.
     """
     from llreg.cli.progress import counting
-    from llreg.exports.writing import VALUES, check_path
-    from llreg.exports.writing import export as write
+    from llreg.exporters.writing import VALUES, check_path
+    from llreg.exporters.writing import export as write
 
     check_path(output)
     chosen = view != ViewChoice()

@@ -11,14 +11,14 @@ import click
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.cli.views import ViewChoice, view_options
 from llreg.printable import printable, short_names
-from llreg.textitems import beginning
+from llreg.texts.items import beginning
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from llreg.geometry.rows import Rows
-    from llreg.geometry.view import View
+    from llreg.geometry.kl.rows import Rows
+    from llreg.geometry.view.view import View
     from llreg.registry import Registry
 
 _SHORT = {"identical": "identical", "same within noise": "within noise"}
@@ -114,7 +114,7 @@ def _refuse_together(**given: Any) -> None:
 
 def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path | None, cluster: str | None) -> None:
     from llreg.cli.progress import counting
-    from llreg.geometry.bigmatrix import write_kl
+    from llreg.geometry.kl.matrix import write_kl
 
     if output is None or output.suffix != ".zarr":
         raise click.UsageError("the matrix goes to a Zarr store: name it with -o FILE.zarr")
@@ -156,7 +156,7 @@ def _pairs(result: Dataset, *, nats: bool, only_first: bool) -> list[dict[str, A
 
 
 def _verdicts(result: Dataset) -> list[list[str]]:
-    from llreg.geometry.noise import verdict
+    from llreg.geometry.kl.noise import verdict
 
     columns = (result[name].values for name in ("kl", "noise_floor", "num_texts"))
     return [[verdict(*cell) for cell in zip(*row, strict=True)] for row in zip(*columns, strict=True)]
@@ -183,7 +183,7 @@ def _print(result: Dataset, pairs: list[dict[str, Any]], *, nats: bool) -> None:
 def _print_contrast(
     registry: Registry, models: tuple[str, ...], view: View, by: str | None, count: int | None, as_json: bool
 ) -> None:
-    from llreg.geometry.contrast import by_subset, widest_texts
+    from llreg.geometry.kl.contrast import by_subset, widest_texts
 
     if len(models) != 2:
         raise click.UsageError(f"--by and --texts compare two models; got {len(models)}")

@@ -11,8 +11,8 @@ from llreg.cli.common import Context, count, json_option, note, print_json, prin
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.hub.pull import PullResult
-    from llreg.hub.sending import PushResult
+    from llreg.hub.sync.pull import PullResult
+    from llreg.hub.sync.sending import PushResult
 
 _SHOWN = 20  # rows named one by one
 
@@ -32,7 +32,7 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
     stopped, and rows that are not published yet stay. Everything works offline afterwards.
     """
     from llreg.cli.progress import counting
-    from llreg.hub.pull import clone, directory_for
+    from llreg.hub.sync.pull import clone, directory_for
 
     with counting("downloading") as progress:
         if repo is None:
@@ -54,7 +54,7 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
 
 
 def _check_target(repo: str, directory: str | None) -> None:
-    from llreg.hub.repo import is_repo_id
+    from llreg.hub.client.repo import is_repo_id
 
     if not is_repo_id(repo):
         raise click.UsageError(f"{printable(repo)!r} is no Hub id: expected ORG/NAME or ORG/NAME@REV")

@@ -13,8 +13,8 @@ from llreg.cli.common import Context, count, json_option, note, print_json, quie
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.imports.rows import ImportResult
-    from llreg.imports.table import Kind
+    from llreg.importers.rows import ImportResult
+    from llreg.importers.table import Kind
 
 _FILE = click.Path(path_type=Path)
 _DTYPES = click.Choice(["float64", "float32", "bfloat16", "float16"])
@@ -51,7 +51,7 @@ def modelmap(
     The pickles are read without running them. Metadata and scores become the annotations modelmap-metadata and
     modelmap-scores; clipped log-likelihoods become no rows.
     """
-    from llreg.imports.modelmap import import_modelmap, read_names
+    from llreg.importers.modelmap import import_modelmap, read_names
 
     only = None if names is None else read_names(names)
     _run(
@@ -88,7 +88,7 @@ def lm_eval(
     Each sample finds its text by sha256. lm-eval scores the first token of a text, which this registry's protocol does
     only for models whose tokenizer puts BOS before it: say --bos if this model's does.
     """
-    from llreg.imports.lmeval import import_lm_eval
+    from llreg.importers.lmeval import import_lm_eval
 
     _run(
         shown,
@@ -142,7 +142,7 @@ def parquet(context: Context, /, file: Path, dtype: str | None, **shown: bool) -
 
 
 def _import_table(context: Context, file: Path, kind: Kind, dtype: str | None, shown: dict[str, bool]) -> None:
-    from llreg.imports.table import import_table
+    from llreg.importers.table import import_table
 
     _run(shown, lambda **options: import_table(context.registry(), file, kind, dtype=dtype, **options))
 

@@ -13,7 +13,7 @@ from llreg.cli.views import ViewChoice, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.maps.making import MapResult, Method
+    from llreg.maps.make import MapResult, Method
     from llreg.registry import Registry
 
 _METHODS = ("tsne", "pca", "mds", "umap")
@@ -68,8 +68,8 @@ def map_(
     Of the MODELs, or of all rows. A map written as .json can be made again from what it says of itself; --onto places
     new rows into it and moves nothing. Where the .json is there already, the new map is turned to it.
     """
-    from llreg.annotations import table_file
-    from llreg.maps.outputs import check_outputs, write_outputs
+    from llreg.maps.draw.outputs import check_outputs, write_outputs
+    from llreg.store.annotations import table_file
 
     _check_method(making)
     check_outputs(outputs)
@@ -97,7 +97,7 @@ def _check_method(making: dict[str, object]) -> None:
 def _place(
     registry: Registry, onto: Path, names: list[str] | None, given: dict[str, object], view: ViewChoice
 ) -> MapResult:
-    from llreg.maps.making import place_onto
+    from llreg.maps.make import place_onto
 
     if given or view != ViewChoice():
         used = [f"--{name}" for name in given] or ["--view"]
@@ -109,8 +109,8 @@ def _make(
     registry: Registry, outputs: tuple[Path, ...], names: list[str] | None, given: dict[str, object], view: ViewChoice
 ) -> MapResult:
     from llreg.cli.progress import counting
-    from llreg.maps.making import make_map
-    from llreg.maps.outputs import map_to_replace
+    from llreg.maps.draw.outputs import map_to_replace
+    from llreg.maps.make import make_map
 
     method: Method = given.get("method", "tsne")  # type: ignore[assignment]
     if "align" not in given:

@@ -13,8 +13,8 @@ from llreg.printable import printable
 from llreg.units import duration, short_count, shown_bytes
 
 if TYPE_CHECKING:
-    from llreg.options import Entry
-    from llreg.planning import Plan, PlannedModel
+    from llreg.add.plan import Plan, PlannedModel
+    from llreg.add.request import Entry
     from llreg.registry import Registry
 
 _HEADER = ["MODEL", "REVISION", "DTYPE", "PARAMETERS", "DOWNLOAD", "MEMORY", "TIME", "STATE"]
@@ -22,8 +22,8 @@ _HEADER = ["MODEL", "REVISION", "DTYPE", "PARAMETERS", "DOWNLOAD", "MEMORY", "TI
 
 def make_plan(registry: Registry, entries: Sequence[Entry], options: Mapping[str, Any]) -> Plan:
     """Check models, with a bar."""
+    from llreg.add.plan import plan
     from llreg.cli.progress import counting
-    from llreg.planning import plan
 
     with counting("checking models") as progress:
         return plan(registry, entries, progress=progress, **options)

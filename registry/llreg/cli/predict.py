@@ -14,7 +14,7 @@ from llreg.cli.views import ViewChoice, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.geometry.prediction import Prediction
+    from llreg.geometry.predict.prediction import Prediction
 
 _SHOWN_ROWS, _SHOWN_TASKS = 20, 6
 
@@ -64,7 +64,7 @@ def predict(
     LIKELIHOOD is the correlation with the mean log-likelihood alone. Rows without a score get a prediction with an
     interval. Rows far likelier than their predicted skill explains are flagged: they may have seen the texts.
     """
-    from llreg.geometry.prediction import check_output
+    from llreg.geometry.predict.prediction import check_output
 
     if output:
         check_output(output)

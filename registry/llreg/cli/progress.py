@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from llreg.add.reporter import AddResult, Reporter
 from llreg.printable import printable
-from llreg.reporting import AddResult, Reporter
 
 
 class _Rate(ProgressColumn):

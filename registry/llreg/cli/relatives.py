@@ -57,7 +57,7 @@ def nn(
     registry = context.registry()
     query: Any = model
     if score:
-        from llreg.scoring import score_model
+        from llreg.score import score_model
 
         query = score_model(registry, model)
     found = registry.neighbors(query, count, view=view.of(registry), where=where)

@@ -10,7 +10,7 @@ from llreg.cli.common import Context, json_option, note, print_json, registry_op
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.hub.verdict import Verdict
+    from llreg.hub.judge.verdict import Verdict
 
 _FINDINGS = 20  # shown of a pull request, the worst first; all are in --json
 _ORDER = ("refused", "attention", "note")
@@ -54,7 +54,7 @@ def review(
     Pulls first. Nothing that a pull request holds is trusted or run; what may be merged is new rows, retractions and text
     subsets, nothing else. Exit code 0 if every one is good or was merged, 1 if a person has to look at some.
     """
-    from llreg.hub.review import list_open
+    from llreg.hub.review.review import list_open
 
     registry = context.registry()
     if not numbers and not all_open:

@@ -116,7 +116,7 @@ def add(
     is given again. One failing model does not stop the others and makes the exit code 1. A run file is checked
     before anything is downloaded; what it says of a model goes before these options, and they before its defaults.
     """
-    from llreg import adding
+    from llreg.add import add
     from llreg.cli.planning import check_run, make_plan, show_plan
     from llreg.cli.progress import Bars, print_summary
 
@@ -137,7 +137,7 @@ def add(
         check_run(plan, strict=strict, quiet=quiet)
     run = {"order": order, "evict": evict, "workers": workers, "cluster": cluster, **options}
     with Bars(quiet=quiet) as bars:
-        results = adding.add(registry, plan.good if plan else entries, reporter=bars, **run)
+        results = add.add(registry, plan.good if plan else entries, reporter=bars, **run)
     results = plan.results(results) if plan else results
     if len(results) > 1 and not quiet:
         print_summary(results)
@@ -158,7 +158,7 @@ def _listed(path: Path | None, options: dict[str, Any]) -> list[Any]:
         return []
     from click.core import ParameterSource
 
-    from llreg.runfile import read_models
+    from llreg.add.runfile import read_models
 
     context = click.get_current_context()
     defaulted = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
@@ -204,7 +204,7 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
 
 
 def _joined(registry: Registry, columns: str | None) -> dict[str, list[Any]]:
-    from llreg.annotations import column_of
+    from llreg.store.annotations import column_of
 
     names = [name.strip() for name in (columns or "").split(",") if name.strip()]
     records = registry.records() if names else []
@@ -221,7 +221,7 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
 
     MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
     """
-    from llreg.annotations import annotations_of
+    from llreg.store.annotations import annotations_of
 
     registry = context.registry()
     record = registry.find(model)
@@ -241,7 +241,7 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         for key, value in values.items():
             click.echo(f"  {printable(key)}  {printable(_value(value))}")
     if record.identity.subset is not None:
-        from llreg.subsets import describe_subset, read_subset
+        from llreg.store.subsets import describe_subset, read_subset
 
         cost = describe_subset(registry, read_subset(registry, record.identity.subset))
         click.echo(

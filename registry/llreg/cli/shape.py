@@ -16,7 +16,7 @@ from llreg.printable import printable
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from llreg.geometry.tree import Tree
+    from llreg.geometry.tree.tree import Tree
 
 
 @click.command()
@@ -67,7 +67,7 @@ def tree(
     Ward linkage their root. Without -o the Newick goes to stdout.
     """
     from llreg.cli.progress import counting
-    from llreg.maps.dendrogram import categories, check_endings, write_tree
+    from llreg.maps.draw.dendrogram import categories, check_endings, write_tree
 
     check_endings(outputs)
     registry = context.registry()

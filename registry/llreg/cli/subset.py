@@ -57,8 +57,8 @@ def subset(
     Prints what a row on the subset costs beside one on all texts, and how far its distances will be off: the root mean
     square relative error, measured by leaving out models that are there.
     """
-    from llreg.files import write_output
-    from llreg.subsets import describe_subset, dump_subset, make_subset, subset_errors
+    from llreg.atomic import write_output
+    from llreg.store.subsets import describe_subset, dump_subset, make_subset, subset_errors
 
     if (options["size"] is None) == (options["draws"] is None):
         raise click.UsageError("give either --size or --draws")

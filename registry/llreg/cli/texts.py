@@ -10,15 +10,15 @@ import click
 
 from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
 from llreg.printable import printable
-from llreg.textitems import beginning
+from llreg.texts.items import beginning
 from llreg_schemas import Pair
 from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from llreg.recipes.builder import Built
-    from llreg.recipes.recipe import Recipe
     from llreg.registry import Registry
-    from llreg.textitems import Text
+    from llreg.texts.build import Built
+    from llreg.texts.items import Text
+    from llreg.texts.recipe import Recipe
 
 
 @click.group()
@@ -106,7 +106,7 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
 
     Prints its id, size and subsets; a bad, empty or repeated text is an error that names its line.
     """
-    from llreg.textset import load_texts
+    from llreg.texts.textset import load_texts
 
     texts = load_texts(path) if path else context.registry().texts
     header = texts.info
@@ -125,7 +125,7 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
 @quiet_option
 def list_presets(as_json: bool, quiet: bool) -> None:
     """List the recipes that come with llreg, for texts build."""
-    from llreg.recipes.recipe import presets
+    from llreg.texts.recipe import presets
 
     recipes = presets()
     if as_json:
@@ -181,8 +181,8 @@ def build(
     from the file after --from. A build that was stopped goes on when the same command is given again.
     """
     from llreg.cli.progress import counting
-    from llreg.recipes.builder import build_file
-    from llreg.recipes.restoring import restore
+    from llreg.store.restore_texts import restore
+    from llreg.texts.build import build_file
 
     files = (*given, *recipe) if given else ()
     registry = _to_restore(context) if output is None and (given or not recipe) else None
@@ -204,7 +204,7 @@ def _to_restore(context: Context) -> Registry | None:
     """The registry that is meant, if some of its texts are not here; none is made for this."""
     from llreg import settings
     from llreg.locate import is_enclosed
-    from llreg.recipes.restoring import is_complete
+    from llreg.store.restore_texts import is_complete
 
     if not (context.given or settings.registry_setting() or is_enclosed()):
         return None
@@ -213,8 +213,8 @@ def _to_restore(context: Context) -> Registry | None:
 
 
 def _recipe(arguments: tuple[str, ...], files: tuple[str, ...], options: Mapping[str, Any]) -> Recipe:
-    from llreg.recipes.ownfiles import recipe_for
-    from llreg.recipes.recipe import load_recipe
+    from llreg.texts.ownfiles import recipe_for
+    from llreg.texts.recipe import load_recipe
 
     take, seed, duplicates, name = (options[key] for key in ("take", "seed", "duplicates", "name"))
     own = {key: options[key] for key in ("max_bytes", "min_bytes", "licence", "no_copy")}

@@ -10,7 +10,7 @@ from llreg.cli.common import Context, json_option, note, print_json, registry_op
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.agreement import Agreement
+    from llreg.verify.comparison import Agreement
 
 
 @click.command()

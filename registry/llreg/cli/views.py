@@ -14,7 +14,7 @@ from llreg.cli.common import Context, json_option, note, print_json, registry_op
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.geometry.view import Vector, View
+    from llreg.geometry.view.view import Vector, View
     from llreg.registry import Registry
 
 
@@ -31,7 +31,7 @@ class ViewChoice:
 
     def of(self, registry: Registry) -> View:
         """The registry's own view or the file's, changed by the other options."""
-        from llreg.geometry.view import read_view
+        from llreg.geometry.view.view import read_view
 
         view = registry.view if self.file is None else read_view(self.file)
         if not isinstance(self.clip, str):
@@ -166,8 +166,8 @@ def view(
     view, frozen, so that distances do not move when rows come. Quantile and tail are taken over the rows that are here
     now; what they give is written into the view.
     """
-    from llreg.files import write_output
-    from llreg.geometry.freezing import freeze_view, measured_view
+    from llreg.atomic import write_output
+    from llreg.geometry.view.freezing import freeze_view, measured_view
     from llreg_schemas import pretty_json
 
     registry = context.registry()

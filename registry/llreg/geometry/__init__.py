@@ -6,6 +6,6 @@ same verbs for the rows of a registry; the functions here take arrays.
 
 from __future__ import annotations
 
-from llreg.geometry.distance import kl_matrix
+from llreg.geometry.kl.distance import kl_matrix
 
 __all__ = ["kl_matrix"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.neighbors import Neighbor, neighbors
-from llreg.geometry.view import View
+from llreg.geometry.view.view import View
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -324,8 +324,8 @@ def duplicates(registry: Registry, *, view: View | None = None) -> list[Duplicat
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    from llreg.geometry.distance import kl_rows
-    from llreg.geometry.noise import noise_bound
+    from llreg.geometry.kl.distance import kl_rows
+    from llreg.geometry.kl.noise import noise_bound
 
     rows = registry.rows(view=view or registry.view)
     result = kl_rows(rows, se=False, tail_share=False)

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.distance import kl_matrix
-from llreg.geometry.noise import Verdict, verdict
-from llreg.geometry.rows import seen_designs
-from llreg.geometry.vectors import read_parts, seen_values, vector_noise
-from llreg.geometry.view import View
-from llreg.store import model_columns
+from llreg.geometry.kl.distance import kl_matrix
+from llreg.geometry.kl.noise import Verdict, verdict
+from llreg.geometry.kl.rows import seen_designs
+from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
+from llreg.geometry.view.view import View
+from llreg.store.zarr_write import model_columns
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.geometry.design import Design
     from llreg.registry import Registry
+    from llreg.texts.design import Design
     from llreg_schemas import RowRecord
 
 _BLOCK = 128  # rows at a time: 10 MB of float64 for 10,000 texts, which nearly stays in the cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from llreg.geometry.distance import kl_rows
+from llreg.geometry.kl.distance import kl_rows
 from llreg.geometry.steps import sizes_of, steps_of
 from llreg_schemas.errors import InputError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.kl.rows import Rows
 
 WINDOW, FEWEST = 10, 3  # later checkpoints that an exponent is fitted to: P3's number, and the least
 

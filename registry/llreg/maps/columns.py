@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.families import families_of
-from llreg.geometry.rows import Rows
+from llreg.geometry.kl.rows import Rows
 from llreg.maps.scene import Column
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.stream import RowStream
+    from llreg.geometry.kl.stream import RowStream
     from llreg_schemas import RowRecord
 
 # Columns that every table of a map has of itself.
@@ -105,7 +105,7 @@ def _measured(rows: Rows | RowStream) -> list[Column]:
 def _scored(rows: Rows | RowStream, scores: Path | str | None, taken: set[str]) -> list[Column]:
     if scores is None:
         return []
-    from llreg.geometry.scores import read_scores
+    from llreg.geometry.predict.scores import read_scores
 
     found = read_scores(scores)
     matched = found.match(rows.records)

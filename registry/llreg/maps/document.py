@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.files import write_output
-from llreg.geometry.view import View
+from llreg.atomic import write_output
+from llreg.geometry.view.view import View
 from llreg_schemas import hash_json, parse, pretty_json
 from llreg_schemas.errors import InputError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION

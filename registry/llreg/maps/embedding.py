@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llreg.geometry.distance import kl_plain
-from llreg.geometry.rows import Rows
+from llreg.geometry.kl.distance import kl_plain
+from llreg.geometry.kl.rows import Rows
 from llreg.maps.axes import axis_labels, classical_mds
 from llreg.maps.nearest import Nearest, nearest
 from llreg.maps.pca import filled, leading_axes
@@ -19,7 +19,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.stream import RowStream
+    from llreg.geometry.kl.stream import RowStream
 
 Method = Literal["tsne", "pca", "mds", "umap"]
 METHODS: tuple[Method, ...] = get_args(Method)

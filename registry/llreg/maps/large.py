@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.distance import kl_matrix, kl_plain
-from llreg.geometry.stream import RowStream, principal_coordinates
+from llreg.geometry.kl.distance import kl_matrix, kl_plain
+from llreg.geometry.kl.stream import RowStream, principal_coordinates
 from llreg.maps.nearest import Nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.kl.rows import Rows
 
 DIMS = 64  # coordinates kept: the paper's 1,018 models have 90 % of their variance in 42, 95 % in 82
 _EXACT_BYTES = 1_500_000_000  # of float32 values held to take the neighbours that are shown exactly

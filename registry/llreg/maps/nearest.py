@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.distance import kl_plain
+from llreg.geometry.kl.distance import kl_plain
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.kl.rows import Rows
 
 _BLOCK = 256  # rows at a time: 40 MB a block for 20,000 rows
 

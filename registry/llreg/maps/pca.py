@@ -12,8 +12,8 @@ from llreg.maps.axes import Axes, axis_signs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
-    from llreg.geometry.stream import RowStream
+    from llreg.geometry.kl.rows import Rows
+    from llreg.geometry.kl.stream import RowStream
 
 
 def filled(rows: Rows) -> Rows:

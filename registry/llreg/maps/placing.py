@@ -15,7 +15,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.geometry.rows import Rows
+    from llreg.geometry.kl.rows import Rows
     from llreg.maps.document import Map
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.rows import Rows
+from llreg.geometry.kl.rows import Rows
 from llreg.maps.columns import map_columns
 from llreg.maps.large import exact_neighbors, sketch, sketched_neighbors
 from llreg.maps.nearest import Nearest, nearest_rows, standard_errors
@@ -17,7 +17,7 @@ from llreg.maps.scene import Scene
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.maps.making import MapResult
+    from llreg.maps.make import MapResult
     from llreg_schemas import RowRecord
 
 NEIGHBORS = 10

@@ -1,0 +1,160 @@
+"""PEFT adapters: what adapter_config.json says, and laying an adapter over its base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from llreg_extract.files.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from llreg_extract.libraries import first_line
+from llreg_schemas.errors import UnsupportedModelError
+
+# Methods that change what the model reads, or mix adapters by what it reads: no weights come of them.
+_NOT_WEIGHTS = ("PROMPT", "PREFIX_TUNING", "P_TUNING", "CPT", "CARTRIDGE", "XLORA", "POLY", "SHADOW")
+_MODULE = "base_model.model."  # what peft puts before the name of a module of the base
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter says of itself.
+
+    Attributes
+    ----------
+    method : str
+        As peft names it: "LORA".
+    base : str or None
+        Hub id or path of the model it was trained on.
+    revision : str or None
+        Revision of that model.
+    """
+
+    method: str
+    base: str | None
+    revision: str | None
+
+
+def read_adapter_config(path: Path, name: str) -> AdapterConfig:
+    """The adapter_config.json of an adapter that llreg can score.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It is malformed, or no adapter of weights.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} names no peft_type, so its kind is unknown")
+    method = config["peft_type"]
+    if any(word in method for word in _NOT_WEIGHTS):
+        raise UnsupportedModelError(
+            f"{name} is a {method} adapter, which changes what the model reads and not its weights: llreg scores adapters "
+            "of weights, such as LoRA"
+        )
+    # The first is a name of Python code to import; the second acts only behind tokens that a text does not hold.
+    for key in ("megatron_config", "alora_invocation_tokens"):
+        if config.get(key):
+            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take")
+    return AdapterConfig(method, _text(config, "base_model_name_or_path"), _text(config, "revision"))
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def lay_over(module: Any, folder: Path, name: str) -> Any:
+    """Lay an adapter over a loaded model.
+
+    Into plain weights it is merged, W + BA for LoRA (Hu et al., arXiv 2106.09685, section 4.1), so that scoring meets
+    an ordinary model. Packed weights stay as they are, for merging would round them again: the adapter acts beside them.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The base model; it is changed.
+    folder : Path
+        With the adapter's files.
+    name : str
+        The adapter's, for messages.
+
+    Returns
+    -------
+    torch.nn.Module
+        Of the base model's class.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The adapter was not made for this model, or cannot be merged into it.
+    """
+    from peft import PeftConfig, PeftModel
+
+    try:
+        _fit_vocabulary(module, folder / ADAPTER_WEIGHTS, name)
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        adapted = PeftModel(module, config)
+        report = adapted.load_adapter(str(folder), "default", torch_device=str(module.device))
+        _refuse_misfit(report, name)
+        if is_packed(module):
+            return adapted.get_base_model().eval()
+        return adapted.merge_and_unload(safe_merge=True).eval()
+    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise UnsupportedModelError(f"{name} cannot be laid over its base model: {first_line(error)}") from error
+
+
+def _refuse_misfit(report: Any, name: str) -> None:
+    """Refuse an adapter of which some weights are missing, and would be as before training, or have no place."""
+    for keys, told in ((report.missing_keys, "lacks weights"), (report.unexpected_keys, "has weights without a place")):
+        if keys:
+            shown = f"{', '.join(sorted(keys)[:2])}{', …' * (len(keys) > 2)}"
+            raise UnsupportedModelError(
+                f"{name} {told} ({len(keys)}: {shown}): it was made for another base model, or its file is damaged"
+            )
+
+
+def is_packed(module: Any) -> bool:
+    """Whether a model's weights are held as packed integers."""
+    named = chain(module.named_parameters(), module.named_buffers())
+    return any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in named)
+
+
+def _fit_vocabulary(module: Any, weights: Path, name: str) -> None:
+    """Give a model as many embeddings as its adapter has, where training changed their number.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The adapter holds some of the new embeddings only, so that the others would be random.
+    """
+    whole, rows = _vocabulary_in(module, weights)
+    there = module.get_input_embeddings().weight.shape[0]
+    if not rows or rows == there:
+        return
+    tied = module.get_output_embeddings() is None or bool(module.config.get_text_config().tie_word_embeddings)
+    if rows > there and len(whole) < (1 if tied else 2):
+        raise UnsupportedModelError(
+            f"{name} has a vocabulary of {rows:,} tokens, its base model {there:,}, and it does not hold all the embeddings "
+            "of the new ones: save it again with save_embedding_layers=True"
+        )
+    module.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _vocabulary_in(module: Any, weights: Path) -> tuple[list[str], int]:
+    """Which of the input and output embeddings an adapter's file holds whole, and their rows; 0 if it holds none."""
+    from safetensors import safe_open
+
+    layers = [module.get_input_embeddings(), module.get_output_embeddings()]
+    names = [key for key, layer in module.named_modules() if any(layer is wanted for wanted in layers)]
+    with safe_open(weights, framework="np") as tensors:
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 - not iterable
+    endings = (".weight", ".modules_to_save.weight", ".base_layer.weight")
+    found = {key: shapes[k][0] for key in names for end in endings if (k := f"{_MODULE}{key}{end}") in shapes}
+    return list(found), max(found.values(), default=0)

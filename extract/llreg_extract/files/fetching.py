@@ -1,0 +1,187 @@
+"""The files of Hub models on this machine's disk: downloaded if they fit, and deleted when they are done with."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from llreg_extract.files.checkpoint import WEIGHTS_INDEX
+from llreg_extract.files.hub import RepoFile, cache_folder, hub_errors, needed_files
+from llreg_extract.libraries import quiet
+from llreg_extract.source import Adapter, Source
+from llreg_schemas.errors import ModelError, NoRoomError
+
+_STREAMS = 4  # files downloaded at once
+# What `resolve` and `needs` fetch, wherever it lies.
+_LOOKED_AT = frozenset(("config.json", "adapter_config.json", "README.md", WEIGHTS_INDEX))
+
+
+class Revision(NamedTuple):
+    """A commit of a repository on the Hub."""
+
+    repo: str
+    commit: str
+
+
+def fetch(source: Source, *, trust_remote_code: bool = False) -> None:
+    """Download what loading a Hub model takes; a local model has all it takes.
+
+    The threads that download do not keep the process alive: an interruption ends it at once, and what is there of a
+    file is gone on from next time.
+
+    Parameters
+    ----------
+    source : Source
+        From `resolve`.
+    trust_remote_code : bool
+        Whether code from the checkpoint may run.
+
+    Raises
+    ------
+    NoRoomError
+        It does not fit on the disk; nothing was downloaded.
+    ModelError
+        It cannot be downloaded.
+    """
+    if not revisions(source):
+        return
+    missing = [file for file in needed_files(source, trust_remote_code=trust_remote_code) if not file.cached]
+    for revision in revisions(source):
+        own = [file for file in missing if (file.repo, file.commit) == revision]
+        if own:
+            with _repo_lock(revision):
+                _check_room(source, own)
+                _download(source, revision, [file.name for file in own])
+
+
+def revisions(source: Source) -> list[Revision]:
+    """What a model is made of on the Hub: the revision of its weights, and of its adapter; nothing of a local one."""
+    parts: list[Source | Adapter] = [source, *([source.adapter] if source.adapter else [])]
+    return [Revision(part.location, part.revision) for part in parts if part.kind == "hub"]
+
+
+def is_cached(revision: Revision) -> bool:
+    """Whether the cache holds files of a revision, other than those which describe it."""
+    snapshot = _folder(revision) / "snapshots" / revision.commit
+    return any(path.name not in _LOOKED_AT for path in snapshot.rglob("*") if not path.is_dir())
+
+
+def evict(revision: Revision) -> int:
+    """Delete a revision from the cache; what other revisions share with it stays.
+
+    Returns
+    -------
+    int
+        Bytes freed.
+
+    Raises
+    ------
+    ModelError
+        The cache cannot be changed.
+    """
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    with _repo_lock(revision), quiet():
+        try:
+            found = scan_cache_dir()
+        except CacheNotFound:
+            return 0
+        # A copy of a repository under another name has the same commits, and is not ours to delete.
+        own = (repo for repo in found.repos if (repo.repo_type, repo.repo_id) == ("model", revision.repo))
+        strategy = replace(found, repos=frozenset(own)).delete_revisions(revision.commit)
+        strategy.execute()
+        return int(strategy.expected_freed_size)
+
+
+def _folder(revision: Revision) -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_folder() / repo_folder_name(repo_id=revision.repo, repo_type="model")
+
+
+@contextmanager
+def _repo_lock(revision: Revision) -> Iterator[None]:
+    """Keep other processes from deleting in a repository's cache while this one downloads to it, and the reverse.
+
+    Revisions share files there: one could be deleted just after the other found it.
+    """
+    from filelock import FileLock
+
+    folder = cache_folder() / ".locks" / _folder(revision).name
+    lock = FileLock(folder / "llreg.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise ModelError(
+            f"the cache of {revision.repo} in {cache_folder()} cannot be changed: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_room(source: Source, missing: Sequence[RepoFile]) -> None:
+    folder = cache_folder()
+    asked, free = sum(file.num_bytes or 0 for file in missing), shutil.disk_usage(folder).free
+    if asked > free:
+        raise NoRoomError(
+            f"the download of {source.name} ({asked / 1e9:,.2f} GB) does not fit on the disk: {free / 1e9:,.2f} GB are "
+            f"free in {folder}; free some space, move HF_HOME, or have models deleted when they are done (--evict)"
+        )
+
+
+def _download(source: Source, revision: Revision, files: Sequence[str]) -> None:
+    from huggingface_hub import hf_hub_download
+
+    def get(file: str) -> None:
+        hf_hub_download(revision.repo, file, revision=revision.commit)
+
+    with hub_errors(source.name, revision.commit), quiet():
+        _each_in_daemons(get, files)
+
+
+def _each_in_daemons(function: Callable[[str], Any], items: Sequence[str]) -> None:
+    """Call a function with each item, some at once; an executor's threads would be waited for when the process ends."""
+    waiting, done = deque(items), SimpleQueue[Exception | None]()
+
+    def work() -> None:
+        with suppress(IndexError):  # nothing is left
+            while True:
+                done.put(_error_of(function, waiting.popleft()))
+
+    for _ in items[:_STREAMS]:
+        threading.Thread(target=work, name="llreg-fetch", daemon=True).start()
+    errors: list[Exception] = []
+    running = len(items)
+    try:
+        while running > 0:
+            error = done.get()
+            running -= 1
+            if error is not None:
+                errors.append(error)
+                running -= len(
+                    waiting
+                )  # those are not begun; what runs is waited for: it writes where others would delete
+                waiting.clear()
+    finally:
+        waiting.clear()
+    if errors:
+        raise errors[0]
+
+
+def _error_of(function: Callable[[str], Any], item: str) -> Exception | None:
+    try:
+        function(item)
+    except Exception as error:  # noqa: BLE001 - the thread that waits raises it
+        return error
+    return None

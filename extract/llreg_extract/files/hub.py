@@ -1,0 +1,257 @@
+"""The Hub, through its client library: which files a model takes, fetching them, and its refusals explained."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llreg_extract.files.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    check_tokenizer,
+    in_folder,
+    indexed_weights,
+    matching,
+)
+from llreg_extract.libraries import first_line, quiet
+from llreg_extract.source import Adapter, Source
+from llreg_schemas.errors import LlregError, ModelAccessError, ModelError, ModelNotFoundError
+
+TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
+_SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, WEIGHTS_INDEX)
+_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
+
+
+class RepoFile(NamedTuple):
+    """A file that loading a source takes from the Hub: its bytes (None where the Hub does not say), whether it is in the
+    cache, and the repository and commit that it is of."""
+
+    name: str
+    num_bytes: int | None
+    cached: bool
+    repo: str
+    commit: str
+
+
+def needed_files(source: Source, *, trust_remote_code: bool) -> list[RepoFile]:
+    """The files that `download` gets or finds in the cache; of sharded weights the index is fetched to know them.
+
+    Of an adapter also its own. What is local takes none.
+
+    Raises
+    ------
+    ModelError
+        It lacks a tokenizer.
+    ModelNotFoundError, ModelAccessError
+    """
+    found: list[RepoFile] = []
+    if source.kind == "hub":
+        listed = _list_files(source.name, source.location, source.revision)
+        if listed is None:  # offline: from the cache, or this tells what is missing
+            listed = _files_in(download(source, trust_remote_code=trust_remote_code))
+        wanted = _wanted_files(source, listed, trust_remote_code)
+        found += _described(source.name, source.location, source.revision, wanted, listed)
+    adapter = source.adapter
+    if adapter is not None and adapter.kind == "hub":
+        listed = _list_files(source.name, adapter.location, adapter.revision)
+        if listed is None:
+            listed = _files_in(_adapter_root(adapter, source.name))
+        wanted = matching(listed, in_folder(adapter.subfolder, _ADAPTER_FILES))
+        found += _described(source.name, adapter.location, adapter.revision, wanted, listed)
+    return found
+
+
+def _list_files(name: str, repo: str, commit: str) -> dict[str, int | None] | None:
+    """Bytes of a repository's files (None where the Hub does not say); None when offline."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    with hub_errors(name, commit), quiet():
+        try:
+            info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=TIMEOUT)
+        except OfflineModeIsEnabled:
+            return None
+    return {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+
+
+def _files_in(folder: Path) -> dict[str, int | None]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def _described(
+    name: str, repo: str, commit: str, wanted: Sequence[str], listed: Mapping[str, int | None]
+) -> list[RepoFile]:
+    from huggingface_hub import try_to_load_from_cache
+
+    gone = next((file for file in wanted if file not in listed), None)
+    if gone is not None:
+        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {gone}, which is not there")
+    cached = [isinstance(try_to_load_from_cache(repo, file, revision=commit), str) for file in wanted]
+    return [RepoFile(file, listed[file], here, repo, commit) for file, here in zip(wanted, cached, strict=True)]
+
+
+def _wanted_files(source: Source, files: Collection[str], trust_remote_code: bool) -> list[str]:
+    """What is needed of the repository with the weights."""
+    if source.file is not None:
+        return [source.file]
+    small = matching(files, _patterns(source, trust_remote_code))
+    if not trust_remote_code and source.tokenizer != "adapter":
+        check_tokenizer(source.name, (Path(file).name for file in small))
+    if in_folder(source.subfolder, [WEIGHTS_INDEX])[0] not in files:
+        return [*small, *in_folder(source.subfolder, [WEIGHTS])]
+    index = _fetch_index(source)
+    return [*small, *in_folder(source.subfolder, indexed_weights(index.parent, source.name))]
+
+
+def _fetch_index(source: Source) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(source.name, source.revision), quiet():
+        index = in_folder(source.subfolder, [WEIGHTS_INDEX])[0]
+        return Path(hf_hub_download(source.location, index, revision=source.revision))
+
+
+def _patterns(source: Source, trust_remote_code: bool) -> list[str]:
+    """The small files beside the weights, and a tokenizer's that is at the root."""
+    beside = in_folder(source.subfolder, [*_SMALL_FILES, *(["*.py"] if trust_remote_code else [])])
+    return beside + (list(TOKENIZER_FILES) if source.tokenizer == "root" else [])
+
+
+def cache_folder() -> Path:
+    """Where the client library keeps what it downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def download(source: Source, *, trust_remote_code: bool) -> Path:
+    """Directory that holds a Hub source's files as its repository does, downloaded if need be; of a local one, its own.
+
+    An adapter's own files are not among them: see `adapter_folder`.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelAccessError, ModelError
+    """
+    if source.kind == "local":
+        return Path(source.location)
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(source.name, source.revision), quiet():
+        if source.file is not None:
+            path = Path(hf_hub_download(source.location, source.file, revision=source.revision))
+            return path.parents[source.file.count("/")]
+        root = _snapshot(source.location, source.revision, _patterns(source, trust_remote_code))
+        folder = root / (source.subfolder or "")
+        names = indexed_weights(folder, source.name) if (folder / WEIGHTS_INDEX).is_file() else [WEIGHTS]
+        _snapshot(source.location, source.revision, in_folder(source.subfolder, names))
+    _refuse_missing(source.name, folder, names)
+    return root
+
+
+def adapter_folder(adapter: Adapter, name: str) -> Path:
+    """Directory with an adapter's files, downloaded if need be.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    name : str
+        Its name, for messages.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelAccessError, ModelError
+    """
+    root = Path(adapter.location) if adapter.kind == "local" else _adapter_root(adapter, name)
+    folder = root / (adapter.subfolder or "")
+    _refuse_missing(name, folder, [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    return folder
+
+
+def _adapter_root(adapter: Adapter, name: str) -> Path:
+    with hub_errors(name, adapter.revision), quiet():
+        return _snapshot(adapter.location, adapter.revision, in_folder(adapter.subfolder, _ADAPTER_FILES))
+
+
+def _snapshot(repo: str, commit: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
+
+
+def _refuse_missing(name: str, folder: Path, files: Iterable[str]) -> None:
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise ModelAccessError(
+            f"{missing[0]} of {name} is not in the local cache and the Hub cannot be reached: {_GO_ON}"
+        )
+
+
+_GO_ON = "check the connection, or use a local directory, or HF_HUB_OFFLINE=1 with a model that is in the cache"
+
+
+@contextmanager
+def hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Turn the client library's refusals about `model` into one sentence each."""
+    try:
+        yield
+    except LlregError:
+        raise
+    except Exception as error:
+        told = _explain(error, model, revision)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _explain(error: Exception, model: str, revision: str | None) -> ModelError | None:
+    """The sentence for an error, most specific first; None for what is not the Hub's."""
+    from huggingface_hub import constants, errors
+
+    endpoint = constants.ENDPOINT
+    at = f" at revision {revision}" if revision else ""
+    if isinstance(error, errors.HFValidationError):
+        return ModelNotFoundError(f"{model!r} is neither a path that exists nor a valid Hub id (org/name)")
+    if isinstance(error, errors.GatedRepoError):
+        return ModelAccessError(f"{model} is gated: accept its terms at {endpoint}/{model} and log in (hf auth login)")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelNotFoundError(f"{model} has no revision {revision}: check the branch, tag or commit")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFoundError(
+            f"no model {model} on the Hub, or it is private: check the name; for a private one log in (hf auth login)"
+        )
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return ModelAccessError(
+            f"the Hub ({endpoint}) cannot be reached and {model}{at} is not in the local cache: {_GO_ON}"
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return ModelNotFoundError(f"{model}{at} lacks a file: {first_line(error)}")
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_status(error, model, endpoint)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"the disk is full while {model} is downloaded: free some space, or move HF_HOME")
+    if isinstance(error, (ConnectionError, TimeoutError)) or _from_http_client(error):
+        return ModelAccessError(f"the Hub ({endpoint}) cannot be reached for {model}: {_GO_ON}")
+    return None
+
+
+def _explain_status(error: Any, model: str, endpoint: str) -> ModelError:
+    status = error.response.status_code if error.response is not None else None
+    if status in (401, 403):
+        return ModelAccessError(
+            f"the Hub refuses access to {model} ({status}): check that your token is valid and may read it (hf auth login)"
+        )
+    return ModelAccessError(
+        f"the Hub ({endpoint}) answered {status} for {model}: try again later, or use a local directory"
+    )
+
+
+def _from_http_client(error: Exception) -> bool:
+    # The client library lets its HTTP library's network errors through, and has changed that library twice.
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests")

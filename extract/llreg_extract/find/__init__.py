@@ -1,0 +1,1 @@
+"""From a name to a pinned model: found, described and hashed; nothing is loaded."""

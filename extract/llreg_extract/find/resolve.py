@@ -1,0 +1,207 @@
+"""Model name -> pinned `Source`: found, checked as far as its config tells, hashed; nothing loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llreg_extract.files.adapter import AdapterConfig, read_adapter_config
+from llreg_extract.files.checkpoint import ADAPTER_CONFIG
+from llreg_extract.files.quantize import check_quantize, quantize_of
+from llreg_extract.find.local import LocalFolder
+from llreg_extract.find.place import Place, adapter_source, model_source
+from llreg_extract.find.repo import HubRepo, open_repo
+from llreg_extract.libraries import require
+from llreg_extract.source import Source, is_name, local_name, tidy_subfolder
+from llreg_schemas import Identity
+from llreg_schemas.errors import InputError, LlregError, ModelError, ModelNotFoundError, UnsupportedModelError
+
+_HUB_GGUF = re.compile(r"([^/]+/[^/]+)/(.+\.gguf)", re.IGNORECASE)
+
+
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    name: str | None = None,
+    subfolder: str | None = None,
+    base: str | None = None,
+    quantize: str | None = None,
+    trust_remote_code: bool = False,
+) -> Source:
+    """Find a model and pin its content, without loading or (but for its config) downloading it.
+
+    Parameters
+    ----------
+    model : str
+        Local directory, local ``.gguf`` file, Hub id ``org/name``, or ``org/name/file.gguf`` for a GGUF
+        file of a Hub repository. A path that exists is local. A PEFT adapter is laid over its base model.
+    revision : str, optional
+        Branch, tag or commit of a Hub model; its default branch if not given.
+    name : str, optional
+        Name of a local model; its directory's or file's name if not given.
+    subfolder : str, optional
+        Folder inside the repository or directory that has the model's files.
+    base : str, optional
+        Base model of an adapter, as `model`, or ``org/name@revision``; if not given, the one that its
+        adapter_config.json names.
+    quantize : {"int8", "int4"}, optional
+        Pack the weights when they are loaded.
+    trust_remote_code : bool
+        Whether code from the checkpoint may run when it is loaded.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    ModelNotFoundError
+        No such path, model, revision, folder or file, or it has no weights.
+    ModelAccessError
+        The model is gated or private, or the Hub cannot be reached.
+    UnsupportedModelError
+        Not a causal language model, in a format llreg does not load, or quantised by a library that is not there.
+    ModelError
+        A local file cannot be read.
+    InputError
+        The arguments contradict each other, or leave open which file is meant.
+    MissingExtraError
+        torch, transformers, peft or bitsandbytes is needed and not installed.
+    """
+    require("torch", "transformers", "safetensors")
+    if quantize is not None:
+        check_quantize(quantize)
+    folder = tidy_subfolder(subfolder) if subfolder is not None else None
+    with _read_errors(model):
+        place, file = _find(model, revision, name, folder)
+        if file is None and ADAPTER_CONFIG in place.files:
+            return _adapter(place, base, quantize, trust_remote_code)
+        if base is not None:
+            raise InputError(f"{model} is no adapter, for it has no {ADAPTER_CONFIG}: --base goes with an adapter only")
+        return model_source(place, file, quantize, trust_remote_code)
+
+
+def resolve_identity(identity: Identity, *, trust_remote_code: bool = False) -> Source:
+    """Find again what a row was measured on: a model of the Hub at the row's commit, with its adapter and quantisation.
+
+    A path of that name on this machine is not looked at. Whether it still is what the row says, `Source.identity` tells.
+
+    Parameters
+    ----------
+    identity : Identity
+    trust_remote_code : bool
+        Whether code from the checkpoint may run when it is loaded.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        Its files were not on the Hub, so that only who has them can find them.
+    ModelError, MissingExtraError
+        As `resolve`.
+    """
+    require("torch", "transformers", "safetensors")
+    adapter, revision = identity.adapter, identity.revision or ""
+    if identity.source != "hub" or any(
+        pin.startswith("sha256:") for pin in (revision, (adapter or {}).get("revision", ""))
+    ):
+        raise InputError(
+            f"{identity.name} was not (all) on the Hub (source {identity.source!r}): only who has its files can score it again"
+        )
+    quantize = quantize_of(identity.quantization)
+    if quantize is not None:
+        check_quantize(quantize)
+    folder = tidy_subfolder(identity.subfolder) if identity.subfolder is not None else None
+    if adapter is None:
+        return model_source(
+            _open(identity.model, revision, folder, identity.file), identity.file, quantize, trust_remote_code
+        )
+    place = _open(adapter["model"], adapter["revision"], folder)
+    read_adapter_config(place.fetch(ADAPTER_CONFIG), place.name)
+    under = _open(identity.model, revision, None, identity.file)
+    return adapter_source(place, model_source(under, identity.file, quantize, trust_remote_code))
+
+
+@contextmanager
+def _read_errors(model: str) -> Iterator[None]:
+    try:
+        yield
+    except LlregError:
+        raise
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+
+
+def _find(model: str, revision: str | None, name: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+    """Where a model is, and the GGUF file if it names one."""
+    path = os.path.expanduser(model)  # unlike Path's, it and os.path.exists take any text
+    if os.path.exists(path):
+        if revision is not None:
+            raise InputError(f"{model} is a local path: --revision goes with a Hub model only")
+        return _find_local(Path(path).resolve(), name, subfolder)
+    if model.startswith((".", "/", "~")) or (model.lower().endswith(".gguf") and not _HUB_GGUF.fullmatch(model)):
+        raise ModelNotFoundError(f"{model} does not exist: check the path")
+    if name is not None:
+        raise InputError(f"{model} is a Hub model and keeps its id: --name goes with a local model only")
+    return _find_on_hub(model, revision, subfolder)
+
+
+def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+    if not path.is_file():
+        return LocalFolder(path, local_name(path.name, name), subfolder), None
+    if path.suffix.lower() != ".gguf":
+        raise UnsupportedModelError(f"{path.name} is no .gguf file: give a .gguf file or a model directory")
+    _refuse_subfolder(path.name, subfolder)
+    return LocalFolder(path.parent, local_name(path.stem, name)), path.name
+
+
+def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+    on_hub = _HUB_GGUF.fullmatch(model)
+    repo, file = (on_hub[1], on_hub[2]) if on_hub else (model, None)
+    if not is_name(repo):
+        raise ModelNotFoundError(f"{model!r} is neither a path that exists nor a Hub id (org/name)")
+    if file is not None:
+        _refuse_subfolder(model, subfolder)
+    return _open(repo, revision, subfolder, file), file
+
+
+def _open(repo: str, revision: str | None, subfolder: str | None, file: str | None = None) -> HubRepo:
+    found = open_repo(repo, revision)
+    if file is not None and file not in found.root:
+        raise ModelNotFoundError(f"{found.name} has no file {file} at revision {found.sha[:12]}: check the name")
+    return found.within(subfolder)
+
+
+def _refuse_subfolder(file: str, subfolder: str | None) -> None:
+    if subfolder is not None:
+        raise InputError(f"{file} is a file: --subfolder goes with a repository or a directory")
+
+
+def _adapter(place: Place, base: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
+    settings = read_adapter_config(place.fetch(ADAPTER_CONFIG), place.name)
+    under, file = _find_base(place, settings, base)
+    return adapter_source(place, model_source(under, file, quantize, trust_remote_code))
+
+
+def _find_base(place: Place, settings: AdapterConfig, base: str | None) -> tuple[Place, str | None]:
+    if base is not None:
+        model, _, revision = (base, "", "") if os.path.exists(os.path.expanduser(base)) else base.partition("@")
+        return _find(model, revision or (settings.revision if model == settings.base else None), None, None)
+    if settings.base is None:
+        raise InputError(f"{place.name} does not say which model it is an adapter of: give it with --base")
+    # A path in a stranger's adapter is one on the stranger's machine.
+    here = place.kind == "local" and os.path.exists(os.path.expanduser(settings.base))
+    if not here and not is_name(settings.base):
+        raise ModelNotFoundError(
+            f"the base model of {place.name} is not there: its {ADAPTER_CONFIG} names {settings.base!r}; give it with --base"
+        )
+    if here:
+        return _find(settings.base, None, None, None)
+    return _find_on_hub(settings.base, settings.revision, None)

@@ -1,0 +1,1 @@
+"""What scoring takes: bytes, memory, operations, seconds."""

@@ -1,0 +1,159 @@
+"""What it takes to score a model, told before anything of it is loaded: bytes to download, memory, a device's memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llreg_extract.files.checkpoint import check_tokenizer, weight_files
+from llreg_extract.files.hub import RepoFile, needed_files
+from llreg_extract.files.quantize import packed_bytes, stays_packed
+from llreg_extract.libraries import require
+from llreg_extract.load.model import device_name
+from llreg_extract.source import Source
+
+# What is asked for beyond the weights: activations, logits, and what torch itself holds. Batches shrink where
+# memory is short, so it need not cover the largest ones.
+MARGIN_SHARE, MARGIN_BYTES = 0.2, 512 << 20  # of the weights; 512 MiB
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model needs.
+
+    Attributes
+    ----------
+    download_bytes : int or None
+        Of its files that are not in the cache; 0 for a local model; None where the Hub does not say.
+    weight_bytes : int or None
+        Of its weights in the dtype they are scored in; of those that stay packed, as they are packed. None where the
+        parameters are not known.
+    """
+
+    download_bytes: int | None
+    weight_bytes: int | None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """1.2 times the weights and 512 MiB; None where the weights are not known."""
+        return None if self.weight_bytes is None else int(self.weight_bytes * (1 + MARGIN_SHARE)) + MARGIN_BYTES
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """A device and its memory.
+
+    Attributes
+    ----------
+    name : str
+        As provenance has it.
+    type : {"cpu", "cuda"}
+    num_bytes : int or None
+        Memory of a GPU in all; of a CPU what is available now. None where the system does not tell.
+    """
+
+    name: str
+    type: str
+    num_bytes: int | None
+
+
+def needs(source: Source, *, dtype: str, trust_remote_code: bool = False) -> Needs:
+    """What a pinned model needs; nothing is loaded, and of a Hub model only the index of its weights is fetched.
+
+    Parameters
+    ----------
+    source : Source
+        From `resolve`.
+    dtype : str
+        From `choose`.
+    trust_remote_code : bool
+        Whether code from the checkpoint may run.
+
+    Raises
+    ------
+    ModelError
+        Files that loading would miss, such as a tokenizer.
+    ModelNotFoundError, ModelAccessError
+        The Hub lacks files, or they are not in the cache and it cannot be reached.
+    """
+    files = _files(source, trust_remote_code)
+    parameters, width = source.declared["num_parameters"], _DTYPE_BYTES[dtype]
+    weights: int | None
+    if stays_packed(source):
+        own = (file for file in files if file.repo == source.location and file.name.endswith(".safetensors"))
+        weights = _sum(file.num_bytes for file in own)
+    elif parameters is None:
+        weights = None
+    elif source.quantize is not None:
+        weights = packed_bytes(source, width, int(parameters))
+    else:
+        weights = int(parameters) * width
+    return Needs(_sum(file.num_bytes for file in files if not file.cached), weights)
+
+
+def _files(source: Source, trust_remote_code: bool) -> list[RepoFile]:
+    """What loading takes; local files count as cached."""
+    files = needed_files(source, trust_remote_code=trust_remote_code)
+    if source.kind == "hub":
+        return files
+    root = Path(source.location)
+    folder = root / (source.subfolder or "")
+    if source.file is None and not trust_remote_code and source.tokenizer == "weights":
+        check_tokenizer(source.name, os.listdir(folder))
+    names = [source.file] if source.file is not None else weight_files(folder, source.name)
+    own = [RepoFile(name, (folder / name).stat().st_size, True, source.location, source.revision) for name in names]
+    return [*own, *files]
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    listed = list(sizes)
+    return None if None in listed else sum(size for size in listed if size is not None)
+
+
+def device_memory(device: str) -> DeviceMemory:
+    """A device's name and memory.
+
+    Parameters
+    ----------
+    device : str
+        From `choose`: "cpu", "cuda" or "cuda:N".
+    """
+    require("torch")
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        import torch
+
+        return DeviceMemory(device_name(device), kind, torch.cuda.get_device_properties(int(number or 0)).total_memory)
+    return DeviceMemory(device_name(device), kind, available_memory())
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this process may still take: of the machine, or of its container where that has less."""
+    limits = [_available_here(), _available_in_group(Path("/sys/fs/cgroup"))]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _available_here() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:  # not Linux: what is there in all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _available_in_group(group: Path) -> int | None:
+    """What a control group (version 2) leaves: its limit, less what it uses and could not give back."""
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(0, limit - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return None

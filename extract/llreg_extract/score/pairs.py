@@ -1,0 +1,191 @@
+"""Pairs of a prompt and a response -> token ids and log-likelihoods, by protocol ``conditional-1``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llreg_extract.libraries import first_line
+from llreg_extract.score.encoding import PROBE_TEXT, Encoded, check_range, special_prefix, tokenise
+from llreg_extract.score.scoring import Scores, Status, iter_scores
+from llreg_schemas import Pair
+from llreg_schemas.errors import ModelError, UnsupportedModelError
+from llreg_schemas.records import Rendering
+
+if TYPE_CHECKING:
+    from llreg_extract.load.model import Model
+
+# What strftime writes at midnight of llreg_schemas.records.PROMPT_DATE, in the C locale.
+# fmt: off
+_CLOCK = {
+    "%-d": "26", "%-m": "7", "%-y": "24", "%-j": "208", "%-H": "0", "%-I": "12", "%-M": "0", "%-S": "0",
+    "%d": "26", "%e": "26", "%m": "07", "%y": "24", "%Y": "2024", "%j": "208", "%D": "07/26/24", "%F": "2024-07-26",
+    "%a": "Fri", "%A": "Friday", "%u": "5", "%w": "5", "%U": "29", "%V": "30", "%W": "30", "%b": "Jul", "%B": "July",
+    "%H": "00", "%I": "12", "%M": "00", "%S": "00", "%p": "AM", "%T": "00:00:00", "%Z": "", "%z": "", "%%": "%",
+}
+# fmt: on
+
+
+def encode_pairs(model: Model, pairs: Sequence[Pair], rendering: Rendering) -> Encoded:
+    """Tokenise pairs for a model: `tokenise_pairs`, checked against the model's embeddings.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model has no chat template where one is asked for, or no embedding for one of the ids.
+    ModelError
+        Its chat template refuses a prompt.
+    """
+    encoded = tokenise_pairs(model.tokenizer, pairs, rendering, name=model.source.name)
+    check_range(model, encoded)
+    return encoded
+
+
+def tokenise_pairs(tokenizer: Any, pairs: Sequence[Pair], rendering: Rendering, *, name: str) -> Encoded:
+    """Tokenise pairs twice: every response behind its prompt, then every response alone.
+
+    Prompt and response are tokenised apart and laid end to end, so that the prompt's tokens are a prefix whatever the
+    response is, and the response's tokens the same in both sequences; special tokens that the tokenizer puts around a
+    text stand around the response alone only, as in ``modelmap-1``.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    pairs : sequence of Pair
+    rendering : {"chat-template", "raw"}
+    name : str
+        The model, for messages.
+
+    Returns
+    -------
+    Encoded
+        2 n_pairs sequences. Of the first half `starts` is the number of tokens of the prompt; where that is 0, the first
+        token of the response has nothing to be predicted from, and `starts` is 1. `special_token_texts` counts responses.
+
+    Raises
+    ------
+    UnsupportedModelError
+        There is no chat template where one is asked for.
+    ModelError
+        The chat template refuses a prompt.
+    """
+    responses = [pair.response for pair in pairs]
+    render = _templated if rendering == "chat-template" else _raw
+    prompts = list(render(tokenizer, pairs, name))
+    behind = [np.concatenate(both) for both in zip(prompts, _plain(tokenizer, responses), strict=True)]
+    alone = tokenise(tokenizer, responses)
+    starts = np.array([max(1, len(prompt)) for prompt in prompts], dtype=np.int64)
+    return Encoded((*behind, *alone.ids), alone.special_token_texts, np.concatenate([starts, alone.starts]))
+
+
+def _raw(tokenizer: Any, pairs: Sequence[Pair], name: str) -> Iterator[NDArray[np.int32]]:
+    """Prompts as they are, behind the special tokens that the tokenizer puts before a text."""
+    before = np.asarray(tokenizer(PROBE_TEXT)["input_ids"][: special_prefix(tokenizer)], dtype=np.int32)
+    texts = [pair.prompt if isinstance(pair.prompt, str) else "" for pair in pairs]  # conversations are never raw
+    return (np.concatenate([before, prompt]) for prompt in _plain(tokenizer, texts))
+
+
+def _templated(tokenizer: Any, pairs: Sequence[Pair], name: str) -> Iterator[NDArray[np.int32]]:
+    """Prompts through the chat template, up to where the model's answer begins."""
+    template = _fixed_clock() + _chat_template(tokenizer, name)
+    rendered = [_render(tokenizer, template, pair, f"{name} on the prompt of pair {k}") for k, pair in enumerate(pairs)]
+    return _plain(tokenizer, rendered)
+
+
+def _plain(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Token ids without the special tokens that the tokenizer adds."""
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    made = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"] if texts else []
+    return (np.asarray(row, dtype=np.int32) for row in made)
+
+
+def _chat_template(tokenizer: Any, name: str) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UnsupportedModelError(
+            f"{name} has no chat template, and this registry's prompts go through it: add it to a registry of raw "
+            "prompts (llreg init DIR --texts FILE --prompt raw)"
+        )
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:  # several, and none of them is the default one
+        raise UnsupportedModelError(f"{name} has no one chat template: {first_line(error)}") from error
+
+
+def _render(tokenizer: Any, template: str, pair: Pair, shown: str) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                pair.messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        )
+    except Exception as error:  # a template is a program of the model's maker, and may raise anything
+        raise ModelError(
+            f"the chat template of {shown} fails: {first_line(error)}; leave such pairs out, or use a registry of raw prompts"
+        ) from error
+
+
+def _fixed_clock() -> str:
+    """A line of Jinja that stops the clock: many templates write the date, and a row must be the same tomorrow.
+
+    Templates ask for the time through `strftime_now`, a function that transformers gives them; a macro of that name goes
+    before it. It has a line of its own, so that nothing of the template's white space changes.
+    """
+    filters = "".join(f"|replace('{directive}', '{text}')" for directive, text in _CLOCK.items())
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
+
+
+def prompt_provenance(tokenizer: Any, rendering: Rendering) -> dict[str, str]:
+    """How prompts were rendered: pieces of a row's provenance.
+
+    Returns
+    -------
+    dict
+        "prompt_rendering", and "chat_template" where one was used: the sha256 of its UTF-8 bytes.
+    """
+    if rendering == "raw":
+        return {"prompt_rendering": rendering}
+    template = str(tokenizer.get_chat_template())
+    return {
+        "prompt_rendering": rendering,
+        "chat_template": f"sha256:{hashlib.sha256(template.encode('utf-8')).hexdigest()}",
+    }
+
+
+def score_pairs(
+    model: Model, pairs: Sequence[Pair], rendering: Rendering, *, batch_tokens: int | None = None
+) -> tuple[Scores, Scores]:
+    """Log-likelihood of each response given its prompt, and alone.
+
+    ll(y | x) = sum over the tokens y_t of the response of ln p(y_t | x, y_<t); ll(y) as `llreg_extract.score`.
+
+    Parameters
+    ----------
+    model : Model
+    pairs : sequence of Pair
+    rendering : {"chat-template", "raw"}
+    batch_tokens : int, optional
+        Padded tokens of a batch at most.
+
+    Returns
+    -------
+    given, alone : Scores
+        In the order of the pairs.
+
+    Raises
+    ------
+    ModelError
+        As `encode_pairs`; or a pair does not fit in memory, or the model fails on it.
+    """
+    count = 2 * len(pairs)
+    values, tokens = np.full(count, np.nan, np.float32), np.zeros(count, np.int32)
+    status = np.full(count, Status.UNSCORED, np.int8)
+    for batch in iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens):
+        values[batch.index] = batch.log_likelihood
+        tokens[batch.index] = batch.num_tokens
+        status[batch.index] = batch.status
+    given, alone = (Scores(*(part.reshape(2, -1)[k] for part in (values, tokens, status))) for k in (0, 1))
+    return given, alone

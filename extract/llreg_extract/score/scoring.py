@@ -1,0 +1,256 @@
+"""Log-likelihoods of texts under a loaded model, by protocol ``modelmap-1``."""
+
+from __future__ import annotations
+
+import enum
+import time
+import traceback
+from collections.abc import Collection, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llreg_extract.fast.kernels import fast_products
+from llreg_extract.libraries import first_line, is_out_of_memory
+from llreg_extract.load.model import Model
+from llreg_extract.load.state import keeps_state, rope_boundary
+from llreg_extract.score.batching import BatchPlan
+from llreg_extract.score.encoding import Encoded, encode
+from llreg_extract.score.forward import token_log_probs
+from llreg_schemas.errors import InputError, ModelError
+
+# Padded tokens of a batch. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and
+# leave threads idle at the end; on a GPU they fill the device.
+_BUDGET = {"cpu": 256, "cuda": 16_384}
+_SMALL, _SMALL_BUDGET = 1_000_000_000, 65_536  # parameters below which a GPU waits for launches at the usual budget
+_SLOW_BATCH = 20.0  # seconds; on a slower machine batches shrink, so that an interruption loses little
+
+
+class Status(enum.IntEnum):
+    """What became of a text."""
+
+    SCORED = 0
+    OVER_CONTEXT = 1  # longer than the model's context
+    UNSCORED = 2  # fewer than two tokens: nothing to predict
+    NON_FINITE = 3  # the model returned NaN or inf
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scores of some texts, in the order they were computed.
+
+    Attributes
+    ----------
+    index : int64 array of shape (b,)
+        Which texts.
+    log_likelihood : float64 array of shape (b,), nats
+        NaN where `status` is not SCORED.
+    num_tokens : int32 array of shape (b,)
+        Tokens scored.
+    status : int8 array of shape (b,)
+        Values of `Status`.
+    seconds : float
+        Time the forward pass and the sums took.
+    """
+
+    index: NDArray[np.int64]
+    log_likelihood: NDArray[np.float64]
+    num_tokens: NDArray[np.int32]
+    status: NDArray[np.int8]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a list of texts, in its order.
+
+    Attributes
+    ----------
+    log_likelihood : float32 array of shape (n_texts,), nats
+        NaN where `status` is not SCORED.
+    num_tokens : int32 array of shape (n_texts,)
+        Tokens scored.
+    status : int8 array of shape (n_texts,)
+        Values of `Status`.
+    """
+
+    log_likelihood: NDArray[np.float32]
+    num_tokens: NDArray[np.int32]
+    status: NDArray[np.int8]
+
+
+def default_batch_tokens(device_type: str, num_parameters: int | None = None) -> int:
+    """Padded tokens of a batch at most, where the caller does not say: 256 on a CPU, 16,384 on a GPU, 65,536 there
+    for a model of less than a billion parameters."""
+    if device_type == "cuda" and num_parameters is not None and num_parameters < _SMALL:
+        return _SMALL_BUDGET
+    return _BUDGET.get(device_type, _BUDGET["cpu"])
+
+
+def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None) -> Scores:
+    """Log-likelihood of each text.
+
+    ll(x) = sum of ln p(y_t | y_<t) over t = 2..n of the text's tokens y, special tokens as the
+    tokenizer adds them (Oyama et al., ACL 2025, arXiv 2502.16173, section 3).
+
+    Parameters
+    ----------
+    model : Model
+    texts : sequence of str
+    batch_tokens : int, optional
+        Padded tokens of a batch at most.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    ModelError
+        A text does not fit in memory, or the model fails on it.
+    """
+    values = np.full(len(texts), np.nan, dtype=np.float32)
+    tokens = np.zeros(len(texts), dtype=np.int32)
+    status = np.full(len(texts), Status.UNSCORED, dtype=np.int8)
+    for batch in iter_scores(model, encode(model, texts), batch_tokens=batch_tokens):
+        values[batch.index] = batch.log_likelihood
+        tokens[batch.index] = batch.num_tokens
+        status[batch.index] = batch.status
+    return Scores(values, tokens, status)
+
+
+def iter_scores(
+    model: Model,
+    encoded: Encoded,
+    *,
+    skip: Collection[int] = (),
+    batch_tokens: int | None = None,
+) -> Generator[Batch, None, None]:
+    """Score texts batch by batch, longest first; each text comes once, in no promised order.
+
+    Texts that are too long or too short come first, as one batch, without a forward pass. On a CPU
+    batches run in `model.threads` threads of one core each, which is faster than one batch on all
+    cores. Which texts share a batch does not depend on `skip`, so that a run that goes on gives the very values of one that
+    was not interrupted. Closing the iterator drops what has not begun and waits for what has.
+
+    Parameters
+    ----------
+    model : Model
+    encoded : Encoded
+    skip : collection of int
+        Texts to leave out, because their scores are known.
+    batch_tokens : int, optional
+        Padded tokens of a batch at most; `default_batch_tokens` if not given.
+
+    Yields
+    ------
+    Batch
+
+    Raises
+    ------
+    InputError
+        `batch_tokens` is not positive.
+    ModelError
+        A single text does not fit in memory, or the model fails on it.
+    """
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    return _iterate(model, encoded, frozenset(skip), batch_tokens)
+
+
+def _iterate(
+    model: Model, encoded: Encoded, skip: frozenset[int], batch_tokens: int | None
+) -> Generator[Batch, None, None]:
+    lengths = encoded.lengths
+    over = lengths > (model.context_length if model.context_length is not None else np.inf)
+    refused = over | (lengths <= encoded.starts)
+    told = np.array([text for text in np.flatnonzero(refused) if text not in skip], dtype=np.int64)
+    if len(told):
+        status = np.where(over[told], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
+        yield Batch(told, np.full(len(told), np.nan), np.zeros(len(told), dtype=np.int32), status, 0.0)
+    plan = BatchPlan(
+        lengths,
+        np.flatnonzero(~refused).tolist(),
+        batch_tokens or default_batch_tokens(model.device.type, model.source.declared.get("num_parameters")),
+        done=skip,
+        single=not model.batching,
+        boundary=rope_boundary(model.module.config.to_dict()),
+    )
+    with fast_products(model.device.type):
+        yield from _run(model, encoded, plan)
+
+
+def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Generator[Batch, None, None]:
+    import torch
+
+    workers = 1 if model.device.type != "cpu" or keeps_state(model.module.config.to_dict()) else model.threads
+    # Thread counts are per thread in torch; new threads inherit the last one set, so it is put back.
+    before = torch.get_num_threads()
+    executor = ThreadPoolExecutor(workers, "llreg-score", torch.set_num_threads, (max(1, model.threads // workers),))
+    running: dict[Future[Batch], list[int]] = {}
+    try:
+        while True:
+            # One batch more than there are workers keeps them busy; more would only delay an interruption.
+            while len(running) < (1 if plan.retried else workers + 1) and (texts := plan.next()):
+                running[executor.submit(_score_batch, model, encoded, texts)] = texts
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                batch = _collect(model, plan, future, running.pop(future))
+                if batch is not None:
+                    yield batch
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
+    started = time.perf_counter()
+    sequences, starts = [encoded.ids[i] for i in texts], encoded.starts[list(texts)].tolist()
+    found = token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
+    values = np.array([log_probs.sum(dtype=np.float64) for log_probs in found])
+    finite = np.isfinite(values)
+    return Batch(
+        index=np.array(texts, dtype=np.int64),
+        log_likelihood=np.where(finite, values, np.nan),
+        num_tokens=np.where(finite, [len(log_probs) for log_probs in found], 0).astype(np.int32),
+        status=np.where(finite, Status.SCORED, Status.NON_FINITE).astype(np.int8),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequence[int]) -> Batch | None:
+    """A finished batch; None if it ran out of memory and goes back to be tried in smaller ones."""
+    error = future.exception()
+    if error is None:
+        batch = future.result()
+        if batch.seconds > _SLOW_BATCH:
+            plan.shrink(plan.padded(texts) // 2)
+        return batch
+    tokens = int(plan.lengths[texts].max())
+    if not isinstance(error, Exception):
+        raise error
+    if not is_out_of_memory(error):
+        raise ModelError(f"{model.source.name} failed on a text of {tokens} tokens: {first_line(error)}") from error
+    if len(texts) == 1 and texts[0] in plan.retried:
+        raise ModelError(
+            f"a text of {tokens} tokens does not fit in the memory of {model.device} with {model.source.name}: "
+            "try --dtype bfloat16, or another device"
+        ) from error
+    if len(texts) == 1:  # once more, when it need not share the memory with others
+        plan.retried.add(texts[0])
+    else:
+        plan.shrink(plan.padded(texts) // 2)
+    plan.put_back(texts)
+    _free_memory(model, error)
+    return None
+
+
+def _free_memory(model: Model, error: Exception) -> None:
+    import torch
+
+    traceback.clear_frames(error.__traceback__)  # its frames hold the tensors of the failed batch
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()

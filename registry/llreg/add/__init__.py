@@ -1,0 +1,1 @@
+"""Adding rows: from what the user asks for to a written row."""

@@ -1,0 +1,166 @@
+"""What `add` is asked for: models, each with its options, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llreg import settings
+from llreg_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from llreg.registry import Registry
+
+Overwrite = Literal["never", "only-missing", "always"]
+OVERWRITE: tuple[Overwrite, ...] = ("never", "only-missing", "always")
+Entry = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute rows.
+
+    Attributes
+    ----------
+    revision : str or None
+        Branch, tag or commit on the Hub; resolved to a commit before anything is loaded.
+    name : str or None
+        Name of a local model.
+    dtype, device : str
+        "auto": float32 on a CPU, the checkpoint's own dtype on a GPU.
+    overwrite : {"never", "only-missing", "always"}
+        What to do about a row that is there: leave it; score only the texts it lacks; score all again.
+    batch_tokens : int or None
+        Tokens in a batch; None chooses by device.
+    trust_remote_code : bool
+        Run Python code from the model's repository.
+    subfolder : str or None
+        Folder inside the repository or directory that has the model's files.
+    base : str or None
+        Base model of a PEFT adapter; None: the one that its adapter_config.json names.
+    quantize : {"int8", "int4"} or None
+        Pack the weights when they are loaded.
+    subset : str, path, mapping or None
+        A text subset, by its file, document or id: only its texts are scored. See `llreg.store.subsets.make_subset`.
+    """
+
+    revision: str | None = None
+    name: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    overwrite: Overwrite = "only-missing"
+    batch_tokens: int | None = None
+    trust_remote_code: bool = False
+    subfolder: str | None = None
+    base: str | None = None
+    quantize: str | None = None
+    subset: str | Path | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One model to be added.
+
+    Attributes
+    ----------
+    model : str
+        As it was given.
+    options : Options
+    subset : mapping or None
+        The document of the text subset that the options name, checked.
+    """
+
+    model: str
+    options: Options
+    subset: Mapping[str, Any] | None
+
+
+def read_requests(registry: Registry, models: Sequence[Entry], options: Mapping[str, Any]) -> list[Request]:
+    """What is asked for, one a model.
+
+    Parameters
+    ----------
+    registry : Registry
+    models : sequence of str or mapping
+        Models, or mappings with a `model` and options of its own, which go before `options`.
+    options : mapping
+        Fields of `Options`, for all models.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown, or options do not fit together or with the registry.
+    """
+    registry.check_changeable("add to it")
+    for given in ("name", "revision"):
+        if options.get(given) is not None and len(models) > 1:
+            raise InputError(f"{given} goes with one model; got {len(models)}: add them one at a time")
+    contributor = settings.contributor()
+    if contributor is not None and (not contributor.isprintable() or len(contributor) > 200):
+        raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
+    asked = [_options(entry, options) for entry in models]
+    return [Request(model, own, subset) for (model, own), subset in zip(asked, _subsets(registry, asked), strict=True)]
+
+
+def _options(entry: Entry, common: Mapping[str, Any]) -> tuple[str, Options]:
+    own = {"model": entry} if isinstance(entry, str) else dict(entry)
+    model = own.pop("model", None)
+    if not isinstance(model, str) or not model:
+        raise InputError(f"expected a model's name, or a mapping with a 'model'; got {entry!r:.60}")
+    given = {**common, **own}
+    for key in given:
+        check_key(key, [field.name for field in fields(Options)], "option")
+    options = Options(**given)
+    if options.overwrite not in OVERWRITE:
+        raise InputError(f"overwrite: expected one of {', '.join(OVERWRITE)}; got {options.overwrite!r}")
+    if options.batch_tokens is not None and options.batch_tokens < 1:
+        raise InputError(f"batch_tokens: expected at least 1; got {options.batch_tokens}")
+    return model, options
+
+
+def check_key(key: str, known: Sequence[str], what: str) -> None:
+    """Refuse a key that is none of the known ones, naming the nearest.
+
+    Raises
+    ------
+    InputError
+    """
+    if key in known:
+        return
+    near = get_close_matches(key.replace("-", "_").lower(), known, n=1, cutoff=0.55)
+    advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    raise InputError(f"no {what} {key[:60]!r}: {advice}")
+
+
+def _subsets(registry: Registry, asked: Sequence[tuple[str, Options]]) -> list[Mapping[str, Any] | None]:
+    """The subset of each model, loaded once where several name the same."""
+    from llreg.store.subsets import load_subset
+
+    loaded: dict[Any, Mapping[str, Any]] = {}
+    documents: list[Mapping[str, Any] | None] = []
+    for _, options in asked:
+        given = options.subset
+        if given is None:
+            documents.append(None)
+            continue
+        key = id(given) if isinstance(given, Mapping) else str(given)
+        if key not in loaded:
+            loaded[key] = load_subset(registry, given)
+        documents.append(loaded[key])
+    return documents
+
+
+def check_texts(registry: Registry, requests: Sequence[Request]) -> None:
+    """Check that the texts to be scored are copied in the registry.
+
+    Raises
+    ------
+    NotFoundError
+    """
+    for subset in {str(request.subset["id"]): request.subset for request in requests if request.subset}.values():
+        registry.texts.complete(subset["texts"])
+    if any(request.subset is None for request in requests):
+        registry.texts.complete()

@@ -1,0 +1,1 @@
+"""KL divergences between rows, with standard errors."""

@@ -1,0 +1,245 @@
+"""Which texts a pair of rows shares, and with which weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+_PANEL = 64  # rows at a time: 5 MB for 10,000 texts, which stays in the cache
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.texts.design import Design
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Rows that were scored on the same texts in the same way.
+
+    Attributes
+    ----------
+    rows : intp array of shape (n_rows,)
+    present : bool array of shape (n_texts,)
+    design : Design or None
+    """
+
+    rows: NDArray[np.intp]
+    present: NDArray[np.bool_]
+    design: Design | None
+
+
+def patterns(values: NDArray[np.float64], designs: Sequence[Design | None] | None) -> list[Pattern]:
+    """Group rows by the texts they were scored on: each group is one matrix without gaps.
+
+    Parameters
+    ----------
+    values : float64 array of shape (n_models, n_texts), nats
+        NaN where not scored.
+    designs : sequence of (Design or None), optional
+        One a row.
+    """
+    groups: dict[tuple[bytes, Design | None], list[int]] = {}
+    gaps = np.isnan(values.sum(axis=1))  # most rows have none: a sum is quicker than a mask
+    for k, row in enumerate(values):
+        mask = np.packbits(~np.isnan(row)).tobytes() if gaps[k] else b""
+        groups.setdefault((mask, designs[k] if designs is not None else None), []).append(k)
+    return [
+        Pattern(np.array(rows, dtype=np.intp), ~np.isnan(values[rows[0]]), design)
+        for (_, design), rows in groups.items()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How the texts of a pair were drawn: what the standard error needs.
+
+    With r the weighted squared differences less their mean, the draw adds ``noise @ r**2 - sum(scale * (part @ r)**2)``
+    to the variance of their sum; `scale`, `part` over `parts`, one a design.
+
+    Attributes
+    ----------
+    weights : float64 array of shape (count,)
+        How many texts of the set each stands for.
+    shares : float64 array of shape (count,)
+        Share of the sum of squares that each would have if the draw were ideal.
+    noise : float64 array of shape (count,)
+    parts : tuple of (float64 array of shape (count,), float)
+    size : float
+        Texts of the set that both rows could be scored on, weighted as the view has them.
+    base : float64 array of shape (n_texts,) or None
+        The view's weights, if every text drawn was scored: then nothing about the texts themselves is estimated.
+    """
+
+    weights: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    parts: tuple[tuple[NDArray[np.float64], float], ...]
+    size: float
+    base: NDArray[np.float64] | None
+
+
+def together(found: Sequence[Pattern]) -> list[list[Pattern]]:
+    """Patterns in groups that are taken together: rows with gaps of whatever pattern form one group.
+
+    A pattern of all texts and each pattern of a sample is a group of its own.
+    """
+    gaps = [pattern for pattern in found if pattern.design is None and not pattern.present.all()]
+    return [[pattern] for pattern in found if pattern not in gaps] + ([gaps] if gaps else [])
+
+
+@dataclass(frozen=True, eq=False)
+class PairTexts:
+    """The texts of a pair of patterns.
+
+    Attributes
+    ----------
+    columns : slice or intp array of shape (count,)
+        Texts used; a slice where it is all of them, so that nothing is copied.
+    count : int
+    weights : float64 array of shape (count,) or None
+        None: all equal.
+    total : float
+        What weighted sums are divided by.
+    sampling : Sampling or None
+        None if the texts are no sample of the set.
+    """
+
+    columns: slice | NDArray[np.intp]
+    count: int
+    weights: NDArray[np.float64] | None
+    total: float
+    sampling: Sampling | None = None
+
+    def prepare(
+        self, values: NDArray[np.float64], rows: NDArray[np.intp], shift: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Rows centred over these texts and multiplied by the roots of the weights.
+
+        Returns
+        -------
+        float64 array of shape (len(rows), count)
+            Sums of squared differences of it are weighted sums of squared centred differences.
+        """
+        # What all rows share goes first: it carries most of the magnitude and none of the differences.
+        chosen = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
+        centred = np.empty((len(rows), self.count))
+        for start in range(0, len(rows), _PANEL):
+            panel = centred[start : start + _PANEL]
+            np.subtract(chosen[start : start + _PANEL, self.columns], shift[self.columns], out=panel)
+            if self.count:
+                # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
+                panel -= np.average(panel, axis=1, weights=self.weights)[:, None]
+            if self.weights is not None:
+                panel *= self.roots
+        return centred
+
+    def mean_bytes(self, num_bytes: NDArray[np.floating]) -> float:
+        """Mean bytes of the texts used, or of those that they are a sample of; NaN for fewer than two.
+
+        Parameters
+        ----------
+        num_bytes : float array of shape (n_texts,)
+        """
+        if self.count < 2:
+            return math.nan
+        if self.sampling is not None and self.sampling.base is not None:
+            return float(np.average(num_bytes, weights=self.sampling.base))
+        return float(np.average(num_bytes[self.columns], weights=self.weights))
+
+    @cached_property
+    def roots(self) -> NDArray[np.float64] | float:
+        """Roots of the weights; those of a sample with Bessel's correction, for its mean is estimated too.
+
+        The variance of the weighted mean, which the sum of squares about it lacks, is itself a weighted sum of squares.
+        """
+        if self.weights is None:
+            return 1.0
+        if self.sampling is None:
+            return np.sqrt(self.weights)
+        return np.asarray(np.sqrt(self.weights + self.sampling.noise * self.weights**2 / self.total))
+
+
+def pair_texts(one: Pattern, other: Pattern, weights: NDArray[np.float64] | None, num_texts: int) -> PairTexts:
+    """The texts that two patterns share, with their weights.
+
+    Parameters
+    ----------
+    one, other : Pattern
+    weights : float64 array of shape (n_texts,), optional
+        The view's text weights.
+    num_texts : int
+
+    Notes
+    -----
+    Rows scored on all texts: weights as the view has them, divided by their sum. Rows scored on a sample: a drawn
+    text stands for counts / expected of the set (P2, arXiv 2505.15428), and sums are divided by the number of texts
+    of the set, not by the sum of the weights, which varies with the draw. For two rows drawn independently the product
+    of the two weights is unbiased again; for rows of one sample it is counted once. A view that leaves out texts, or
+    a pair of samples, holds more or fewer draws than expected by chance: the ratio of the chances drawn to the
+    expected ones takes that out (it is 1 for one sample and all texts).
+    """
+    used = one.present & other.present
+    designs = [one.design] if one.design == other.design else [one.design, other.design]
+    drawn = [design for design in designs if design is not None]
+    if not drawn:
+        columns = slice(None) if used.all() else np.flatnonzero(used)
+        chosen = None if weights is None else weights[columns]
+        return PairTexts(columns, int(used.sum()), chosen, float(used.sum() if chosen is None else chosen.sum()))
+    return _sampled(used, drawn, np.ones(num_texts) if weights is None else weights)
+
+
+def _sampled(used: NDArray[np.bool_], designs: list[Design], base: NDArray[np.float64]) -> PairTexts:
+    """Texts of a pair of which at least one row was scored on a sample."""
+    stands_for = np.prod([design.weights for design in designs], axis=0)
+    drawn = base * stands_for
+    columns = np.flatnonzero(used & (drawn > 0))
+    if not len(columns) or not all(design.covers for design in designs):
+        return PairTexts(np.empty(0, np.intp), 0, np.empty(0), 0.0)
+    # Of the drawn texts some may lack in a row (too long for its context): they lack in the same share of the set.
+    size = float(base.sum() * drawn[columns].sum() / drawn.sum())
+    chances = sum((design.expected / design.expected.sum() for design in designs), np.zeros(len(base)))
+    seen = stands_for * chances
+    sampling = Sampling(
+        weights=stands_for[columns],
+        shares=seen[columns] / seen[columns].sum(),
+        noise=_noise(designs)[columns],
+        parts=tuple((_part(design)[columns], _scale(design)) for design in designs),
+        size=size,
+        base=base if len(columns) == np.count_nonzero(drawn) else None,
+    )
+    return PairTexts(columns, len(columns), drawn[columns], size * float(seen.sum() / chances.sum()), sampling)
+
+
+def _noise(designs: list[Design]) -> NDArray[np.float64]:
+    """Coefficient of each squared term in the variance of the draw.
+
+    One sample: sum over draws of r**2, times n / (n - 1). Two: V(A) + E V(B given A), each term estimated from the texts
+    in both, and the mean of that and the same with A and B exchanged.
+    """
+    own = [
+        design.correction * np.divide(design.freedom, design.counts**2, out=_zeros(design), where=design.counts > 0)
+        for design in designs
+    ]
+    if len(own) == 1:
+        return own[0]
+    one, other = (np.divide(1.0, d.weights, out=_zeros(d), where=d.counts > 0) for d in designs)
+    return np.asarray((own[0] * (1 + other) + own[1] * (1 + one)) / 2)
+
+
+def _part(design: Design) -> NDArray[np.float64]:
+    return np.divide(design.freedom, design.counts, out=_zeros(design), where=design.counts > 0)
+
+
+def _scale(design: Design) -> float:
+    total = float(design.freedom.sum())
+    return design.correction / total if total > 0 else 0.0
+
+
+def _zeros(design: Design) -> NDArray[np.float64]:
+    return np.zeros(len(design.counts))

@@ -1,0 +1,1 @@
+"""Benchmark scores predicted from rows."""

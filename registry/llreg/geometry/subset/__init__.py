@@ -1,0 +1,1 @@
+"""Samples of the texts that tell models apart."""

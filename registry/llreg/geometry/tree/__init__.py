@@ -1,0 +1,1 @@
+"""Trees of rows by their KL divergences."""

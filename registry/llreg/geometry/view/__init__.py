@@ -1,0 +1,1 @@
+"""Views: clip threshold, texts and text weights."""

@@ -1,0 +1,1 @@
+"""What can be said of a row that comes from outside: measured, and judged."""

@@ -1,0 +1,227 @@
+"""The rows of a registry as what new rows are compared with: read once, in blocks, through the default view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llreg.geometry.kl.distance import kl_plain
+from llreg.geometry.kl.noise import noise_floor, verdict
+from llreg.geometry.kl.rows import Rows, view_rows
+from llreg.geometry.neighbors import Neighbor, relation
+from llreg_schemas import version_id
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+    from llreg_schemas import RowRecord
+
+_BLOCK = 128  # rows at a time: 10 MB of float64 for 10,000 texts, which nearly stays in the cache
+_KEPT_BYTES = 1 << 30  # 1 GiB: a registry of up to so much is kept in memory; a larger one is read again each time
+_SAMPLE = 128  # rows whose distances to all say how far apart rows are here
+
+
+@dataclass(frozen=True)
+class Distances:
+    """From new rows to those of a population.
+
+    Attributes
+    ----------
+    bits : float64 array of shape (n_new, n_models), bits per byte
+        KL divergences; NaN where two rows share too few texts, and of a row to itself.
+    kl, floor : float64 arrays of shape (n_new, n_models), nats per text
+        KL divergences, and what arithmetic alone puts between two runs of one model.
+    num_texts : int64 array of shape (n_new, n_models)
+        Texts used.
+    """
+
+    bits: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    floor: NDArray[np.float64]
+    num_texts: NDArray[np.int64]
+
+
+class Population:
+    """Rows that others are compared with.
+
+    Parameters
+    ----------
+    registry : Registry
+        All its accepted rows, through its default view.
+    digests : collection of str, optional
+        Only these of them.
+    """
+
+    def __init__(self, registry: Registry, digests: Collection[str] | None = None) -> None:
+        self.registry, self.view = registry, registry.view
+        self._own = [record for record in registry.records() if digests is None or record.digest in digests]
+        self.version = version_id(record.digest for record in self._own)
+        self.retractions = registry.retractions()
+        self._joined: list[Rows] = []
+
+    @property
+    def records(self) -> list[RowRecord]:
+        """Records, in the order of the columns of all results."""
+        return [*self._own, *(record for rows in self._joined for record in rows.records)]
+
+    @property
+    def nats_per_bit(self) -> float:
+        """Nats per text in a bit per byte, over the view's texts."""
+        index = self.registry.text_index
+        texts = self.view.texts(index)
+        return float(np.average(index.bytes_per_text[texts], weights=self.view.text_weights(index)) * math.log(2))
+
+    @property
+    def num_own(self) -> int:
+        """The registry's own rows, without those that joined."""
+        return len(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own) + sum(map(len, self._joined))
+
+    def shared(self, new: Rows, distances: Distances) -> NDArray[np.int64]:
+        """Texts that each new row shares with that of the registry's own rows with which it shares most.
+
+        Rows that joined do not count: two that were made together can share what no other row has.
+        """
+        own = np.array([record.digest for record in self._own], dtype=object)
+        other = ~np.isnan(distances.bits[:, : len(own)]) & (_digests(new)[:, None] != own[None, :])
+        counts = np.where(other, distances.num_texts[:, : len(own)], 0)
+        return np.asarray(counts.max(axis=1, initial=0))
+
+    def join(self, rows: Rows) -> None:
+        """Take more rows in, for later comparisons."""
+        self._joined.append(rows)
+
+    def leave(self) -> None:
+        """Let go of the rows that joined last."""
+        self._joined.pop()
+
+    @cached_property
+    def _kept(self) -> list[Rows] | None:
+        """The registry's own rows; None where they are too many to be kept."""
+        small = 8 * len(self._own) * self.registry.num_texts <= _KEPT_BYTES
+        return list(self._read()) if small else None
+
+    def _read(self) -> Iterator[Rows]:
+        for start in range(0, len(self._own), _BLOCK):
+            yield view_rows(self.registry, self._own[start : start + _BLOCK], self.view, self.version)
+
+    def _blocks(self) -> Iterator[Rows]:
+        yield from self._read() if self._kept is None else self._kept
+        yield from self._joined
+
+    def distances(self, new: Rows) -> Distances:
+        """Distances from some rows to all."""
+        parts = []
+        for block in self._blocks():
+            found = kl_plain(new, block, se=False, tail_share=False)
+            same = _digests(new)[:, None] == _digests(block)[None, :]
+            bits, kl = (np.where(same, np.nan, found[name].values) for name in ("kl_bits_per_byte", "kl"))
+            parts.append((bits, kl, noise_floor(_noise(new), _noise(block)), found["num_texts"].values))
+        if not parts:
+            empty = np.empty((len(new), 0))
+            return Distances(empty, empty, empty, empty.astype(np.int64))
+        bits, kl, floor, count = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+        return Distances(bits, kl, floor, count)
+
+    def neighbors(self, new: Rows, i: int, distances: Distances, positions: Sequence[int]) -> list[Neighbor]:
+        """What is known of the i-th new row and the rows at some positions, with standard errors."""
+        if not positions:
+            return []
+        records = self.records
+        chosen = [records[k] for k in positions]
+        found = kl_plain(new.take([i]), self.some(positions), se=True, tail_share=True)
+        values = {name: found[name].values[0] for name in found}
+        ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
+        return [
+            Neighbor(
+                row_id=other.row_id,
+                model=other.identity.name,
+                rank=int(ranks[k]),
+                kl=float(values["kl_bits_per_byte"][at]),
+                kl_se=float(values["kl_bits_per_byte_se"][at]),
+                tail_share=float(values["tail_share"][at]),
+                num_texts=int(values["num_texts"][at]),
+                relation=relation(new.records[i], other),
+                verdict=verdict(float(values["kl"][at]), float(distances.floor[i, k]), int(values["num_texts"][at])),
+            )
+            for at, (k, other) in enumerate(zip(positions, chosen, strict=True))
+        ]
+
+    def some(self, positions: Sequence[int]) -> Rows:
+        """The rows at some positions; of a registry that is not kept in memory, read again."""
+        if self._kept is not None:
+            return _gathered([*self._kept, *self._joined], positions)
+        first = len(self._own)
+        own = sorted({k for k in positions if k < first})
+        read = [view_rows(self.registry, [self._own[k] for k in own], self.view, self.version)] if own else []
+        places = {k: at for at, k in enumerate(own)}
+        return _gathered([*read, *self._joined], [places.get(k, k - first + len(own)) for k in positions])
+
+    @cached_property
+    def levels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean bits per byte of each of the registry's own rows, and its spread over texts; as `levels`."""
+        parts = [levels(block) for block in self._blocks()]
+        if not parts:
+            return np.empty(0), np.empty(0)
+        means, spreads = (np.concatenate(part)[: len(self._own)] for part in zip(*parts, strict=True))
+        return means, spreads
+
+    @cached_property
+    def pairs(self) -> NDArray[np.float64]:
+        """Distances of a sample of the registry's own rows to all of them, bits per byte, in ascending order."""
+        if len(self._own) < 2:
+            return np.empty(0)
+        places = np.linspace(0, len(self._own) - 1, min(_SAMPLE, len(self._own))).astype(int)
+        bits = self.distances(self.some(places.tolist())).bits[:, : len(self._own)]
+        return np.sort(bits[~np.isnan(bits)])
+
+
+def levels(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How well models predict the texts, and how evenly.
+
+    Returns
+    -------
+    mean, spread : float64 arrays of shape (n_models,), bits per byte
+        Mean and standard deviation over the scored texts of minus the log-likelihood in bits a byte, each text counted by
+        its bytes and weights; NaN where none was scored.
+    """
+    weights = np.ones_like(rows.values) if rows.weights is None else np.broadcast_to(rows.weights, rows.values.shape)
+    sampled = [np.ones(rows.values.shape[1]) if design is None else design.weights for design in rows.designs]
+    share = np.where(np.isnan(rows.values), 0.0, weights * np.array(sampled)) * rows.num_bytes
+    total = share.sum(axis=1)
+    total[total == 0] = np.nan
+    bits = np.nan_to_num(-rows.values / (math.log(2) * rows.num_bytes))
+    mean = (bits * share).sum(axis=1) / total
+    return mean, np.sqrt(((bits - mean[:, None]) ** 2 * share).sum(axis=1) / total)
+
+
+def _digests(rows: Rows) -> NDArray[np.object_]:
+    return np.array([record.digest for record in rows.records], dtype=object)
+
+
+def _noise(rows: Rows) -> NDArray[np.float64]:
+    return np.zeros(len(rows)) if rows.noise is None else rows.noise
+
+
+def _gathered(blocks: Sequence[Rows], positions: Sequence[int]) -> Rows:
+    """Rows at some positions of blocks laid end to end, as one."""
+    starts = np.cumsum([0, *map(len, blocks)])
+    found = []
+    for k in positions:
+        at = int(np.searchsorted(starts, k, side="right")) - 1
+        found.append(blocks[at].take([k - int(starts[at])]))
+    return replace(
+        found[0],
+        records=[rows.records[0] for rows in found],
+        values=np.concatenate([rows.values for rows in found]),
+        designs=[rows.designs[0] for rows in found],
+        noise=np.concatenate([_noise(rows) for rows in found]),
+    )

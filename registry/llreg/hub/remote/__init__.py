@@ -1,0 +1,1 @@
+"""A registry on the Hub, read without a pull."""

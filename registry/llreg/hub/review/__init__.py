@@ -1,0 +1,1 @@
+"""Reviewing pull requests, and merging the good ones."""

@@ -1,0 +1,204 @@
+"""What a pull request changes: its commit against the newest one that it shares with main, in few requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from llreg.hub.client.errors import hub_errors
+from llreg.hub.client.repo import Entry, Repo
+from llreg_schemas.errors import HubNotFoundError, InputError
+
+# Only these folders are looked into; of any other that differs, the name is enough to refuse it.
+_OPENED = re.compile(r"rows|rows/[0-9a-f]{2}|retractions|subsets")
+_MOST_PAGES = 60  # of history a side; with the Hub's 50 commits a page, 3,000 commits
+_MOST_ENTRIES = (
+    20_000  # of a listing, beyond what the registry has: 21 requests; forty times what may be merged at once
+)
+
+
+class Change(NamedTuple):
+    """A file, or a folder with all in it, that a pull request changes.
+
+    Attributes
+    ----------
+    kind : {"added", "modified", "deleted"}
+    entry : Entry
+        As the pull request has it; of what it deletes, as it was.
+    """
+
+    kind: Literal["added", "modified", "deleted"]
+    entry: Entry
+
+    @property
+    def path(self) -> str:
+        """Path in the repository; that of a folder ends in a slash."""
+        return self.entry.path + "/" * self.entry.is_folder
+
+
+class TooManyFilesError(InputError):
+    """A listing is longer than that of any pull request that could be merged."""
+
+
+class _Bounded(Repo):
+    """A repository whose listings end: a pull request may hold any number of files."""
+
+    def __init__(self, id: str, most: int) -> None:
+        super().__init__(id)
+        self._most = most
+
+    def _tree(self, commit: str, folder: str, recursive: bool) -> Iterable[Any]:
+        for count, item in enumerate(super()._tree(commit, folder, recursive)):
+            if count == self._most:
+                raise TooManyFilesError(
+                    f"expected at most {self._most:,} files and folders in {folder or 'its root'}; there are more: split it"
+                )
+            yield item
+
+
+class Trees:
+    """What commits hold, folder by folder; a folder that was seen once, in whichever commit, is not asked for again.
+
+    Parameters
+    ----------
+    repo : Repo
+    known : int
+        Rows that main holds: a listing may have so many entries, and some thousands besides.
+    """
+
+    def __init__(self, repo: Repo, known: int = 0) -> None:
+        self._repo = _Bounded(repo.id, known + _MOST_ENTRIES)
+        self._roots: dict[str, dict[str, Entry]] = {}
+
+    def root(self, commit: str) -> dict[str, Entry]:
+        """Files and folders in a commit's root, by name."""
+        if commit not in self._roots:
+            self._roots[commit] = _by_name(self._repo.listing(commit))
+        return self._roots[commit]
+
+    def children(self, commit: str, folder: Entry) -> dict[str, Entry]:
+        """Files and folders in a folder of a commit, by name."""
+        return _by_name(self._repo.listing(commit, folder.path, oid=folder.oid))
+
+    def has(self, commit: str, path: str) -> bool:
+        """Whether a commit holds a file."""
+        *folders, name = path.split("/")
+        there = self.root(commit)
+        for folder in folders:
+            entry = there.get(folder)
+            if entry is None or not entry.is_folder:
+                return False
+            there = self.children(commit, entry)
+        return name in there and not there[name].is_folder
+
+    def changes(self, base: str, head: str) -> list[Change]:
+        """What `head` changed since `base`, by path."""
+        return sorted(self._compare(base, self.root(base), head, self.root(head)), key=lambda change: change.path)
+
+    def _compare(self, base: str, before: dict[str, Entry], head: str, after: dict[str, Entry]) -> Iterator[Change]:
+        differing = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
+        folders = [name for name in differing if _is_open(before.get(name)) or _is_open(after.get(name))]
+        self._learn_rows(base, [before[name] for name in folders if name in before])
+        self._learn_rows(head, [after[name] for name in folders if name in after])
+        for name in differing:
+            old, new = before.get(name), after.get(name)
+            if name not in folders:
+                if new is not None:
+                    yield Change("added" if old is None else "modified", new)
+                elif old is not None:
+                    yield Change("deleted", old)
+                continue
+            if old is not None and not old.is_folder:  # a file that made way for a folder, or the other way round
+                yield Change("deleted", old)
+            if new is not None and not new.is_folder:
+                yield Change("added", new)
+            yield from self._compare(base, self._inside(base, old), head, self._inside(head, new))
+
+    def _learn_rows(self, commit: str, folders: list[Entry]) -> None:
+        rows = [entry for entry in folders if entry.is_folder and entry.path.startswith("rows/")]
+        self._repo.learn(commit, "rows", rows)
+
+    def _inside(self, commit: str, folder: Entry | None) -> dict[str, Entry]:
+        return self.children(commit, folder) if folder is not None and folder.is_folder else {}
+
+
+def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+def _same(old: Entry | None, new: Entry | None) -> bool:
+    return old is not None and new is not None and (old.oid, old.is_folder) == (new.oid, new.is_folder)
+
+
+def _is_open(entry: Entry | None) -> bool:
+    return entry is not None and entry.is_folder and _OPENED.fullmatch(entry.path) is not None
+
+
+class History:
+    """The commits of main, as far as they were asked for.
+
+    Parameters
+    ----------
+    repo : Repo
+    head : str
+        Its newest commit.
+    """
+
+    def __init__(self, repo: Repo, head: str) -> None:
+        self._repo = repo
+        self._known: set[str] = {head}
+        self._more = self._pages(head)
+
+    def base_of(self, head: str) -> str | None:
+        """The newest commit that another shares with main; None if there is none, or none near enough.
+
+        Both histories are read newest first and in turn. A commit of main that is not in what was read of main has no
+        child there either, so the first that is found is the newest.
+        """
+        theirs: list[str] = []
+        pages = self._pages(head)
+        for _ in range(_MOST_PAGES):
+            page = next(pages, [])
+            theirs += page
+            shared = self._first(theirs)
+            if shared is None:
+                grown = next(self._more, [])
+                self._known.update(grown)
+                shared = self._first(theirs)
+                if shared is None and not page and not grown:
+                    return None
+            if shared is not None:
+                return shared
+        return None
+
+    def _first(self, commits: Sequence[str]) -> str | None:
+        return next((commit for commit in commits if commit in self._known), None)
+
+    def _pages(self, commit: str) -> Iterator[list[str]]:
+        """Commits up to one, newest first, a page a request: the client's own list would ask for all pages."""
+        from huggingface_hub import constants
+
+        address: str | None = f"{constants.ENDPOINT}/api/datasets/{self._repo.id}/commits/{commit}"
+        while address:
+            answer = self._repo.get(address, commit)
+            yield [str(item["id"]) for item in answer.json()]
+            address = answer.links.get("next", {}).get("url")
+
+
+def pull_request_heads(repo: Repo) -> dict[str, str]:
+    """Commits of main ("main") and of every pull request (its number), in one request.
+
+    Raises
+    ------
+    HubNotFoundError
+        If the repository has no main branch.
+    """
+    with hub_errors(repo.id):
+        refs = repo.api.list_repo_refs(repo.id, repo_type="dataset", include_pull_requests=True)
+    heads = {ref.name: ref.target_commit for ref in refs.branches if ref.name == "main"}
+    if not heads:
+        raise HubNotFoundError(f"{repo.id} on the Hub has no branch main: publish the registry first with: llreg push")
+    for ref in refs.pull_requests or ():
+        heads[ref.ref.rpartition("/")[2]] = ref.target_commit
+    return heads

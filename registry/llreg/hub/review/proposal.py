@@ -1,0 +1,242 @@
+"""What a pull request adds, as a registry of its own beside the real one: downloaded within bounds, then validated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg.hub.client.repo import Entry, Repo
+from llreg.hub.review.diff import Change
+from llreg.registry import Registry
+from llreg.store.contents import CONFIG
+from llreg.store.rowfile import digest_in_name, row_limit
+from llreg.store.subsets import check_subset, list_subsets, store_subset
+from llreg.store.validate import validate
+from llreg_schemas import parse
+from llreg_schemas.errors import InvalidFileError
+from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
+
+if TYPE_CHECKING:
+    from llreg.hub.judge.verdict import Verdict
+    from llreg.texts.textset import TextIndex, TextSet
+    from llreg_schemas import RowRecord
+
+_MOST_ROWS = 500  # new rows of a pull request: more than any honest run scores, and what one commit can take in 60 s
+_MOST_BYTES = 256 << 20  # 256 MiB in all: 500 rows of 65,000 texts
+_NAMED = 20  # files refused by name; of more, how many there are
+_ROW = re.compile(r"rows/([0-9a-f]{2})/([^/]+)")
+_RETRACTION = re.compile(r"retractions/([0-9a-f]{64})\.json")
+_SUBSET = re.compile(r"subsets/([0-9a-f]{64})\.json")
+_BYTES_A_TEXT = 64  # of a subset: a chance of up to 20 digits, and an index and a count of the drawn
+
+
+@dataclass
+class Sorted:
+    """A pull request's changes, by what may become of them.
+
+    Attributes
+    ----------
+    rows, retractions, subsets : list of Entry
+        New files that have the right names and sizes.
+    there : list of str
+        Paths of added files that main has already.
+    """
+
+    rows: list[Entry] = field(default_factory=list)
+    retractions: list[Entry] = field(default_factory=list)
+    subsets: list[Entry] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All that is new."""
+        return [*self.rows, *self.subsets, *self.retractions]
+
+
+def sort_changes(changes: Sequence[Change], in_main: Callable[[str], bool], num_texts: int, verdict: Verdict) -> Sorted:
+    """Sort a pull request's changes by their names and sizes alone; what may not be is refused and named.
+
+    Parameters
+    ----------
+    changes : sequence of Change
+    in_main : callable
+        Path -> whether main holds that file.
+    num_texts : int
+        Texts of the registry; it bounds the sizes.
+    verdict : Verdict
+        Takes the findings.
+    """
+    found = Sorted()
+    refused = [(change.path, why) for change in changes if (why := _refusal(change, num_texts))]
+    for path, why in refused[:_NAMED]:
+        verdict.find("refused", path, why)
+    if len(refused) > _NAMED:
+        verdict.find("refused", "", f"… and {len(refused) - _NAMED:,} more files that a pull request may not change")
+    wrong = {path for path, _ in refused}
+    for change in changes:
+        if change.path in wrong:
+            continue
+        if in_main(change.path):
+            found.there.append(change.path)
+        else:
+            kind = change.path.partition("/")[0]
+            {"rows": found.rows, "retractions": found.retractions, "subsets": found.subsets}[kind].append(change.entry)
+    _check_amount(found, verdict)
+    return found
+
+
+def _refusal(change: Change, num_texts: int) -> str:
+    """Why a pull request may not have this change; "" if it may."""
+    kind, size = change.path.partition("/")[0], change.entry.size
+    limits = {
+        "rows": row_limit(num_texts),
+        "retractions": MAX_DOCUMENT_BYTES,
+        "subsets": min(MAX_VERSION_BYTES, _BYTES_A_TEXT * num_texts + MAX_DOCUMENT_BYTES),
+    }
+    if kind not in limits or "/" not in change.path:
+        return f"expected only files in rows/, retractions/ and subsets/; this is none of them, and {change.kind}"
+    if change.kind != "added":
+        return f"expected new files only; this one is {change.kind}: what is published never changes"
+    if change.entry.is_folder or not _is_named_well(change.path):
+        return (
+            "expected exactly rows/<hh>/<name>-<digest>.zarr.zip, retractions/<digest>.json or subsets/<id>.json, hh being "
+            "the first two digits of the digest"
+        )
+    if size > limits[kind]:
+        return f"expected at most {limits[kind]:,} bytes; got {size:,}"
+    return ""
+
+
+def _is_named_well(path: str) -> bool:
+    row = _ROW.fullmatch(path)
+    if row:
+        digest = digest_in_name(row[2])
+        return digest is not None and digest[:2] == row[1]
+    return bool(_RETRACTION.fullmatch(path) or _SUBSET.fullmatch(path))
+
+
+def _check_amount(found: Sorted, verdict: Verdict) -> None:
+    if len(found.rows) > _MOST_ROWS:
+        verdict.find("refused", "", f"expected at most {_MOST_ROWS} new rows; got {len(found.rows):,}: split it")
+    elif len(found.entries) > 2 * _MOST_ROWS:
+        verdict.find(
+            "refused", "", f"expected at most {2 * _MOST_ROWS:,} new files; got {len(found.entries):,}: split it"
+        )
+    size = sum(entry.size for entry in found.entries)
+    if size > _MOST_BYTES:
+        verdict.find(
+            "refused", "", f"expected at most {_MOST_BYTES >> 20} MiB in all; got {size >> 20:,} MiB: split it"
+        )
+
+
+class Proposal(Registry):
+    """The new files of a pull request as a registry of its own, on the texts of the one that they are for.
+
+    So one validator checks them, with nothing of theirs in the real registry yet.
+
+    Parameters
+    ----------
+    root : Path
+        An empty directory.
+    registry : Registry
+        The one that they are for.
+    """
+
+    def __init__(self, root: Path, registry: Registry) -> None:
+        root.mkdir()
+        (root / CONFIG).write_bytes((registry.path / CONFIG).read_bytes())
+        self._home = registry
+        super().__init__(root)
+
+    @cached_property
+    def text_index(self) -> TextIndex:
+        """Those of the registry it is for."""
+        return self._home.text_index
+
+    @cached_property
+    def texts(self) -> TextSet:
+        """Those of the registry it is for."""
+        return self._home.texts
+
+    def fetch(self, repo: Repo, commit: str, found: Sorted) -> None:
+        """Download the new files of a commit; their names and sizes were checked.
+
+        Raises
+        ------
+        HubError
+        """
+        repo.download(commit, [entry.path for entry in found.entries], self.path)
+
+    def check(self, found: Sorted, verdict: Verdict, known: Mapping[str, str]) -> None:
+        """Validate everything; each problem is a finding.
+
+        Parameters
+        ----------
+        found : Sorted
+        verdict : Verdict
+        known : mapping of str to str
+            Row ids that are taken, with the digests of their rows.
+        """
+        problems = [*self._check_subsets(found), *self._check_rows(found, known), *self._check_retractions(found)]
+        for file, message in problems:
+            verdict.find("refused", file, message)
+
+    def _check_subsets(self, found: Sorted) -> Iterator[tuple[str, str]]:
+        for entry in found.subsets:
+            try:
+                document = parse("subset", (self.path / entry.path).read_bytes(), entry.path)
+                check_subset(document, self.info, entry.path)
+                if entry.name != f"{document['id']}.json":
+                    yield entry.path, f"expected the name of its id, {document['id'][:12]}….json"
+            except InvalidFileError as error:
+                yield entry.path, _told(error)
+        for document in list_subsets(self._home):  # rows may name these, too
+            store_subset(self.path, document)
+
+    def _check_rows(self, found: Sorted, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        problems = validate(self, [self.path / entry.path for entry in found.rows]) if found.rows else []
+        yield from ((problem.file, problem.message) for problem in problems)
+        bad = {problem.file for problem in problems}
+        needed = set()
+        for entry in found.rows:
+            if entry.path in bad:
+                continue
+            record = self.file_record(self.path / entry.path)
+            needed.add(record.identity.subset)
+            if known.get(record.row_id, record.digest) != record.digest:
+                yield entry.path, f"has the row id {record.row_id} of another row: score the model again"
+        for entry in found.subsets:
+            if entry.name.removesuffix(".json") not in needed and not bad:
+                yield entry.path, "expected a subset that a new row was scored on; no row here names it"
+
+    def _check_retractions(self, found: Sorted) -> Iterator[tuple[str, str]]:
+        known = {*self._home.all_records(), *self.row_files()}
+        for entry in found.retractions:
+            try:
+                document = parse("retraction", (self.path / entry.path).read_bytes(), entry.path)
+            except InvalidFileError as error:
+                yield entry.path, _told(error)
+                continue
+            if entry.name != f"{document['digest']}.json":
+                yield entry.path, f"expected the name of the row's digest, {document['digest'][:12]}….json"
+            elif document["digest"] not in known:
+                yield entry.path, "expected a row that is here; it is not"
+
+    def retraction_documents(self, found: Sorted) -> dict[str, dict[str, Any]]:
+        """The retractions, valid ones, by path."""
+        return {
+            entry.path: parse("retraction", (self.path / entry.path).read_bytes(), entry.path)
+            for entry in found.retractions
+        }
+
+    def row_records(self, found: Sorted) -> list[RowRecord]:
+        """Records of the new rows, valid ones, in the order of their paths."""
+        return [self.file_record(self.path / entry.path) for entry in found.rows]
+
+
+def _told(error: InvalidFileError) -> str:
+    return f"{error.field}: {error.problem}" if error.field else error.problem

@@ -1,0 +1,1 @@
+"""Pulling from the Hub and pushing to it."""

@@ -1,0 +1,1 @@
+"""What a map or a tree is drawn as: pages, figures, tables."""

@@ -1,0 +1,218 @@
+"""The interactive page of a map: one HTML file that works from disk, without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg.atomic import write_output
+from llreg.maps.draw.payload import scene_payload
+from llreg_schemas.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
+
+    from llreg.maps.scene import Scene
+
+WEBGL_FROM = 3000  # points; a canvas draws fewer as fast, and its page is 0.2 MB smaller
+SCRIPTS = ("format", "data", "color", "plot", "legend", "panel", "csv", "state", "actions", "main")  # page_*.js
+
+_READ_FREE = (
+    "Models that are near each other give the texts similar likelihoods. The axes have no meaning of their own, and "
+    "distances between far groups are not to scale: take numbers from the neighbour list, which is computed from all texts."
+)
+_READ_AXES = (
+    "Models that are near each other give the texts similar likelihoods, as far as these two axes can show it: a straight "
+    "line on the map is at most as long as the true distance. The neighbour list is computed from all texts."
+)
+
+
+def write_page(scene: Scene, path: Path, *, color: str | None = None) -> None:
+    """Write the interactive page of a map as one self-contained HTML file.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to show. Its names are treated as untrusted text.
+    path : Path
+        The file; replaced whole or not at all.
+    color : str, optional
+        Column that colours the points at first; the scene's first one by default.
+
+    Raises
+    ------
+    InputError
+        If the scene has no such column.
+    MissingExtraError
+        If Bokeh is not installed.
+    StorageError
+        If the file cannot be written.
+    """
+    write_output(path, page_html(scene, color=color).encode("utf-8", "replace"))
+
+
+def page_html(scene: Scene, *, color: str | None = None) -> str:
+    """The page of `write_page` as text; the same scene gives the same text.
+
+    Parameters
+    ----------
+    scene : Scene
+    color : str, optional
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError, MissingExtraError
+    """
+    _check_color(scene, color)
+    webgl = len(scene.names) >= WEBGL_FROM
+    scripts = {"bokeh": _bokeh_script(webgl), "script": _own_script()}
+    parts = {
+        **scripts,
+        "policy": _policy(scripts.values(), webgl),
+        "title": html.escape(printable(scene.title)),
+        "subtitle": html.escape(printable(scene.subtitle)),
+        "style": _asset("page.css"),
+        "reading": html.escape(_READ_AXES if any(scene.axes) else _READ_FREE),
+        "facts": "".join(
+            f"<div><dt>{html.escape(printable(name))}</dt><dd>{html.escape(printable(fact))}</dd></div>"
+            for name, fact in scene.facts
+        ),
+        "plot": script_json(_plot_json(scene, webgl)),
+        "data": script_json(scene_payload(scene) | {"color": color}),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+
+
+def printable(text: str) -> str:
+    """Text without control and direction-changing characters, each of which becomes U+FFFD."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def script_json(value: object) -> str:
+    """JSON that no HTML parser takes for anything else: ASCII, without <, > and &."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _check_color(scene: Scene, color: str | None) -> None:
+    names = [column.name for column in scene.columns]
+    if color is not None and color not in names:
+        raise InputError(f"no column {color!r} to colour by; there are: {', '.join(names) or 'none'}")
+
+
+def _asset(name: str) -> str:
+    return resources.files("llreg.maps.draw").joinpath(name).read_text("utf-8")
+
+
+def _own_script() -> str:
+    body = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{body}}})();\n'
+
+
+def _bokeh_script(webgl: bool) -> str:
+    try:
+        from bokeh.resources import Resources
+    except ImportError as error:
+        raise MissingExtraError("bokeh", "map") from error
+    inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
+    return re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))  # as the HTML parser will, or the hash would not match
+
+
+def _policy(scripts: Iterable[str], webgl: bool) -> str:
+    """The Content-Security-Policy: the page's own scripts run, nothing is loaded, nothing is sent."""
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
+    # Bokeh's WebGL (regl) compiles its draw commands with `Function`; its canvas does without.
+    allowed = " ".join([*hashes, "'unsafe-eval'"] if webgl else hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _plot_json(scene: Scene, webgl: bool) -> dict[str, Any]:
+    from bokeh.embed import json_item
+
+    item: Mapping[str, Any] = json_item(_figure(scene, webgl), theme=None)
+    renamed: dict[str, str] = {}
+    _rename_ids(item, renamed)
+    return {**item, "target_id": None, "root_id": renamed[item["root_id"]]}
+
+
+def _rename_ids(node: Any, renamed: dict[str, str]) -> None:
+    """Number Bokeh's ids, which count over the life of the process, in the order of the document."""
+    if isinstance(node, dict):
+        if isinstance(node.get("id"), str):
+            node["id"] = renamed.setdefault(node["id"], f"b{len(renamed)}")
+        for child in node.values():
+            _rename_ids(child, renamed)
+    elif isinstance(node, list):
+        for child in node:
+            _rename_ids(child, renamed)
+
+
+def _figure(scene: Scene, webgl: bool) -> figure:
+    """The plot with empty sources; the page's script fills them, colours it and keeps its aspect."""
+    from bokeh.models import BoxSelectTool, LassoSelectTool, PanTool, PlainText, Range1d, WheelZoomTool
+    from bokeh.plotting import figure
+
+    pan, wheel = PanTool(name="pan"), WheelZoomTool(name="wheel", zoom_on_axis=False)
+    plot = figure(
+        name="map",
+        sizing_mode="stretch_both",
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
+        tools=[pan, wheel, BoxSelectTool(name="box"), LassoSelectTool(name="lasso")],
+        active_drag=pan,
+        active_scroll=wheel,
+        toolbar_location=None,
+        output_backend="webgl" if webgl else "canvas",
+        lod_threshold=None,
+        min_border=0,
+        outline_line_color=None,
+        background_fill_color=None,  # the page's own background shows through
+        border_fill_color=None,
+    )
+    # PlainText: a label with $$ in it must not make Bokeh fetch MathJax.
+    plot.xaxis.axis_label, plot.yaxis.axis_label = (PlainText(text=printable(axis)) for axis in scene.axes)
+    plot.axis.visible = any(scene.axes)
+    _add_layers(plot, placed=scene.placed is not None, many=webgl)
+    return plot
+
+
+def _add_layers(plot: figure, *, placed: bool, many: bool) -> None:
+    """Glyphs from the bottom to the top, each with an empty source, by whose name the script finds it."""
+    from bokeh.models import ColumnDataSource, Ellipse, Scatter, Segment
+
+    def add(name: str, glyph: Ellipse | Scatter | Segment, fields: str) -> None:
+        source = ColumnDataSource({field: [] for field in fields.split()}, name=name)
+        # The script paints the selection itself.
+        plot.add_glyph(source, glyph, nonselection_glyph=None, selection_glyph=None)
+
+    ellipse = Ellipse(x="x", y="y", width="width", height="height", angle="angle")
+    ellipse.update(fill_color="color", fill_alpha=0.12, line_color="color", line_alpha=0.5)
+    line = Segment(line_color="color", line_alpha="alpha", line_width="width", line_cap="round")
+    arrow = Scatter(
+        size="size", angle="angle", marker="triangle", fill_color="color", fill_alpha="alpha", line_color=None
+    )
+    point = Scatter(size="size", marker="marker" if placed else "circle", fill_color="color", fill_alpha="alpha")
+    point.update(line_color=None if many else "line", line_alpha="alpha", line_width=0.6)  # a rim costs half the time
+    ring = Scatter(size="size", fill_color=None, line_color="color", line_width="width")
+
+    add("ellipses", ellipse, "x y width height angle color")
+    for name in ("edges", "trajectories"):
+        add(name, line.clone(), "x0 y0 x1 y1 color alpha width")
+        add(f"{name}-arrows", arrow.clone(), "x y size angle color alpha")
+    add("links", line, "x0 y0 x1 y1 color alpha width")
+    add("points", point, "x y size marker color line alpha")
+    add("rings", ring, "x y size color width")

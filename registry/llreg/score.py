@@ -1,0 +1,50 @@
+"""A model's log-likelihoods without adding it: for a question, not for the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import llreg_extract
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+
+
+def score_model(
+    registry: Registry, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+) -> NDArray[np.float32]:
+    """Score a model on a registry's texts; nothing is kept.
+
+    Parameters
+    ----------
+    registry : Registry
+    model : str
+        Hub id, directory or ``.gguf`` file.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    dtype, device : str
+        As in `llreg.add.add.Options`.
+
+    Returns
+    -------
+    float32 array of shape (n_texts,), nats
+        NaN where a text exceeds the model's context. In a registry of (prompt, response) pairs of shape (2, n_texts):
+        responses given their prompts, and alone.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be scored.
+    """
+    source = llreg_extract.resolve(model, revision=revision, name=None, trust_remote_code=False)
+    chosen, where = llreg_extract.choose(source, dtype=dtype, device=device)
+    loaded = llreg_extract.load(source, dtype=chosen, device=where, trust_remote_code=False)
+    texts = registry.texts.complete()
+    if registry.rendering is None:
+        return llreg_extract.score(loaded, texts).log_likelihood
+    given, alone = llreg_extract.score_pairs(loaded, texts, registry.rendering)
+    return np.stack([given.log_likelihood, alone.log_likelihood])

@@ -1,0 +1,1 @@
+"""What a registry is on disk: rows, their build, documents, versions."""

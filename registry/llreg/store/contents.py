@@ -1,0 +1,467 @@
+"""What is in a registry: rows, texts, retractions, versions. Reading only; `llreg.registry` adds the verbs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg.store import rowfile
+from llreg.store.arrays import row_variables
+from llreg.store.documents import check_ids, read_manifest
+from llreg.store.find import find_record, find_records
+from llreg.store.folder import Folder
+from llreg.store.rowfile import Row
+from llreg.store.zarr_read import StoreReader
+from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_index
+from llreg_schemas import Identity, RowRecord, parse, version_id
+from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from xarray import Dataset
+
+    from llreg.store.dataset import RowSource
+    from llreg.texts.design import Design
+    from llreg.texts.recipe import Recipe
+    from llreg_schemas.records import Rendering
+
+CONFIG, TEXTS, RECIPE = "registry.json", "texts.parquet", "recipe.json"
+COPY = ".llreg/texts.parquet"  # the whole text set, where it must not be published
+
+
+class Contents:
+    """What a registry holds. Reading never writes; every call sees the rows that are there now.
+
+    Parameters
+    ----------
+    folder : Folder
+        Its files.
+    store : StoreReader
+        Its build.
+    revision : str, optional
+        A version's tag.
+    """
+
+    def __init__(self, folder: Folder, store: StoreReader, *, revision: str | None = None) -> None:
+        self.folder, self.store = folder, store
+        self.path = folder.root
+        self.info = self._read_config()
+        store.num_texts, store.variables = self.num_texts, self.variables
+        self.revision = revision
+        self._frozen: frozenset[str] | None = None
+        if revision is not None:
+            self._frozen = frozenset(self.version_manifest(revision)["rows"])
+        self._records: dict[Path, tuple[tuple[int, int], RowRecord]] = {}
+
+    def __repr__(self) -> str:
+        return f"<llreg.Registry {self.name} at {self.where}>"
+
+    @property
+    def where(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
+    @property
+    def address(self) -> tuple[str, str | None]:
+        """What `llreg.open` opens it by: a path and a revision."""
+        return str(self.path), self.revision
+
+    def check_changeable(self, doing: str = "change it") -> None:
+        """Refuse to change a named version.
+
+        Parameters
+        ----------
+        doing : str
+            What is about to be done, for the message.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.revision is not None:
+            raise InputError(f"version {self.revision} is fixed; open the registry without a version to {doing}")
+
+    def _read_config(self) -> dict[str, Any]:
+        file = self.path / CONFIG
+        self.folder.fetch(file)
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{self.path} is not a registry (no {CONFIG}); make one with: llreg init {self.path}"
+            ) from None
+        except OSError as error:
+            raise InvalidFileError(CONFIG, f"cannot be read: {error.strerror}") from error
+        info = parse("registry", data, str(file))
+        check_ids(info, str(file))
+        return info
+
+    def reload(self) -> None:
+        """Read registry.json again, after it was replaced."""
+        self.info = self._read_config()
+
+    # What the registry is
+
+    @property
+    def name(self) -> str:
+        """Name of the registry."""
+        return str(self.info["name"])
+
+    @property
+    def num_texts(self) -> int:
+        """Texts in its text set."""
+        return int(self.info["text_set"]["num_texts"])
+
+    @property
+    def rendering(self) -> Rendering | None:
+        """How models see the prompts of its (prompt, response) pairs; None in a registry of texts."""
+        found: Rendering | None = self.info["protocol"].get("prompt")
+        return found
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the arrays that its rows have; see `llreg.store.arrays`."""
+        return row_variables(pairs=self.rendering is not None)
+
+    @property
+    def clip(self) -> float | None:
+        """Frozen clip threshold of the default view, nats per text; None: values as they are."""
+        value = self.view_document["clip"]
+        return None if value is None else float(value)
+
+    @property
+    def view_document(self) -> Mapping[str, Any]:
+        """Document of the default view: of a named version the one it was named with."""
+        current: Mapping[str, Any] = self.info["view"]
+        if self.revision is None:
+            return current
+        manifest = self.version_manifest(self.revision)
+        if "view_document" not in manifest and manifest["view"] != current["id"]:
+            warnings.warn(
+                f"version {self.revision} was named under another view, {manifest['view'][:12]}, which it does not keep; "
+                "distances go through today's view",
+                LlregWarning,
+                stacklevel=3,
+            )
+        kept: Mapping[str, Any] = manifest.get("view_document", current)
+        return kept
+
+    @cached_property
+    def text_index(self) -> TextIndex:
+        """Sizes, hashes and subsets of its texts, checked against the text set's id."""
+        self.folder.fetch(self.path / TEXTS)
+        return read_index(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+
+    @cached_property
+    def texts(self) -> TextSet:
+        """Its text set; every text is checked against its hash. What is not published is taken from this machine's copy."""
+        self.folder.fetch(self.path / TEXTS)
+        published = from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+        copy = self.path / COPY
+        if None not in published.texts or not copy.is_file():
+            return published
+        try:
+            return replace(published, texts=from_parquet(copy, self.info["text_set"], str(copy)).texts)
+        except InvalidFileError as error:
+            warnings.warn(f"left out, {error}; rebuild it with: llreg texts build", LlregWarning, stacklevel=3)
+            return published
+
+    def forget_texts(self) -> None:
+        """Read the texts again when they are asked for: they have come to this machine meanwhile."""
+        self.__dict__.pop("texts", None)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How its text set is made, if it was built by a recipe.
+
+        Raises
+        ------
+        InvalidFileError, FormatVersionError
+        """
+        from llreg.texts.recipe import read_recipe
+
+        path = self.path / RECIPE
+        self.folder.fetch(path)
+        return read_recipe(self._bytes(path), self.shown(path)) if path.is_file() else None
+
+    # What is in it
+
+    def row_files(self) -> dict[str, Path]:
+        """Row files by the digest in their name; their content is not read."""
+        rows = self.path / "rows"
+        found: dict[str, Path] = {}
+        for folder in self.folder.folders(rows):
+            for name in self.folder.names(rows / folder):
+                digest = rowfile.digest_in_name(name)
+                if digest and digest[:2] == folder and (digest not in found or self.is_sound(rows / folder / name)):
+                    found[digest] = rows / folder / name
+        return found
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a row file can be read: asked where two files claim one digest."""
+        try:
+            self.file_record(path)
+        except InvalidFileError:
+            return False
+        return True
+
+    def retractions(self) -> dict[str, dict[str, Any]]:
+        """Retractions by row digest."""
+        found = {}
+        for path in self._documents("retractions"):
+            document = parse("retraction", self._bytes(path), self.shown(path))
+            if path.stem != document["digest"]:
+                raise InvalidFileError(
+                    self.shown(path), f"expected {path.stem}; got {document['digest']}", field="digest"
+                )
+            found[path.stem] = document
+        return found
+
+    def _documents(self, directory: str) -> list[Path]:
+        """JSON files of a directory."""
+        folder = self.path / directory
+        return [folder / name for name in self.folder.names(folder) if name.endswith(".json")]
+
+    def records(self, *, strict: bool = False) -> list[RowRecord]:
+        """Records of the accepted rows, in build order (time added, then digest).
+
+        Accepted are the rows of the version, or all that are not retracted.
+
+        Parameters
+        ----------
+        strict : bool
+            Trust no old build where there is a row file, and raise on a damaged one. Otherwise rows of the build
+            are taken from there, and a damaged row file is left out with a warning.
+
+        Raises
+        ------
+        InvalidFileError
+            If the build, or (strict) a row file, is damaged.
+        NotFoundError
+            If rows of the version are not here.
+        """
+        while True:
+            seen = self.store.signature()
+            found = self._accepted_records(strict)
+            if strict or self.store.signature() == seen:  # else rows, or retractions, of two stores
+                break
+        missing = (self._frozen or frozenset()) - set(found)
+        if missing:
+            raise NotFoundError(
+                f"version {self.revision} holds {len(missing):,} rows that are not here; get them from where the registry came"
+            )
+        return sorted(found.values(), key=lambda record: record.sort_key)
+
+    def _accepted_records(self, strict: bool) -> dict[str, RowRecord]:
+        stored, files_there = self.build_records(), self.row_files()
+        accepted = self._accepted(strict)  # read last: a row retracted meanwhile is left out, never one too many seen
+        found = {digest: record for digest, record in stored.items() if accepted(digest)}
+        for digest, path in files_there.items():
+            if accepted(digest) and (strict or digest not in found):
+                try:
+                    found[digest] = self.file_record(path)
+                except InvalidFileError as error:
+                    if strict:
+                        raise
+                    warnings.warn(f"left out, {error}", LlregWarning, stacklevel=3)
+        return found
+
+    def _accepted(self, strict: bool) -> Callable[[str], bool]:
+        if self._frozen is not None:
+            return self._frozen.__contains__
+        files = self.retractions().keys()
+        if strict:
+            return lambda digest: digest not in files
+        # A pull swaps the store in before it writes the files of new retractions: the store names them, too, so that
+        # rows come and go in one step.
+        retracted = self.store.retracted() | files
+        return lambda digest: digest not in retracted
+
+    def digests(self) -> set[str]:
+        """Digests of the accepted rows."""
+        return {record.digest for record in self.records()}
+
+    def build_records(self) -> dict[str, RowRecord]:
+        """Records of the rows in the build, by digest."""
+        return {record.digest: record for record in self.store.records()}
+
+    def has_build(self) -> bool:
+        """Whether there is a build."""
+        return self.store.exists()
+
+    def all_records(self) -> dict[str, RowRecord]:
+        """Records of every row that is here, retracted ones too, by digest."""
+        found = self.build_records()
+        for digest, path in self.row_files().items():
+            if digest not in found and self.is_sound(path):
+                found[digest] = self.file_record(path)
+        return found
+
+    def file_record(self, path: Path) -> RowRecord:
+        """Record of a row file, read once: a row file never changes."""
+        self.folder.fetch(path)
+        status = path.stat()
+        key = status.st_mtime_ns, status.st_size
+        if self._records.get(path, (None,))[0] != key:
+            self._records[path] = key, self.read_file(path).record
+        return self._records[path][1]
+
+    @property
+    def version(self) -> str:
+        """Version id: sha256 over the sorted digests of the accepted rows; 12 digits are shown."""
+        return version_id(self.digests())
+
+    def read_file(self, path: Path) -> Row:
+        """Read and check one of the registry's row files."""
+        self.folder.fetch(path)
+        row = rowfile.read_row(path, self.num_texts, shown=self.shown(path))
+        self.check_row(row, self.shown(path))
+        if self.path / rowfile.row_path(row.record) != path:
+            raise InvalidFileError(self.shown(path), f"expected the name {rowfile.row_path(row.record)}")
+        return row
+
+    def check_row(self, row: Row, shown: str) -> None:
+        """Check a row's values, counts and identity against this registry."""
+        from llreg.store.validate import check_values
+
+        check_values(row, self.info, self.text_index.bytes_per_text, shown)
+
+    def _bytes(self, path: Path) -> bytes:
+        self.folder.fetch(path)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InvalidFileError(self.shown(path), f"cannot be read: {error.strerror}") from error
+
+    def shown(self, path: Path) -> str:
+        """A path as messages show it: relative to the registry."""
+        return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else str(path)
+
+    def find(self, name: str) -> RowRecord:
+        """The one row that a model name, row id or digest prefix means.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none; the message shows the nearest names.
+        InputError
+            If several rows match; the message lists their ids.
+        """
+        return find_record(self.records(), name)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """A line a row: what `llreg ls` shows.
+
+        Returns
+        -------
+        list of dict
+            Keys model, row_id, revision, weights, num_parameters, texts_scored, subset (id of the sample of texts it was
+            scored on, or None), mean_log_likelihood (nats per
+            text, over the scored texts), bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of
+            the scored texts), added_at, contributor.
+        """
+        from llreg.store.summary import summarise
+
+        records = self.records()
+        source = self._source()
+        return summarise(
+            records,
+            self.text_index.bytes_per_text,
+            lambda ids: source.read("log_likelihood", ids, slice(None), self.num_texts),
+            self.designs(records),
+        )
+
+    def replicates(self, identity: Identity) -> list[RowRecord]:
+        """Accepted rows with this identity: the same measurement, made more than once."""
+        return [record for record in self.records() if record.identity.id == identity.id]
+
+    def row(self, name: str) -> Row:
+        """One row with its values; `name` as in `find`."""
+        record = self.find(name)
+        stored = self.store.intact_rows([record])
+        return stored.get(record.digest) or self.read_file(self.row_files()[record.digest])
+
+    def select(self, models: Sequence[str] | None) -> tuple[list[RowRecord], str]:
+        """Records of some rows, as in `find`, in the order given (of all in build order if None), and the version."""
+        records = self.records()
+        version = version_id(record.digest for record in records)  # of the same reading: rows may come meanwhile
+        return (records if models is None else find_records(records, models)), version
+
+    def values(
+        self, records: Sequence[RowRecord], texts: slice = slice(None), *, variable: str = "log_likelihood"
+    ) -> NDArray[Any]:
+        """Raw values of some rows.
+
+        Parameters
+        ----------
+        records : sequence of RowRecord
+        texts : slice
+        variable : str
+            One of `variables`.
+
+        Returns
+        -------
+        float32 (log-likelihoods, nats; NaN where not scored) or int32 (counts) array of shape (n_models, n_texts)
+
+        Raises
+        ------
+        InputError
+            If the rows have no such variable.
+        """
+        if variable not in self.variables:
+            raise InputError(f"no variable {variable!r} in {self.name}: its rows have {', '.join(self.variables)}")
+        return self._source().read(variable, [record.digest for record in records], texts, self.num_texts)
+
+    def designs(self, records: Sequence[RowRecord]) -> list[Design | None]:
+        """How the texts of each row were drawn; None for a row scored on the whole set."""
+        from llreg.store.subsets import read_designs
+
+        return read_designs(self, records)
+
+    def _source(self) -> RowSource:
+        from llreg.store.dataset import RowSource
+
+        return RowSource(self.store, self.row_files, self.read_file)
+
+    def dataset(self, models: Sequence[str] | None = None) -> Dataset:
+        """The rows as a lazy `xarray.Dataset` with dims (model, text).
+
+        Parameters
+        ----------
+        models : sequence of str, optional
+            Which rows, as in `find`; all by default.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``log_likelihood`` float32 (model, text), nats, NaN where not scored; ``num_tokens`` int32; of pairs both
+            of the response given its prompt, and ``log_likelihood_response``, ``num_tokens_response`` of the response
+            alone; metadata of rows and texts as coordinates. Values are read when they are used.
+        """
+        from llreg.store.dataset import make_dataset
+
+        records, version = self.select(models)
+        attrs = {"registry": self.name, "version": version, "view": self.view_document["id"]}
+        return make_dataset(self._source(), records, self.text_index, attrs)
+
+    # Versions
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Manifests of the named versions, oldest first."""
+        manifests = [self._manifest(path) for path in self._documents("versions")]
+        return sorted(manifests, key=lambda manifest: (manifest["created"], manifest["tag"]))
+
+    def version_manifest(self, tag: str) -> dict[str, Any]:
+        """Manifest of one named version."""
+        path = self.path / "versions" / f"{tag}.json"
+        if path not in self._documents("versions"):
+            known = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
+            raise NotFoundError(f"no version {tag!r} in {self.where}; versions here: {known}")
+        return self._manifest(path)
+
+    def _manifest(self, path: Path) -> dict[str, Any]:
+        return read_manifest(path.stem, self._bytes(path), self.shown(path))

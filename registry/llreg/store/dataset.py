@@ -1,0 +1,142 @@
+"""A registry as a lazy `xarray.Dataset`: the build and the rows not in it yet, as one array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xarray import Dataset, Variable
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from llreg.store.arrays import attributes, dtype_of, row_variables
+from llreg.store.rowfile import Row
+from llreg.store.zarr_read import StoreReader
+from llreg.store.zarr_write import model_columns, text_columns
+from llreg.texts.textset import TextIndex
+from llreg_schemas import RowRecord, canonical_json
+from llreg_schemas.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class RowSource:
+    """Where the values of accepted rows are: in the store, or in row files.
+
+    Parameters
+    ----------
+    store : StoreReader
+    row_files : callable
+        Gives the row files that are there by digest; used for rows that the store does not hold.
+    read_file : callable
+        Reads and checks a row file.
+    """
+
+    def __init__(
+        self, store: StoreReader, row_files: Callable[[], Mapping[str, Path]], read_file: Callable[[Path], Row]
+    ) -> None:
+        self._store, self._row_files, self._read_file = store, row_files, read_file
+        self._files = row_files()
+
+    def read(
+        self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], num_texts: int
+    ) -> NDArray[Any]:
+        """Values of some rows.
+
+        Returns
+        -------
+        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
+
+        Raises
+        ------
+        NotFoundError
+            If a row is gone since this dataset was opened.
+        """
+        while True:
+            stored = set(self._store.digests())
+            try:
+                return self._read(name, digests, columns, num_texts, stored)
+            except NotFoundError:
+                if stored == set(self._store.digests()):  # else a new build came between, with other rows
+                    raise
+
+    def _read(
+        self,
+        name: str,
+        digests: Sequence[str],
+        columns: slice | NDArray[np.intp],
+        num_texts: int,
+        stored: Collection[str],
+    ) -> NDArray[Any]:
+        inside = [k for k, digest in enumerate(digests) if digest in stored]
+        width = len(range(*columns.indices(num_texts))) if isinstance(columns, slice) else len(columns)
+        values = np.empty((len(digests), width), dtype_of(name))
+        if inside:
+            values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
+        for k, digest in enumerate(digests):
+            if digest not in stored:
+                values[k] = self._read_file(self._path(digest)).arrays[name][columns]
+        return values
+
+    def _path(self, digest: str) -> Path:
+        if digest not in self._files:
+            self._files = self._row_files()  # a row that was retracted since has left the store for a file
+        if digest not in self._files:
+            raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
+        return self._files[digest]
+
+
+class _Values(BackendArray):
+    """One variable of the registry, read when it is indexed."""
+
+    def __init__(self, source: RowSource, name: str, digests: Sequence[str], num_texts: int) -> None:
+        self._source, self._name, self._digests = source, name, list(digests)
+        self.shape = (len(self._digests), num_texts)
+        self.dtype = np.dtype(dtype_of(name))
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        rows, columns = key
+        wanted = np.arange(self.shape[0])[rows]
+        digests = [self._digests[k] for k in np.atleast_1d(wanted)]
+        single = isinstance(columns, (int, np.integer))
+        values = self._source.read(self._name, digests, np.array([columns]) if single else columns, self.shape[1])
+        if single:
+            values = values[:, 0]
+        return np.asarray(values if np.ndim(wanted) else values[0])
+
+
+def make_dataset(
+    source: RowSource, records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]
+) -> Dataset:
+    """The lazy dataset of some rows.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims (model, text); variables log_likelihood (float32, nats, NaN where not scored) and num_tokens
+        (int32), of pairs log_likelihood_response and num_tokens_response, too; the metadata of rows and texts as
+        coordinates, as in ``store.zarr``.
+    """
+    digests = [record.digest for record in records]
+    variables = {
+        name: Variable(
+            ("model", "text"),
+            indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))),
+            attributes(name, pairs=texts.has_pairs),
+        )
+        for name in row_variables(pairs=texts.has_pairs)
+    }
+    rows: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
+    coordinates = {name: ("model", np.array(values, dtype=_column_dtype(name))) for name, values in rows.items()}
+    coordinates |= {name: ("text", np.array(values)) for name, values in text_columns(texts).items()}
+    return Dataset(variables, coordinates, attrs=dict(attrs))
+
+
+def _column_dtype(name: str) -> Any:
+    return np.int64 if name == "num_parameters" else object

@@ -1,0 +1,147 @@
+"""`init`: make an empty registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llreg import atomic
+from llreg.registry import Registry
+from llreg.store.build import PARTS
+from llreg.store.contents import CONFIG, COPY, RECIPE, TEXTS
+from llreg.store.subsets import DIRECTORY as SUBSETS
+from llreg.texts.textset import TextSet, is_name, load_texts, to_parquet, valid_name, without_texts
+from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
+from llreg_schemas.errors import InputError, storage_errors
+from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, RENDERINGS, Rendering, now
+
+# Written once and never edited, so that no contribution touches it.
+# Only what is not JSON goes to large file storage: each file there costs a push two requests more.
+GITATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
+    for pattern in ("rows/**/*.zip", "store.zarr/**/c/**", "store.zarr/**/c.*", "*.parquet")
+)
+
+
+def init(
+    path: str | Path,
+    *,
+    texts: str | Path = "mini",
+    name: str | None = None,
+    clip: float | None = None,
+    licence: str = "CC0-1.0",
+    prompt: Rendering | None = None,
+) -> Registry:
+    """Make an empty registry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory; made if it is missing. It may hold other files, but no registry.
+    texts : str or Path
+        "mini", or a JSON Lines or Parquet file with a `text` field. Of one that `llreg texts build` made, the recipe is
+        kept too; and where it says that the texts must not be copied, these stay on this machine. A file with `prompt`
+        and `response` makes a registry of conditional log-likelihoods.
+    name : str, optional
+        By default the directory's name.
+    clip : float, optional
+        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
+    licence : str
+        Licence of the rows.
+    prompt : {"chat-template", "raw"}, optional
+        For texts that are (prompt, response) pairs, and only for these: whether models see a prompt through their own
+        chat template, or as it is. It is part of the protocol.
+
+    Raises
+    ------
+    InputError
+        If there is a registry already, the texts are not usable, or `prompt` does not fit them.
+    StorageError
+        If the directory cannot be written.
+    """
+    root = Path(path).expanduser().resolve()
+    with storage_errors(root):
+        there = (root / CONFIG).exists()
+    if there:
+        raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
+    view = make_view(clip)
+    _refuse_foreign_files(root)
+    text_set = load_texts(texts)
+    document = {
+        "format": REGISTRY_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": valid_name(root.name) if name is None else _checked_name(name),
+        "licence": licence,
+        "created": now(),
+        "text_set": text_set.info.to_json(),
+        "protocol": _protocol(text_set, prompt, str(texts)),
+        "view": view,
+    }
+    parse("registry", pretty_json(document), CONFIG)
+    prepare(root)
+    _write_texts(root, text_set)
+    # Last: a directory is a registry once this file is there.
+    atomic.write_atomic(root, root / CONFIG, pretty_json(document).encode())
+    return Registry(root)
+
+
+def _protocol(texts: TextSet, prompt: Rendering | None, shown: str) -> dict[str, Any]:
+    """The protocol that fits the texts."""
+    if not texts.has_pairs:
+        if prompt is not None:
+            raise InputError(f"prompt {prompt!r} is for pairs of prompt and response; {shown} holds texts")
+        return modelmap_protocol(texts.info.id)
+    if prompt not in RENDERINGS:
+        raise InputError(
+            f"{shown} holds prompts: say how models shall see them, --prompt chat-template (through their own chat "
+            f"template) or --prompt raw (as they are){'' if prompt is None else f'; got {prompt!r}'}"
+        )
+    conversation = next((k for k, pair in enumerate(texts.complete(), 1) if not isinstance(pair.prompt, str)), None)
+    if prompt == "raw" and conversation is not None:
+        raise InputError(
+            f"{shown}: the prompt of pair {conversation} is a list of messages, which only a chat template can render: "
+            "use --prompt chat-template, or give prompts as text"
+        )
+    return conditional_protocol(texts.info.id, prompt)
+
+
+def _write_texts(root: Path, texts: TextSet) -> None:
+    if texts.recipe is not None:
+        atomic.write_atomic(root, root / RECIPE, pretty_json(texts.recipe).encode())
+        if not texts.recipe["copy"]:
+            atomic.write_atomic(root, root / COPY, to_parquet(texts))
+            texts = without_texts(texts)
+    atomic.write_atomic(root, root / TEXTS, to_parquet(texts))
+
+
+def prepare(root: Path) -> None:
+    """Make a directory in which a registry can be made: with what git must know, without files that it would overwrite."""
+    _refuse_foreign_files(root)
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    _add_lines(root, ".gitattributes", GITATTRIBUTES)
+    _add_lines(root, ".gitignore", ".llreg/\n")
+
+
+def _refuse_foreign_files(root: Path) -> None:
+    """A registry writes files of these names, and must not overwrite anybody's."""
+    there = [name for name in (TEXTS, RECIPE, *PARTS, "rows", SUBSETS) if (root / name).exists()]
+    if there:
+        raise InputError(
+            f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
+        )
+
+
+def _checked_name(name: str) -> str:
+    if not is_name(name):
+        raise InputError(f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}")
+    return name
+
+
+def _add_lines(root: Path, name: str, lines: str) -> None:
+    """Add the lines that a file lacks; it may be the user's."""
+    path = root / name
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    missing = [line for line in lines.splitlines() if line not in there.splitlines()]
+    text = there if not there or there.endswith("\n") else there + "\n"
+    atomic.write_atomic(root, path, (text + "".join(f"{line}\n" for line in missing)).encode())

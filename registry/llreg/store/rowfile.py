@@ -1,0 +1,275 @@
+"""Row files: one immutable measurement each, a Zarr v3 group in a stored zip.
+
+Any Zarr reader opens them. llreg's own reader accepts only the exact profile its writer makes (fixed
+member names, one gzip chunk an array, known sizes), because rows come from strangers: nothing is
+allocated or decompressed beyond what the text set's size implies.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llreg.atomic import write_atomic
+from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, attributes, dtype_of, is_count
+from llreg_schemas import RowRecord, canonical_json, check, row_digest
+from llreg_schemas.errors import InvalidFileError
+from llreg_schemas.validation import MAX_DOCUMENT_BYTES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SUFFIX = ".zarr.zip"
+_NAME = re.compile(r"(?P<slug>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<digest>[0-9a-f]{64})\.zarr\.zip")
+_SLUG_CHARS = 100
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can hold: equal rows give equal files
+_ENDS = {"float32": "<f4", "int32": "<i4"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its record and its values.
+
+    Attributes
+    ----------
+    record : RowRecord
+    log_likelihood : float32 array of shape (n_texts,), nats
+        NaN where the text was not scored.
+    num_tokens : int32 array of shape (n_texts,)
+        Tokens scored; 0 where the text was not scored.
+    log_likelihood_response, num_tokens_response : arrays of the same kinds, or None
+        In a row of (prompt, response) pairs those of the response alone, and the two above those of the response given
+        its prompt; else None.
+    """
+
+    record: RowRecord
+    log_likelihood: NDArray[np.float32]
+    num_tokens: NDArray[np.int32]
+    log_likelihood_response: NDArray[np.float32] | None = None
+    num_tokens_response: NDArray[np.int32] | None = None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by name, those that it has: two, or four of pairs."""
+        return {name: array for name in PAIR_VARIABLES if (array := getattr(self, name)) is not None}
+
+
+def row_path(record: RowRecord) -> Path:
+    """Path of a row inside its registry: ``rows/<hh>/<slug>-<digest>.zarr.zip``."""
+    slug = record.identity.name.replace("/", "--")[:_SLUG_CHARS]
+    return Path("rows") / record.digest[:2] / f"{slug}-{record.digest}{SUFFIX}"
+
+
+def digest_in_name(name: str) -> str | None:
+    """The digest a row file's name claims; None if it is not a row file's name."""
+    match = _NAME.fullmatch(name)
+    return match["digest"] if match else None
+
+
+def write_row(root: Path, row: Row) -> Path:
+    """Write a row into a registry and return its path; a row already there is left as it is.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; nothing is left behind.
+    """
+    path = root / row_path(row.record)
+    if not path.exists():
+        write_atomic(root, path, to_zip(row))
+    return path
+
+
+def to_zip(row: Row) -> bytes:
+    """A row file's bytes: equal rows give equal bytes."""
+    members = _to_zarr(row)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), members[name])
+    return buffer.getvalue()
+
+
+def _to_zarr(row: Row) -> dict[str, bytes]:
+    """The row as the members of a Zarr v3 group: key -> bytes."""
+    import zarr
+    from zarr.codecs import GzipCodec
+    from zarr.storage import MemoryStore
+
+    members: dict[str, Any] = {}
+    record = json.loads(canonical_json(row.record.to_json()))  # sorted: equal rows give equal files
+    group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=record)
+    arrays = row.arrays
+    for name, values in arrays.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=dtype_of(name),
+            compressors=[GzipCodec(level=6)],
+            fill_value=0 if is_count(name) else float("nan"),
+            dimension_names=["text"],
+            attributes=attributes(name, pairs=len(arrays) > len(TEXT_VARIABLES)),
+            config={"write_empty_chunks": True},  # every row file has the same members
+        )
+        array[:] = values
+    return {key: _timeless(key, value.to_bytes()) for key, value in members.items()}
+
+
+def _timeless(key: str, data: bytes) -> bytes:
+    """A member without the time that gzip's header holds: equal rows give equal files."""
+    return data[:4] + bytes(4) + data[8:] if key.endswith("/c/0") else data
+
+
+def read_row(path: Path, num_texts: int, *, shown: str | None = None) -> Row:
+    """Read a row file and check its form, its record and its digest.
+
+    Parameters
+    ----------
+    path : Path
+    num_texts : int
+        Texts in the registry's text set; bounds every allocation.
+    shown : str, optional
+        Name used in messages; by default the path.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file is truncated, tampered with, or not a row of a set of `num_texts` texts.
+    """
+    return parse_row(_read_bounded(path, num_texts, shown or str(path)), num_texts, shown=shown or str(path))
+
+
+def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
+    """As `read_row`, from the file's bytes."""
+    import numpy as np
+
+    members = _members(data, num_texts, shown)
+    record = RowRecord.from_json(check("row", _attributes(members["zarr.json"], shown), shown))
+    values = {
+        name: np.frombuffer(_decode(members, name, num_texts, shown), dtype=_ENDS[dtype_of(name)]).astype(
+            dtype_of(name)
+        )
+        for name in PAIR_VARIABLES
+        if f"{name}/zarr.json" in members
+    }
+    row = Row(record=record, **values)
+    digest = row_digest(record.identity.to_json(), **row.arrays)
+    if digest != record.digest:
+        raise InvalidFileError(
+            shown,
+            f"expected the digest of the values, {digest[:12]}…; got {record.digest[:12]}…: "
+            "the file was changed after it was written; get the original again",
+            field="digest",
+        )
+    return row
+
+
+def row_limit(num_texts: int) -> int:
+    """Bytes that a row file may have, of texts or of pairs."""
+    # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
+    return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+
+
+def _read_bounded(path: Path, num_texts: int, shown: str) -> bytes:
+    limit = row_limit(num_texts)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InvalidFileError(shown, f"expected at most {limit:,} bytes for {num_texts:,} texts; got {size:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(shown, f"cannot be read: {error.strerror}") from error
+
+
+def _members(data: bytes, num_texts: int, shown: str) -> dict[str, bytes]:
+    """The zip's members, after checking names, sizes and that they are stored."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            expected = _member_names(names)
+            if sorted(names) != expected:
+                raise InvalidFileError(shown, f"expected the members {expected}; got {sorted(names)[:12]}")
+            for entry in entries:
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
+                    raise InvalidFileError(shown, "expected an uncompressed zip", field=entry.filename)
+            return {entry.filename: archive.read(entry) for entry in entries}
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+        if isinstance(error, InvalidFileError):
+            raise
+        raise InvalidFileError(
+            shown, f"expected a whole row file; it is truncated or damaged ({error}); get the original again"
+        ) from error
+
+
+def _member_names(there: Sequence[str]) -> list[str]:
+    """Names that the members must have, sorted: those of a row of pairs if one of them is of a response alone."""
+    alone = tuple(f"{name}/" for name in PAIR_VARIABLES if name not in TEXT_VARIABLES)
+    variables = PAIR_VARIABLES if any(name.startswith(alone) for name in there) else TEXT_VARIABLES
+    return sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
+
+
+def _attributes(data: bytes, shown: str) -> Any:
+    document = _json(data, shown, "zarr.json")
+    if document.get("zarr_format") != 3 or document.get("node_type") != "group":
+        raise InvalidFileError(shown, "expected a Zarr v3 group", field="zarr.json")
+    return document.get("attributes")
+
+
+def _decode(members: dict[str, bytes], name: str, num_texts: int, shown: str) -> bytes:
+    """The raw little-endian bytes of one array, never more than its shape implies."""
+    metadata = _json(members[f"{name}/zarr.json"], shown, name)
+    _check_profile(metadata, name, num_texts, shown)
+    size = 4 * num_texts
+    stream = zlib.decompressobj(wbits=31)  # 31: gzip framing
+    try:
+        raw = stream.decompress(members[f"{name}/c/0"], size + 1)
+    except zlib.error as error:
+        raise InvalidFileError(shown, f"expected gzip data; {error}", field=name) from error
+    if len(raw) != size or not stream.eof or stream.unused_data:
+        raise InvalidFileError(shown, f"expected exactly {size:,} bytes of values", field=name)
+    return raw
+
+
+def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, shown: str) -> None:
+    shape, dtype = metadata.get("shape"), metadata.get("data_type")
+    if shape != [num_texts]:
+        raise InvalidFileError(
+            shown, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
+        )
+    if dtype != dtype_of(name):
+        raise InvalidFileError(shown, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
+    codecs = metadata.get("codecs")
+    kinds = (
+        [codec.get("name") if isinstance(codec, dict) else None for codec in codecs] if isinstance(codecs, list) else []
+    )
+    grid = metadata.get("chunk_grid")
+    chunk = _configuration(grid).get("chunk_shape")
+    if metadata.get("zarr_format") != 3 or kinds != ["bytes", "gzip"] or chunk != [num_texts]:
+        raise InvalidFileError(shown, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
+    if not isinstance(codecs, list) or _configuration(codecs[0]).get("endian") != "little":
+        raise InvalidFileError(shown, "expected little-endian values", field=name)
+
+
+def _configuration(part: Any) -> dict[str, Any]:
+    found = part.get("configuration") if isinstance(part, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _json(data: bytes, shown: str, field: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFileError(shown, f"expected JSON; {error}", field=field) from error
+    if not isinstance(document, dict):
+        raise InvalidFileError(shown, "expected a JSON object", field=field)
+    return document

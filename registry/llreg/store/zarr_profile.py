@@ -1,0 +1,281 @@
+"""The one form that llreg's own writer gives ``store.zarr``, checked before anything of a store is decompressed.
+
+Stores come from strangers, as rows do: what a store says of its own size is compared with what the registry
+implies, and nothing is allocated beyond that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+from llreg.settings import MAX_TEXTS, SHARD_ROWS
+from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, dtype_of, is_count
+from llreg.store.zarr_write import STRING_CHUNK_ROWS, TOKENS_CHUNK_ROWS, chunk_rows
+from llreg_schemas.errors import FormatVersionError, InvalidFileError
+from llreg_schemas.records import FORMAT_VERSION
+from llreg_schemas.validation import MAX_DOCUMENT_BYTES
+
+MAX_METADATA_BYTES = 64 << 20  # 64 MiB, zarr.json: it names every retracted digest
+_INDEX = ["bytes", "crc32c"]
+_CODECS = {"float32": ["bytes"], "int32": ["bytes", "zstd"]}
+_CHECKSUM = "crc32c"  # last, in all but the oldest stores
+_STRINGS = ["vlen-utf8", "zstd"]
+_KNOWN_CODECS = {"bytes", "crc32c", "zstd", "vlen-utf8", "sharding_indexed"}
+# Longest string of a column, on average over a chunk; a chunk of a single record may hold the largest one.
+_STRING_BYTES = {"digest": 64, "record": 16 << 10}
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_FRAME_HEADER = 18  # bytes at most
+
+ReadRange = Callable[[int, int], bytes]
+
+
+def read_metadata(data: bytes, shown: str) -> dict[str, Any]:
+    """The store's ``zarr.json``, as JSON.
+
+    Raises
+    ------
+    FormatVersionError
+        If a newer llreg made it.
+    InvalidFileError
+        If it is not the metadata of a Zarr v3 group with consolidated metadata.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFileError(shown, f"is damaged: zarr.json is no JSON ({error}); {_ADVICE}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
+        raise InvalidFileError(shown, "expected a group with attributes", field="zarr.json")
+    version = document["attributes"].get("build_format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            shown,
+            f"expected build format {FORMAT_VERSION} or older; got {version}, made by a newer llreg: "
+            "pip install --upgrade llreg",
+        )
+    if document.get("zarr_format") != 3 or document.get("node_type") != "group":
+        raise InvalidFileError(shown, "expected a Zarr v3 group", field="zarr.json")
+    return document
+
+
+_ADVICE = (
+    "if all rows are also in rows/, delete the directory and run: llreg build; else get it again from where it came"
+)
+
+
+def check_profile(
+    metadata: Mapping[str, Any], num_texts: int | None, variables: Sequence[str] | None, shown: str
+) -> tuple[int, tuple[str, ...]]:
+    """Check shapes, types, chunks and codecs; return how many rows the store has, and which arrays of values.
+
+    Parameters
+    ----------
+    metadata : mapping
+        From `read_metadata`.
+    num_texts : int or None
+        Texts in the registry's text set; None: as many as the store says.
+    variables : sequence of str or None
+        Arrays of the registry's rows; None: those of pairs if the store has one of these.
+    shown : str
+        Name used in messages.
+
+    Raises
+    ------
+    InvalidFileError
+        If an array is not what llreg's writer makes of so many rows and texts.
+    """
+    arrays = (metadata.get("consolidated_metadata") or {}).get("metadata")
+    if not isinstance(arrays, dict):
+        raise InvalidFileError(shown, "expected consolidated metadata", field="zarr.json")
+    for name, array in arrays.items():
+        if not isinstance(array, dict) or not set(_names(array.get("codecs"))) <= _KNOWN_CODECS:
+            raise InvalidFileError(
+                shown, "expected an array with codecs that llreg writes", field=ascii(name)[1:60].rstrip("'")
+            )
+    shape = _part(arrays, "digest", shown).get("shape")
+    if not (isinstance(shape, list) and len(shape) == 1 and _is_count(shape[0])):
+        raise InvalidFileError(shown, f"expected one dimension; got shape {str(shape)[:60]}", field="digest")
+    count = int(shape[0])
+    for name in _STRING_BYTES:
+        _check_strings(_part(arrays, name, shown), name, count, shown)
+    pairs = bool(arrays.keys() & set(PAIR_VARIABLES).difference(TEXT_VARIABLES))
+    names = tuple(variables or (PAIR_VARIABLES if pairs else TEXT_VARIABLES))
+    if pairs != (names == PAIR_VARIABLES):
+        raise InvalidFileError(
+            shown, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
+        )
+    for name in names:
+        _check_values(_part(arrays, name, shown), name, count, num_texts, shown)
+    return count, names
+
+
+def _check_strings(array: Mapping[str, Any], name: str, count: int, shown: str) -> None:
+    _expect(shown, name, "shape", [count], array.get("shape"))
+    _expect(shown, name, "data type", "string", array.get("data_type"))
+    _expect(shown, name, "chunks", [string_chunk(count)], _configuration(array.get("chunk_grid")).get("chunk_shape"))
+    _expect(shown, name, "codecs", _STRINGS, _names(array.get("codecs")))
+
+
+def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: int | None, shown: str) -> None:
+    shape = array.get("shape")
+    if num_texts is None and isinstance(shape, list) and len(shape) == 2:
+        num_texts = shape[1]
+    if not _is_count(num_texts) or num_texts > MAX_TEXTS:
+        raise InvalidFileError(shown, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
+    outer = array.get("codecs")
+    shard = _configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
+    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
+    grid = _configuration(array.get("chunk_grid"))
+    keys = _configuration(array.get("chunk_key_encoding"))
+    _expect(shown, name, "shape", [count, num_texts], shape)
+    _expect(shown, name, "data type", dtype_of(name), array.get("data_type"))
+    _expect(shown, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
+    _expect(shown, name, "file names with", ".", keys.get("separator"))
+    _expect(shown, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
+    codecs = _names(shard.get("codecs"))
+    expected = _CODECS[dtype_of(name)]
+    _expect(shown, name, "codecs", expected, codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
+    _expect(shown, name, "codecs of the index", _INDEX, _names(shard.get("index_codecs")))
+    _expect(shown, name, "place of the index", "end", shard.get("index_location"))
+    for part in ("codecs", "index_codecs"):
+        _expect(shown, name, "byte order", "little", _configuration(shard[part][0]).get("endian"))
+
+
+def _expect(shown: str, name: str, what: str, expected: Any, got: Any) -> None:
+    if got != expected or type(got) is not type(expected):
+        raise InvalidFileError(shown, f"expected {what} {expected}; got {ascii(got)[:60]}", field=name)
+
+
+def _part(arrays: Mapping[str, Any], name: str, shown: str) -> Mapping[str, Any]:
+    array = arrays.get(name)
+    if not isinstance(array, dict):
+        raise InvalidFileError(shown, "expected this array; it is missing", field=name)
+    return array
+
+
+def _configuration(part: Any) -> dict[str, Any]:
+    found = part.get("configuration") if isinstance(part, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _names(codecs: Any) -> list[Any]:
+    """Names of codecs, those inside a shard too where they are listed from outside; [None] for what is no list."""
+    if not isinstance(codecs, list):
+        return [None]
+    return [str(codec.get("name")) if isinstance(codec, dict) else None for codec in codecs]
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def string_chunk(count: int) -> int:
+    """Rows in a chunk of a column of strings, of so many rows."""
+    return max(1, min(STRING_CHUNK_ROWS, count))
+
+
+def string_chunks(name: str, count: int) -> list[str]:
+    """Files that a column of strings has, none of which is empty."""
+    return [f"{name}/c/{chunk}" for chunk in range(math.ceil(count / string_chunk(count)))]
+
+
+def string_limit(name: str, count: int) -> int:
+    """Bytes that a chunk of a column of strings may have, decompressed."""
+    longest = MAX_DOCUMENT_BYTES if name == "record" else 0
+    return 4 + longest + string_chunk(count) * (4 + _STRING_BYTES[name])
+
+
+def shard_limit(num_texts: int) -> int:
+    """Bytes that a shard may have."""
+    return file_limit(4 * SHARD_ROWS * num_texts)
+
+
+def file_limit(content: int) -> int:
+    """Bytes that a file of so much content may have: with an index, checksums, and what zstd adds to what it cannot compress."""
+    return content + content // 128 + (16 << 10)
+
+
+def decode_strings(data: bytes, name: str, count: int) -> list[str]:
+    """Strings of one chunk of a column (codecs vlen-utf8, zstd).
+
+    Parameters
+    ----------
+    data : bytes
+    name : {"digest", "record"}
+    count : int
+        Rows of the whole column.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or says that it is larger than such a column can be.
+    """
+    import pyarrow as pa
+
+    size, limit = frame_size(data), string_limit(name, count)
+    if size > limit:
+        raise ValueError(f"{name}: a chunk of {size:,} bytes; at most {limit:,} are possible")
+    raw = memoryview(pa.decompress(data, decompressed_size=size, codec="zstd"))
+    if int.from_bytes(raw[:4], "little") != string_chunk(count):
+        raise ValueError(f"{name}: expected {string_chunk(count):,} strings in a chunk")
+    texts, place = [], 4
+    for _ in range(string_chunk(count)):
+        length = int.from_bytes(raw[place : place + 4], "little")
+        if place + 4 + length > len(raw):
+            raise ValueError(f"{name}: a string is cut off")
+        texts.append(str(raw[place + 4 : place + 4 + length], "utf-8"))
+        place += 4 + length
+    return texts
+
+
+def frame_size(data: bytes) -> int:
+    """Bytes that a zstd frame decompresses to, as its header says (RFC 8878, section 3.1.1.1).
+
+    Raises
+    ------
+    ValueError
+        If it does not say so: the frames that llreg writes do.
+    """
+    if len(data) < 6 or data[:4] != _ZSTD_MAGIC:
+        raise ValueError("expected a zstd frame")
+    flags = data[4]
+    single = bool(flags & 0x20)
+    width = (1 if single else 0, 2, 4, 8)[flags >> 6]
+    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    field = data[start : start + width]
+    if not width or len(field) < width:
+        raise ValueError("expected a zstd frame that says its size")
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
+
+
+def check_tokens(read: ReadRange, size: int, num_texts: int, part: tuple[int, int] | None = None) -> None:
+    """Check that the chunks in a shard of token counts decompress to the size they must have.
+
+    Parameters
+    ----------
+    read : callable
+        (start, end) -> bytes of the shard.
+    size : int
+        Bytes of the shard.
+    num_texts : int
+    part : (int, int), optional
+        Only the chunks that begin in this part of the shard.
+
+    Raises
+    ------
+    ValueError
+    """
+    chunks = SHARD_ROWS // TOKENS_CHUNK_ROWS
+    if size < 16 * chunks + 4:
+        raise ValueError("num_tokens: expected a shard with an index")
+    first, end = (0, size) if part is None else part
+    index = struct.unpack(f"<{2 * chunks}Q", read(size - 16 * chunks - 4, size)[:-4])
+    expected = 4 * TOKENS_CHUNK_ROWS * num_texts
+    for start in index[::2]:
+        if first <= start < end:
+            got = frame_size(read(start, min(start + _FRAME_HEADER, size)))
+            if got != expected:
+                raise ValueError(f"num_tokens: expected chunks of {expected:,} bytes; got {got:,}")

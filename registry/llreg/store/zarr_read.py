@@ -1,0 +1,260 @@
+"""Reading ``store.zarr`` by row digest, also while another process swaps it for a newer one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llreg.settings import SHARD_ROWS
+from llreg.store import zarr_profile
+from llreg.store.arrays import is_count
+from llreg.store.rowfile import Row
+from llreg.store.zarr_write import STORE
+from llreg_schemas import RowRecord, row_digest
+from llreg_schemas.errors import InvalidFileError, LlregError, NotFoundError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+# What damaged or half-copied files make zarr, numpy and json raise.
+_DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError, ExceptionGroup)
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, or the first of a group: zarr from 3.2 on reads chunks in a task group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class StoreReader:
+    """Reads rows of a ``store.zarr`` by digest.
+
+    Every read happens against one store: where it was swapped meanwhile, the read is repeated, because
+    rows may have moved.
+
+    Parameters
+    ----------
+    path : Path
+        The store; it may be missing, which reads as no rows.
+    shown : str
+        Name used in messages.
+
+    Attributes
+    ----------
+    num_texts : int or None
+        Texts in the registry's text set, which a store must be of; None: as many as it says.
+    variables : tuple of str or None
+        Arrays of the registry's rows, which a store must have; None: those that it says.
+    """
+
+    def __init__(self, path: Path, *, shown: str = STORE) -> None:
+        self.path, self.shown = path, shown
+        self.num_texts: int | None = None
+        self.variables: tuple[str, ...] | None = None
+        self._signature: tuple[int, int, int] | None = None
+        self._group: Any = None
+        self._width = 0  # texts
+        self._names: tuple[str, ...] = ()  # arrays of the rows
+        self._positions: dict[str, int] = {}
+        self._records: list[RowRecord] | None = None
+        self._sound: set[str] = set()  # shards whose chunks were found to have the size they must have
+
+    def exists(self) -> bool:
+        """Whether there is a store."""
+        return self.signature() is not None
+
+    def retracted(self) -> set[str]:
+        """Digests of the rows that were retracted when the store was made."""
+        return self._consistently(lambda: set(self._group.attrs.get("retracted", ())) if self._group else set())
+
+    def digests(self) -> list[str]:
+        """Digests of the store's rows, in its order."""
+        return self._consistently(lambda: list(self._positions))
+
+    def records(self) -> list[RowRecord]:
+        """Records of the store's rows, in its order.
+
+        Raises
+        ------
+        InvalidFileError
+            If the store is damaged.
+        """
+        return self._consistently(self._read_records)
+
+    def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
+        """Values of an array for some rows.
+
+        Parameters
+        ----------
+        name : str
+            "log_likelihood" or "num_tokens"; of pairs, too, "log_likelihood_response" or "num_tokens_response".
+        digests : sequence of str
+            Rows that are in the store.
+        columns : slice or intp array
+            Texts to read.
+
+        Returns
+        -------
+        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
+
+        Raises
+        ------
+        InvalidFileError
+            If the store is damaged.
+        NotFoundError
+            If it does not hold such a row.
+        """
+        return self._consistently(lambda: self._read(name, digests, columns))
+
+    def intact_rows(self, records: Sequence[RowRecord]) -> dict[str, Row]:
+        """Those of the given rows that are in the store with the values their digest names, by digest."""
+        there = set(self.digests())
+        wanted = [record for record in records if record.digest in there]
+        if not wanted:
+            return {}
+        digests = [record.digest for record in wanted]
+        arrays = {name: self.read(name, digests, slice(None)) for name in self._consistently(lambda: self._names)}
+        rows = [Row(record, **{name: array[k] for name, array in arrays.items()}) for k, record in enumerate(wanted)]
+        return {
+            row.record.digest: row
+            for row in rows
+            if row_digest(row.record.identity.to_json(), **row.arrays) == row.record.digest
+        }
+
+    def _consistently(self, read: Callable[[], T]) -> T:
+        """Open the store if need be and read; again if it was swapped before the read was over."""
+        while True:
+            signature = self.signature()
+            try:
+                if signature != self._signature:
+                    self._open(signature)
+                value = read()
+            except _DAMAGE as raised:
+                if self.signature() != signature:
+                    continue
+                error = _first(raised)
+                if isinstance(error, LlregError):
+                    raise error from error.__cause__
+                raise InvalidFileError(
+                    self.shown,
+                    f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "
+                    "the directory and run: llreg build; else get it again from where it came",
+                ) from error
+            if self.signature() == signature:
+                return value
+
+    def signature(self) -> tuple[int, int, int] | None:
+        """What changes when the store is swapped for another; None where there is none."""
+        try:
+            status = (self.path / "zarr.json").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    # Where the store's files are: the Hub overrides these
+
+    def source(self) -> Any:
+        """The store as `zarr.open_group` takes it."""
+        return self.path
+
+    def size(self, key: str) -> int | None:
+        """Bytes of one of the store's files; None if there is none of that name."""
+        try:
+            return (self.path / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def load(self, key: str, start: int, end: int) -> bytes:
+        """Bytes `start` up to `end` of one of the store's files."""
+        with (self.path / key).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def prepare(self, name: str, positions: Sequence[int]) -> None:
+        """Check what is about to be read of an array, at rows of these positions."""
+        if not is_count(name):
+            return  # not compressed
+        for shard in sorted({position // SHARD_ROWS for position in positions}):
+            self.check_shard(f"{name}/c.{shard}.0")
+
+    def check_shard(self, key: str) -> None:
+        """Check once that the chunks of a shard of token counts have the size they must have."""
+        if key in self._sound:
+            return
+        size = self.size(key) or 0
+        zarr_profile.check_tokens(lambda start, end: self.load(key, start, end), size, self._width)
+        self._sound.add(key)
+
+    def _open(self, signature: tuple[int, int, int] | None) -> None:
+        self._signature, self._records = None, None  # so that a failure is not taken for an opened store
+        self._sound = set()
+        self._group, self._positions = (None, {}) if signature is None else self._open_group()
+        self._signature = signature
+
+    def _open_group(self) -> tuple[Any, dict[str, int]]:
+        import zarr
+
+        metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.shown)
+        count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.shown)
+        digests = self._strings("digest", count)
+        group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
+        self._width = int(group["log_likelihood"].shape[1])
+        for name in self._names:
+            self._check_shards(name, count)
+        return group, {digest: position for position, digest in enumerate(digests)}
+
+    def _whole(self, key: str, limit: int) -> bytes:
+        """One of the store's files, if it is no larger than it can be."""
+        size = self.size(key)
+        if size is None:
+            raise ValueError(f"{key} is missing")
+        if size > limit:
+            raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
+        return self.load(key, 0, size)
+
+    def _strings(self, name: str, count: int) -> list[str]:
+        """A column of strings, none of which is empty."""
+        limit = zarr_profile.file_limit(zarr_profile.string_limit(name, count))
+        chunks = (self._whole(key, limit) for key in zarr_profile.string_chunks(name, count))
+        texts = [text for chunk in chunks for text in zarr_profile.decode_strings(chunk, name, count)]
+        return texts[:count]
+
+    def _check_shards(self, name: str, count: int) -> None:
+        # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
+        limit = zarr_profile.shard_limit(self._width)
+        for shard in range(math.ceil(count / SHARD_ROWS)):
+            key = f"{name}/c.{shard}.0"
+            size = self.size(key)
+            if size is None:
+                raise ValueError(f"{key} is missing")
+            if size > limit:
+                raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
+
+    def _read_records(self) -> list[RowRecord]:
+        if self._records is None:
+            texts = [] if self._group is None else self._strings("record", len(self._positions))
+            records = [RowRecord.from_json(json.loads(text)) for text in texts]
+            if [record.digest for record in records] != list(self._positions):
+                raise ValueError("its records are of other rows than its digests")
+            self._records = records
+        return list(self._records)
+
+    def _read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
+        import numpy as np
+
+        gone = [digest for digest in digests if digest not in self._positions]
+        if gone:
+            raise NotFoundError(f"row {gone[0][:12]} is not in {self.shown}")
+        positions = [self._positions[digest] for digest in digests]
+        self.prepare(name, positions)
+        first, count = positions[0], len(positions)
+        neighbours = positions == list(range(first, first + count))
+        rows: Any = slice(first, first + count) if neighbours else np.asarray(positions)
+        return np.asarray(self._group[name].oindex[rows, columns])

@@ -1,0 +1,1 @@
+"""Verifying rows: a sample of texts scored again, and compared."""

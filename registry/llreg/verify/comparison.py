@@ -1,0 +1,240 @@
+"""Whether two scorings of one model agree: what arithmetic explains of their difference, and what only other weights do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy.special import chdtri, fdtri, stdtrit
+
+from llreg.geometry.kl.noise import text_variances
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Outcome = Literal["match", "mismatch", "inconclusive"]
+Cause = Literal["", "unavailable", "files", "tokens", "text order", "coverage", "weights", "arithmetic"]
+
+# How often the right row is called a mismatch, and how often it is not called a match, where arithmetic errs as assumed.
+ERROR_RATE, OPEN_RATE = 0.001, 0.1
+# The error of an average of squares is larger than of normal errors: those of single texts have an excess kurtosis of about
+# 2 (measured on small models in bfloat16: 0.4 to 4), which halves the degrees of freedom.
+_HEAVY_TAILS = 2.0
+# Other kernels err by so many times more than those here (measured in bfloat16, eager against fused attention and one
+# matrix library against another: up to 1.3); twice as much no kernel explains.
+_KERNELS, _NO_KERNEL = 1.3, 2.0
+# So many times the error in the table of llreg.geometry.kl.noise nothing explains, where it is not measured on the model.
+_NO_ARITHMETIC = 10.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Log-likelihoods of a row beside the same scored again; all figures in nats per text.
+
+    Attributes
+    ----------
+    outcome : {"match", "mismatch", "inconclusive"}
+        Of these values alone.
+    repeats : bool
+        Whether they should be equal, since both are of one kind of machine with the same libraries.
+    rms_difference, max_difference : float
+        Root mean square and largest absolute difference, scored again less stored.
+    mean_difference, mean_error : float
+        Mean difference, and its standard error; NaN for a single text.
+    distance : float
+        What is judged: `rms_difference`; or the root mean square difference between the row and the model in float32
+        arithmetic, where that was computed.
+    explained : float
+        What the arithmetic explains of `distance`, root mean square.
+    allowed, beyond : float
+        `distance` up to which it is a match, and from which only other weights explain it.
+    measured : bool
+        Whether `explained` was measured on this model and these texts; else it is a table's, by dtype and tokens.
+    """
+
+    outcome: Outcome
+    repeats: bool
+    rms_difference: float
+    max_difference: float
+    mean_difference: float
+    mean_error: float
+    distance: float
+    explained: float
+    allowed: float
+    beyond: float
+    measured: bool
+
+    @property
+    def unseen(self) -> float:
+        """Weights that move a text by less than this, root mean square, would have looked the same; nats."""
+        return float(np.sqrt(max(self.allowed**2 - self.explained**2, 0.0)))
+
+
+def compare(
+    stored: NDArray[np.float64],
+    found: NDArray[np.float64],
+    num_tokens: NDArray[np.integer],
+    dtype: str,
+    *,
+    exact: NDArray[np.float64] | None = None,
+    on_cpu: bool = True,
+    repeats: bool = False,
+) -> Comparison:
+    """Judge the log-likelihoods of a row by the same texts scored again in its dtype.
+
+    Parameters
+    ----------
+    stored, found : float64 arrays of shape (n_texts,), nats
+        As the row has them, and as they are here.
+    num_tokens : int array of shape (n_texts,)
+    dtype : str
+        Of the weights, in both.
+    exact : float64 array of shape (n_texts,), nats, optional
+        The model in float32 arithmetic: `found` less this is what the arithmetic of the dtype does to this model.
+    on_cpu : bool
+        Whether the row was made on a CPU. On a GPU float32 may have been multiplied in TF32, which has float16's digits.
+    repeats : bool
+        Whether the row says that it was made on this kind of CPU with these libraries: then llreg repeats itself.
+
+    Notes
+    -----
+    Errors of the right row are taken as independent between texts, of mean square s**2: by `exact`, or by the table of
+    `llreg.geometry.kl.noise`. Their own mean square over n texts then is at most q s**2, with q the quantile of F(m, m)
+    (`exact`: s was measured on as many texts) or of chi2(m) / m (table), and m = n / 2 for heavy tails. A match is up to
+    1.3**2 q s**2 (other kernels; table: q s**2) with the quantile of 1 - `OPEN_RATE`; a mismatch from 2**2 q s**2 on
+    (table: 10**2 q s**2) with that of 1 - `ERROR_RATE`.
+
+    A bias tells, too, where s is measured: errors of mean square s**2 lower log-likelihoods by about s**2 / 2. A mean
+    difference beyond s**2, by more than Student's t allows, makes a match inconclusive, and what is inconclusive a mismatch.
+    """
+    difference = found - stored
+    rms, n = _rms(difference), len(difference)
+    mean, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    usual = float(np.sqrt(_variance(stored, num_tokens, "float32")))
+    if exact is None:
+        distance, explained = rms, float(np.sqrt(_variance(stored, num_tokens, dtype)))
+        rounded = float(np.sqrt(_variance(stored, num_tokens, "float16"))) if dtype == "float32" and not on_cpu else 0.0
+        allowed = _by_table(n, OPEN_RATE) * explained
+        beyond = _by_table(n, ERROR_RATE) * max(_NO_ARITHMETIC * explained, _NO_KERNEL * rounded)
+        biased = False
+    else:
+        distance, explained = _rms(stored - exact), max(_rms(found - exact), usual)
+        allowed = _as_measured(n, OPEN_RATE) * _KERNELS * explained
+        beyond = _as_measured(n, ERROR_RATE) * _NO_KERNEL * explained
+        biased = n > 1 and abs(mean) > explained**2 - float(stdtrit(n - 1, ERROR_RATE / 2)) * error
+    outcome = _outcome(distance, allowed, beyond, biased=biased)
+    if repeats and outcome == "match" and rms > _by_table(n, OPEN_RATE) * usual:
+        outcome = "inconclusive"
+    largest = float(np.abs(difference).max())
+    return Comparison(
+        outcome, repeats, rms, largest, mean, error, distance, explained, allowed, beyond, exact is not None
+    )
+
+
+def _by_table(n: int, rate: float) -> float:
+    """Exceeded at this rate by the root mean square of n errors, over that which it should have."""
+    m = n / _HEAVY_TAILS
+    return float(np.sqrt(chdtri(m, rate) / m))
+
+
+def _as_measured(n: int, rate: float) -> float:
+    """The same over the root mean square of n other errors of the same kind."""
+    m = n / _HEAVY_TAILS
+    return float(np.sqrt(fdtri(m, m, 1 - rate)))
+
+
+def error_of(stored: NDArray[np.float64], num_tokens: NDArray[np.integer], dtype: str) -> NDArray[np.float64]:
+    """Root mean square difference of two runs in a dtype, for each text: float64 array of shape (n_texts,), nats."""
+    # Both are rounded to float32 when they are kept.
+    rounding = np.spacing(np.abs(stored).astype(np.float32)).astype(np.float64) ** 2 / 12
+    return np.asarray(np.sqrt(2 * (text_variances([dtype], num_tokens.astype(np.float64)) + rounding)))
+
+
+def _variance(stored: NDArray[np.float64], num_tokens: NDArray[np.integer], dtype: str) -> float:
+    return float((error_of(stored, num_tokens, dtype) ** 2).mean())
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def _outcome(distance: float, allowed: float, beyond: float, *, biased: bool) -> Outcome:
+    if distance > beyond or (biased and distance > allowed):
+        return "mismatch"
+    return "inconclusive" if biased or distance > allowed else "match"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A row against its model, scored again on a few texts.
+
+    Attributes
+    ----------
+    row_id, model : str
+    outcome : {"match", "mismatch", "inconclusive"}
+    cause : str
+        What it comes from: "" for a match, else "unavailable" (nothing could be scored), "files" (not those of the row),
+        "tokens" (another tokenizer), "text order", "coverage" (texts that one of the two cannot score), "weights" or
+        "arithmetic" (it stays open which of the two).
+    why : str
+        What it means, in one sentence.
+    texts : tuple of int
+        Which texts.
+    seed : int or None
+        Draws these texts again; None where they were drawn otherwise.
+    dtype, device : str
+        In which, and where they were scored now; "" if they were not.
+    row_device : str
+        Type of device that the row says it was made on.
+    comparison : Comparison or None
+        The figures; None where nothing was compared.
+    """
+
+    row_id: str
+    model: str
+    outcome: Outcome
+    cause: Cause
+    why: str
+    texts: tuple[int, ...] = ()
+    seed: int | None = None
+    dtype: str = ""
+    device: str = ""
+    row_device: str = ""
+    comparison: Comparison | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON; the figures under ``comparison``."""
+        figures = self.comparison and {**asdict(self.comparison), "unseen": self.comparison.unseen}
+        return {**vars(self), "texts": list(self.texts), "comparison": figures}
+
+    @property
+    def figures(self) -> str:
+        """The figures in words; "" where nothing was compared."""
+        found = self.comparison
+        if found is None:
+            return ""
+        off = "1 text" if len(self.texts) == 1 else f"{len(self.texts):,} texts"
+        told = (
+            f"{off} scored again in {self.dtype} on {self.device} (the row: {self.row_device}): root mean square "
+            f"difference {found.rms_difference:.3g} nats, largest {found.max_difference:.3g}, mean {found.mean_difference:.2g}"
+        )
+        told += "" if np.isnan(found.mean_error) else f" ± {found.mean_error:.2g}"
+        if found.measured:
+            told += (
+                f"; from float32 arithmetic the row is {found.distance:.3g} off, and this machine {found.explained:.3g}"
+            )
+        return f"{told}; up to {found.allowed:.3g} is arithmetic, from {found.beyond:.3g} on it is other weights"
+
+
+def other_tokens(texts: Sequence[int], stored: NDArray[np.integer], found: NDArray[np.integer]) -> str:
+    """How the numbers of tokens differ, in words; "" if they do not, or the row does not tell them."""
+    wrong = np.flatnonzero(stored != found)
+    if not len(wrong) or not stored.any():
+        return ""
+    at, steps = int(wrong[0]), np.unique((found - stored)[wrong])
+    counts = f"text {texts[at]} has {stored[at]:,} tokens in the row and {found[at]:,} here"
+    if len(wrong) == len(stored) and len(steps) == 1 and abs(int(steps[0])) == 1:
+        return f"a special token before each text is scored {'in the row' if steps[0] < 0 else 'here'} only ({counts})"
+    return f"{len(wrong):,} of {len(stored):,} texts have other numbers of tokens ({counts})"

@@ -1,0 +1,241 @@
+"""`verify`: score a random sample of a row's texts again with its model, and compare: the only check nobody can forge."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import llreg_extract
+from llreg.verify.comparison import Agreement
+from llreg.verify.rescoring import Rescoring, Sample, scorable
+from llreg_extract.files.quantize import quantize_of
+from llreg_schemas import sha256_text
+from llreg_schemas.errors import InputError, MissingExtraError, ModelError, NonFiniteError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llreg.registry import Registry
+    from llreg_extract import Source
+    from llreg_schemas import Identity, RowRecord
+
+_FIELDS = {"revision": "commit", "file": "file", "subfolder": "folder", "quantization": "quantisation"}
+
+
+def verify(
+    registry: Registry,
+    model: str,
+    texts: int = 32,
+    *,
+    seed: int | None = None,
+    path: str | Path | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Agreement:
+    """Score some of a row's texts again, and say whether the row is what its model gives.
+
+    Parameters
+    ----------
+    registry : Registry
+    model : str
+        A row, as in `Registry.find`.
+    texts : int
+        How many, drawn from those that the row has a value for.
+    seed : int, optional
+        Draws the same texts again; from the system's randomness if not given, so that no contributor knows which.
+    path : str or path, optional
+        Where the model's files are, for a row of a local model; a directory, a ``.gguf`` file or a Hub id. By default the
+        model that the row names, at its commit on the Hub.
+    device : str
+        "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one.
+    trust_remote_code : bool
+        Run Python code from the model's repository, if the row was made so.
+
+    Returns
+    -------
+    Agreement
+        "inconclusive" also where the model cannot be had or scored here; the sentence says why.
+
+    Raises
+    ------
+    NotFoundError, InputError
+        If `model` means no row or several, `texts` is not positive, or none of the row's texts is copied here.
+    MissingExtraError
+        If torch or transformers is not installed.
+    """
+    record = registry.find(model)
+    drawn = secrets.randbits(32) if seed is None else seed
+    found = score_again(
+        registry,
+        record,
+        texts,
+        f"{record.digest} {drawn}",
+        path=path,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    return replace(found, seed=drawn)
+
+
+def score_again(
+    registry: Registry,
+    record: RowRecord,
+    texts: int,
+    seed: str,
+    *,
+    path: str | Path | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    most_parameters: float | None = None,
+) -> Agreement:
+    """As `verify`, of a record at hand, with texts drawn by any words.
+
+    Parameters
+    ----------
+    registry : Registry
+    record : RowRecord
+    texts : int
+    seed : str
+        Which texts: it should not be the contributor's to choose.
+    path, device, trust_remote_code
+        As in `verify`.
+    most_parameters : float, optional
+        A larger model is not downloaded.
+    """
+    if texts < 1:
+        raise InputError(f"texts: expected at least 1; got {texts}")
+    row = registry.row(record.digest)
+    sample = Sample(registry, row, draw_texts(registry, record, row.log_likelihood, texts, seed))
+    # Code that the row was made without is not run, whatever is allowed.
+    trusted = trust_remote_code and bool(record.provenance.get("trust_remote_code", True))
+    try:
+        _check_code(record, trusted)
+        source = find_source(record.identity, path, trust_remote_code=trusted)
+        _check_size(source, most_parameters)
+    except (ModelError, InputError, MissingExtraError) as error:
+        return _unavailable(sample, error)
+    _, where = llreg_extract.choose(source, device=device)  # not a matter of the row: raises
+    try:
+        llreg_extract.choose(source, dtype=record.identity.weight_dtype, device=where)
+        found = Rescoring(sample, source, where, trust_remote_code=trusted).agreement()
+    except (ModelError, InputError, MissingExtraError) as error:
+        found = _unavailable(sample, error)
+    return _with_files(found, record.identity, source)
+
+
+def _check_code(record: RowRecord, trusted: bool) -> None:
+    """The hash of a local model covers its code, if the row was made with it."""
+    hashed = (record.identity.revision or "").startswith("sha256:")
+    if hashed and not trusted and record.provenance.get("trust_remote_code"):
+        raise InputError("the row was made with --trust-remote-code: give it here, too, if you trust the model's code")
+
+
+def _unavailable(sample: Sample, error: ModelError | InputError | MissingExtraError) -> Agreement:
+    if isinstance(error, MissingExtraError) and not isinstance(error, ModelError):
+        raise error  # not of this model: nothing can be scored
+    why = f"it cannot be scored here: {error}"
+    if isinstance(error, NonFiniteError):
+        why = f"here the model gives NaN or inf in {sample.record.identity.weight_dtype} for texts that the row has values of"
+    return sample.agreement("inconclusive", "unavailable", why)
+
+
+def draw_texts(registry: Registry, record: RowRecord, values: NDArray[np.floating], k: int, seed: str) -> list[int]:
+    """Texts that are copied here and that the row has a value for, at random by the seed; all of them if they are few.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    candidates = np.flatnonzero(scorable(registry, record) & ~np.isnan(values))
+    if not len(candidates):
+        raise InputError(f"{record.row_id} has a value for none of the texts that are copied in this registry")
+    rng = np.random.default_rng(int(sha256_text(seed), 16))
+    return sorted(int(text) for text in rng.choice(candidates, min(k, len(candidates)), replace=False))
+
+
+# The model
+
+
+def find_source(identity: Identity, path: str | Path | None = None, *, trust_remote_code: bool = False) -> Source:
+    """The model that a row names, or the files that are given for it.
+
+    Raises
+    ------
+    InputError
+        If the row's model was not on the Hub, and no files are given.
+    ModelError, MissingExtraError
+        As `llreg_extract.resolve`.
+    """
+    if path is None:
+        if identity.source != "hub":
+            made = "imported" if identity.source == "imported" else "made from files on somebody's machine"
+            raise InputError(f"the row was {made}: give the model's files with --model")
+        return llreg_extract.resolve_identity(identity, trust_remote_code=trust_remote_code)
+    # A file inside what is given; an adapter's base is pinned by the row, where it is on the Hub.
+    file = identity.file if identity.file and Path(path).is_dir() else None
+    base = f"{identity.model}@{identity.revision}" if identity.adapter and identity.source == "hub" else None
+    return llreg_extract.resolve(
+        str(Path(path) / file if file else path),
+        subfolder=None if file else identity.subfolder,
+        base=base,
+        quantize=quantize_of(identity.quantization),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _check_size(source: Source, most_parameters: float | None) -> None:
+    size = source.declared.get("num_parameters")
+    if most_parameters is not None and size is not None and size > most_parameters:
+        raise InputError(
+            f"{source.name} has {size / 1e9:,.0f} billion parameters; models of up to {most_parameters / 1e9:,.0f} are scored"
+        )
+
+
+def _with_files(found: Agreement, identity: Identity, source: Source) -> Agreement:
+    """What was found, and first of all whether it was found of the row's own files."""
+    other = other_files(identity, source)
+    if other:
+        if found.comparison is None:
+            values = found.why
+        elif found.comparison.outcome == "match":
+            values = "their values are the same all the same, as far as can be seen"
+        elif found.comparison.outcome == "mismatch":
+            values = f"their values are others, too: {found.why}"
+        else:
+            values = f"whether their values are the same {found.why.removeprefix('it ')}"
+        return replace(
+            found, outcome="mismatch", cause="files", why=f"these are not the row's files: {other}; {values}"
+        )
+    if identity.source != source.kind and found.outcome == "match":
+        how = (
+            "the row does not name its files"
+            if identity.source == "imported"
+            else "a commit cannot be told from a copy of its files"
+        )
+        return replace(found, why=f"{found.why}; that these are its files is not shown ({how})")
+    return found
+
+
+def other_files(identity: Identity, source: Source) -> str:
+    """What the files are otherwise than a row's identity says, in words; "" if nothing, or if that cannot be told."""
+    if identity.source == "imported":
+        return ""
+    said, there = identity.to_json(), source.identity
+    alike = said["source"] == there["source"]  # else a commit would be compared with a hash
+    for field, what in _FIELDS.items():
+        if said[field] != there[field] and (alike or field == "quantization"):
+            return f"{what if there['source'] == 'hub' or field != 'revision' else 'sha256'} {_short(there[field])}, and the row says {_short(said[field])}"
+    adapters = [(adapter or {}).get("revision") for adapter in (said["adapter"], there["adapter"])]
+    if adapters[0] != adapters[1] and len({str(each).startswith("sha256:") for each in adapters}) == 1:
+        return f"adapter {_short(adapters[1])}, and the row says {_short(adapters[0])}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = str(value or "none").removeprefix("sha256:")
+    return f"{text[:12]}…" if len(text) in (40, 64) else text

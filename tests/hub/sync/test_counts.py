@@ -1,0 +1,91 @@
+"""How much a pull of a large registry asks for. Requests do not depend on the number of texts, so there are few here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.hub.client import Hub, Request
+
+import llreg
+from llreg import Registry, Row
+from llreg.hub.sync.pull import clone, pull
+from llreg.hub.sync.push import push
+from llreg.store.rowfile import to_zip, write_row
+from llreg.store.zarr_write import write_store
+
+MODELS, TEXTS = 1018, 40
+FIRST_PULL = 60  # requests
+FIVE_ROWS = 1_000_000  # bytes, of 10,000 texts
+MANY_TEXTS = 10_000
+
+MakeRow = Callable[..., Row]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def large(tmp_path: Path, make_row: MakeRow) -> Registry:
+    """A registry whose rows are in its build alone: as after a pull, and quicker to make."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"text {k}"}) + "\n" for k in range(TEXTS)), encoding="utf-8")
+    registry = llreg.init(tmp_path / "maintainer", texts=texts)
+    rows = [make_row(registry, f"org/m{k}", k) for k in range(MODELS)]
+    records = [row.record for row in rows]
+    write_store(registry.path / "store.zarr", iter(rows), records, registry.text_index, {"registry": registry.name})
+    return llreg.open(registry.path)
+
+
+def received(requests: list[Request]) -> int:
+    return sum(request.sent for request in requests)
+
+
+def test_pulls_of_a_large_registry_stay_within_their_limits(
+    hub: Hub, as_user: Any, large: Registry, tmp_path: Path, repo_name: str, make_row: MakeRow
+) -> None:
+    name = f"alice/{repo_name}"
+    as_user("alice")
+    push(large, name)
+
+    as_user(None)
+    hub.clear()
+    assert clone(name, tmp_path / "reader").rows == MODELS
+    first = hub.requests()
+    assert len(first) <= FIRST_PULL
+    assert not [request.path for request in first if "/resolve/" in request.path and "/rows/" in request.path]
+
+    hub.clear()
+    reader = llreg.open(tmp_path / "reader")
+    assert pull(reader).added == ()
+    asked = hub.requests()
+    assert len(asked) == 1
+    assert received(asked) < 1000  # and does not grow with the registry
+
+    as_user("alice")
+    new = [make_row(large, f"org/new{k}", MODELS + k) for k in range(5)]
+    for row in new:
+        write_row(large.path, row)
+    push(large)
+
+    as_user(None)
+    hub.clear()
+    result = pull(reader)
+    assert result.added == tuple(row.record.row_id for row in new)
+    asked = hub.requests()
+    assert len(asked) <= len(first)
+    # All but the row files is as long for many texts as for these few.
+    beside = received(asked) - sum(len(to_zip(row)) for row in new)
+    assert beside > 0
+    assert beside + len(new) * row_bytes(new[0]) < FIVE_ROWS
+
+
+def row_bytes(row: Row) -> int:
+    """Bytes of a row file of many texts, whose token counts and values do not compress."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1e3, -1, MANY_TEXTS).astype(np.float32)
+    tokens = rng.integers(1, 2**20, MANY_TEXTS, dtype=np.int32)
+    return len(to_zip(Row(row.record, values, tokens)))

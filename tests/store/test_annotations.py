@@ -1,0 +1,109 @@
+"""Columns of a user's own, joined to rows by model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.conftest import Cli, MakeRow
+
+from llreg.registry import Registry
+from llreg.store.annotations import annotations_of, column_of, names, read_one, table_file, to_table, write_annotations
+from llreg.store.rowfile import Row, write_row
+from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
+
+
+@pytest.fixture
+def filled(small_registry: Registry, fill: Callable[..., list[Row]]) -> Registry:
+    """Three rows."""
+    fill(small_registry, 3)
+    return small_registry
+
+
+def _csv(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_join(filled: Registry, tmp_path: Path, make_row: MakeRow) -> None:
+    """By name for all rows of a model, by row id before that; what has no row is kept for later."""
+    again = make_row(filled, "org/m0", 9)
+    write_row(filled.path, again)
+    before = {path: path.read_bytes() for path in (filled.path / "rows").rglob("*.zip")}
+    text = f"model,arc,family\norg/m0,41.5,\n{again.record.row_id},50,x\norg/m2,,yes\norg/later,7,no\n"
+    made = filled.annotate(_csv(tmp_path / "my scores.csv", text))
+    assert made.name == "my-scores"
+    records = filled.records()
+    assert made.unknown(records) == ["org/later"]
+    assert column_of(filled, "arc", records) == [41.5, None, None, 50.0]
+    assert column_of(filled, "my-scores.family", records) == [None, None, "yes", "x"]
+    assert annotations_of(filled, records[0]) == {"my-scores": {"arc": 41.5}}
+    assert annotations_of(filled, records[1]) == {}
+    assert {path: path.read_bytes() for path in (filled.path / "rows").rglob("*.zip")} == before
+    assert filled.validate() == []
+
+
+def test_a_table_of_that_name_is_replaced(filled: Registry, tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", "model,x\norg/m0,1\n")
+    filled.annotate(path)
+    filled.annotate(_csv(path, "model,y\norg/m0,2\n"))
+    assert names(filled) == ["a"]
+    assert dict(read_one(filled, "a").columns) == {"y": [2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name_of_it,x\na,1\n", "expected a column 'model'"),
+        ("model,x\norg/m0,1\norg/m0,2\n", "line 3: org/m0 stands there .*line 2"),
+        ("model,x\norg/m0,1\nORG/m0,2\n", "line 3: ORG/m0 differs only in case from org/m0"),
+        ("model,x\n,1\n", "line 2: no model name"),
+        ("model,x,x\norg/m0,1,2\n", "two columns are named 'x'"),
+    ],
+)
+def test_bad_tables(filled: Registry, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        filled.annotate(_csv(tmp_path / "a.csv", text))
+    assert names(filled) == []
+
+
+def test_names(filled: Registry, tmp_path: Path) -> None:
+    table = to_table({"model": ["org/m0"], "x": [1]})
+    for name in ("../evil", "", "a/b", ".hidden"):
+        with pytest.raises(InputError, match="name"):
+            write_annotations(filled, name, table)
+    write_annotations(filled, "Scores", table)
+    with pytest.raises(InputError, match="there is Scores, which differs only in case"):
+        write_annotations(filled, "scores", table)
+    with pytest.raises(NotFoundError, match="no annotations 'other'; there are: Scores"):
+        read_one(filled, "other")
+    write_annotations(filled, "more", table)
+    with pytest.raises(InputError, match=r"x is in 2 tables; name one: Scores\.x, more\.x"):
+        column_of(filled, "x", filled.records())
+    with pytest.raises(NotFoundError, match="no annotated column 'z'"):
+        column_of(filled, "z", filled.records())
+    assert table_file(filled, "more") == filled.path / "annotations" / "more.parquet"
+    assert table_file(filled, tmp_path / "none.csv") == tmp_path / "none.csv"
+
+
+def test_damage_is_told(filled: Registry) -> None:
+    write_annotations(filled, "a", to_table({"model": ["org/m0"], "x": [1]})).write_bytes(b"PAR1 and no more")
+    with pytest.raises(InvalidFileError, match=r"annotations/a\.parquet: expected a Parquet file"):
+        read_one(filled, "a")
+    write_annotations(filled, "a", to_table({"x": [1]}))
+    with pytest.raises(InvalidFileError, match="expected a column 'model'"):
+        read_one(filled, "a")
+
+
+def test_commands(filled: Registry, tmp_path: Path, cli: Cli) -> None:
+    path = _csv(tmp_path / "s.csv", "model;arc\norg/m0;1,5\norg/none;2\n")
+    done = cli("-r", filled.path, "annotate", path, "--name", "bench")
+    assert (done.code, done.out) == (0, "bench\n")
+    assert "1 model without a row (kept for later): org/none" in done.err
+    shown = cli("-r", filled.path, "info", "org/m0")
+    assert "annotations: bench\n  arc  1,5\n" in shown.out
+    listed = cli("-r", filled.path, "ls", "--columns", "arc")
+    assert listed.out.splitlines()[0].endswith("ADDED             ARC")
+    assert listed.out.splitlines()[1].endswith("1,5")
+    assert cli("-r", filled.path, "annotate").out.splitlines()[1].split() == ["bench", "2", "arc"]
