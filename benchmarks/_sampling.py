@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from llreg_extract.score.forward import token_log_probs
+from llreg_extract.scoring.forward import token_log_probs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

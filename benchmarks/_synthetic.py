@@ -76,7 +76,8 @@ def make_blocks(n_models: int, n_texts: int, seed: int = 0, *, block: int = 1024
 
 def make_registry(path: Path, n_models: int, n_texts: int) -> llreg.Registry:
     """A registry with a build of so many synthetic rows, written without holding them."""
-    from llreg.store.zarr_write import STORE, write_store
+    from llreg.store.layout import STORE
+    from llreg.store.zarr_write import write_store
     from llreg.texts.textset import TextIndex
 
     texts = path.with_name(f"{path.name}-texts.jsonl")

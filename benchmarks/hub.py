@@ -27,7 +27,7 @@ from _measure import machine, markdown, show_bytes, show_seconds
 from _synthetic import Matrix, make_blocks, make_matrix, make_registry, make_rows
 
 import llreg
-from llreg.store.build import PARTS
+from llreg.store.layout import BUILD
 from llreg.store.rowfile import row_path, write_row
 
 REGISTRY, FILES, NAIVE = "lab/registry", "lab/files", "lab/naive"
@@ -173,7 +173,7 @@ def new_chunks(b: Bench) -> tuple[int, int]:
     """Bytes of the build that one more row changes, and of its chunks that were in no file of the build before."""
 
     def build() -> list[Path]:
-        files = (path for part in PARTS for path in (b.maintainer / part, *(b.maintainer / part).rglob("*")))
+        files = (path for part in BUILD for path in (b.maintainer / part, *(b.maintainer / part).rglob("*")))
         return [path for path in files if path.is_file()]
 
     before = {path: path.read_bytes() for path in build()}

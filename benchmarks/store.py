@@ -31,9 +31,8 @@ from _shapes import shapes_table
 from _synthetic import Matrix, make_matrix, make_rows, write_texts
 
 import llreg
-from llreg.store.build import TABLE
+from llreg.store.layout import STORE, TABLE
 from llreg.store.rowfile import row_path, write_row
-from llreg.store.zarr_write import STORE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,8 +19,8 @@ import pytest
 from tests.warm import WarmCommands
 
 import llreg
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row
 from llreg_schemas import Identity, RowRecord, row_digest
 

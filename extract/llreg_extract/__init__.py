@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from llreg_extract.files.hub import cache_folder
     from llreg_extract.files.quantize import packages
     from llreg_extract.find.resolve import resolve, resolve_identity
-    from llreg_extract.load.model import Model, choose, count_gpus, environment, load, load_tokenizer
+    from llreg_extract.loading.model import Model, choose, count_gpus, environment, load, load_tokenizer
     from llreg_extract.measure.needs import DeviceMemory, Needs, device_memory, needs
-    from llreg_extract.score.encoding import Encoded, check_range, encode, tokenise
-    from llreg_extract.score.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
-    from llreg_extract.score.reference import reference_scores
-    from llreg_extract.score.scoring import Batch, Scores, Status, default_batch_tokens, iter_scores, score
+    from llreg_extract.scoring.encoding import Encoded, check_range, encode, tokenise
+    from llreg_extract.scoring.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
+    from llreg_extract.scoring.reference import reference_scores
+    from llreg_extract.scoring.scores import Batch, Scores, Status, default_batch_tokens, iter_scores, score
     from llreg_extract.source import Adapter, Source
 
 __all__ = [
@@ -70,41 +70,41 @@ __all__ = [
 
 _MODULES = {
     "Adapter": "source",
-    "Batch": "score.scoring",
+    "Batch": "scoring.scores",
     "DeviceMemory": "measure.needs",
-    "Encoded": "score.encoding",
-    "Model": "load.model",
+    "Encoded": "scoring.encoding",
+    "Model": "loading.model",
     "Needs": "measure.needs",
     "Revision": "files.fetching",
-    "Scores": "score.scoring",
+    "Scores": "scoring.scores",
     "Source": "source",
-    "Status": "score.scoring",
+    "Status": "scoring.scores",
     "cache_folder": "files.hub",
-    "check_range": "score.encoding",
-    "choose": "load.model",
-    "count_gpus": "load.model",
-    "default_batch_tokens": "score.scoring",
+    "check_range": "scoring.encoding",
+    "choose": "loading.model",
+    "count_gpus": "loading.model",
+    "default_batch_tokens": "scoring.scores",
     "device_memory": "measure.needs",
-    "encode": "score.encoding",
-    "encode_pairs": "score.pairs",
-    "environment": "load.model",
+    "encode": "scoring.encoding",
+    "encode_pairs": "scoring.pairs",
+    "environment": "loading.model",
     "evict": "files.fetching",
     "fetch": "files.fetching",
     "is_cached": "files.fetching",
-    "iter_scores": "score.scoring",
-    "load": "load.model",
-    "load_tokenizer": "load.model",
+    "iter_scores": "scoring.scores",
+    "load": "loading.model",
+    "load_tokenizer": "loading.model",
     "needs": "measure.needs",
     "packages": "files.quantize",
-    "prompt_provenance": "score.pairs",
-    "reference_scores": "score.reference",
+    "prompt_provenance": "scoring.pairs",
+    "reference_scores": "scoring.reference",
     "resolve": "find.resolve",
     "resolve_identity": "find.resolve",
     "revisions": "files.fetching",
-    "score": "score.scoring",
-    "score_pairs": "score.pairs",
-    "tokenise": "score.encoding",
-    "tokenise_pairs": "score.pairs",
+    "score": "scoring.scores",
+    "score_pairs": "scoring.pairs",
+    "tokenise": "scoring.encoding",
+    "tokenise_pairs": "scoring.pairs",
 }
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llreg.hub.sync.pull import clone as pull
+    from llreg.locate import init as init
+    from llreg.locate import open_registry as open
     from llreg.registry import Registry as Registry
-    from llreg.registry import open_registry as open
-    from llreg.store.init import init as init
     from llreg.store.rowfile import Row as Row
     from llreg.texts.textset import TextSet as TextSet
     from llreg.texts.textset import load_texts as load_texts
     from llreg_schemas.errors import LlregError as LlregError
 
-__version__ = "0.1.0"
+from llreg._version import __version__
 
 __all__ = ["LlregError", "Registry", "Row", "TextSet", "__version__", "init", "load_texts", "open", "pull"]
 
@@ -30,9 +30,9 @@ _LAZY = {
     "Registry": ("llreg.registry", "Registry"),
     "Row": ("llreg.store.rowfile", "Row"),
     "TextSet": ("llreg.texts.textset", "TextSet"),
-    "init": ("llreg.store.init", "init"),
+    "init": ("llreg.locate", "init"),
     "load_texts": ("llreg.texts.textset", "load_texts"),
-    "open": ("llreg.registry", "open_registry"),
+    "open": ("llreg.locate", "open_registry"),
     "pull": ("llreg.hub.sync.pull", "clone"),
 }
 

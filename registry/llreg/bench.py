@@ -12,7 +12,7 @@ from llreg.texts.textset import mini
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_extract.measure.speed import Speed
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -144,7 +144,7 @@ def bench(
     model: str | None = None,
     *,
     shape: str = "smollm2-135m",
-    registry: Registry | None = None,
+    registry: Contents | None = None,
     revision: str | None = None,
     dtypes: Sequence[str] = (),
     device: str = "auto",
@@ -164,7 +164,7 @@ def bench(
         Hub id, directory or ``.gguf`` file. If not given, random weights are measured.
     shape : str
         Whose shape they have; one of `SHAPES`.
-    registry : Registry, optional
+    registry : Contents, optional
         Whose texts are scored: 256 of them, drawn by `seed`. If not given, those of the embedded text set.
     revision : str, optional
         Branch, tag or commit on the Hub.
@@ -192,7 +192,7 @@ def bench(
         torch or transformers is not installed.
     """
     from llreg_extract.files.hub import download
-    from llreg_extract.load.model import device_name
+    from llreg_extract.loading.model import device_name
     from llreg_extract.measure.speed import Trial, measure
 
     source: llreg_extract.Source | None = None
@@ -235,7 +235,7 @@ def _check(source: llreg_extract.Source | None, dtypes: Sequence[str], device: s
     return llreg_extract.choose(some, dtype=dtypes[0], device=device)[1]
 
 
-def _texts(registry: Registry | None, seed: int) -> list[str]:
+def _texts(registry: Contents | None, seed: int) -> list[str]:
     import numpy as np
 
     texts = mini() if registry is None else registry.texts

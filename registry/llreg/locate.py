@@ -1,4 +1,4 @@
-"""Which registry is meant: an option, LLREG_REGISTRY, the enclosing directory, or the user's own."""
+"""Opening and making registries: by name, or the one that is meant: an option, LLREG_REGISTRY, the enclosing directory, one's own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,52 @@ from pathlib import Path
 
 from llreg import settings
 from llreg.hub.client.repo import is_repo_id
-from llreg.registry import Registry, open_registry
-from llreg.store.contents import CONFIG
-from llreg.store.init import init
-from llreg_schemas.errors import InputError
+from llreg.registry import HubRegistry, Registry
+from llreg.store.init import make_registry
+from llreg.store.layout import CONFIG, enclosing
+from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputError
+from llreg_schemas.records import Rendering
+
+
+def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
+    """Open a registry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory of the registry; or ``org/name``, where there is no such directory: a registry on the Hub, of which
+        only what is asked for is read.
+    revision : str, optional
+        A version's tag: show only the rows that it holds. On the Hub also a branch, commit or ``refs/pr/N``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no registry or no such version.
+    InvalidFileError
+        If registry.json is not valid, or of a newer format.
+    HubNotFoundError, HubAccessError, HubUnreachableError
+        If the Hub has none, or it cannot be read.
+    """
+    if isinstance(path, str) and is_repo_id(path) and not Path(path).exists():
+        try:
+            return HubRegistry(path, revision=revision)
+        except (HubNotFoundError, HubUnreachableError) as error:
+            raise type(error)(f"no directory {path}, and {error}") from error
+    return Registry(path, revision=revision)
+
+
+def init(
+    path: str | Path,
+    *,
+    texts: str | Path = "mini",
+    name: str | None = None,
+    clip: float | None = None,
+    licence: str = "CC0-1.0",
+    prompt: Rendering | None = None,
+) -> Registry:
+    """Make an empty registry; parameters and errors are those of `llreg.store.init.make_registry`."""
+    return Registry(make_registry(path, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt))
 
 
 def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> Registry:
@@ -39,7 +81,7 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
             return Registry(directory)
     path = settings.default_registry()
     if not (path / CONFIG).exists():
-        init(path, name="default")
+        make_registry(path, name="default")
         if note:
             note(f"made your own registry on the text set mini: {path}")
     return Registry(path)
@@ -61,12 +103,3 @@ def _open(given: str) -> Registry:
 def is_enclosed() -> bool:
     """Whether the working directory is a registry, or in one."""
     return any((directory / CONFIG).is_file() for directory in enclosing())
-
-
-def enclosing() -> list[Path]:
-    """The working directory and those around it, innermost first."""
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:  # the working directory was removed
-        return []
-    return [here, *here.parents]

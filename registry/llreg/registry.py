@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llreg.hub.client.repo import is_repo_id
+from llreg.hub.remote.registry import RemoteContents, find_folder
 from llreg.store.contents import Contents
 from llreg.store.folder import LocalFolder
+from llreg.store.layout import STORE
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord
-from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputError
+from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,38 +40,8 @@ if TYPE_CHECKING:
     AnyView = View | Mapping[str, Any] | Path | str
 
 
-def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
-    """Open a registry.
-
-    Parameters
-    ----------
-    path : str or Path
-        Directory of the registry; or ``org/name``, where there is no such directory: a registry on the Hub, of which
-        only what is asked for is read.
-    revision : str, optional
-        A version's tag: show only the rows that it holds. On the Hub also a branch, commit or ``refs/pr/N``.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no registry or no such version.
-    InvalidFileError
-        If registry.json is not valid, or of a newer format.
-    HubNotFoundError, HubAccessError, HubUnreachableError
-        If the Hub has none, or it cannot be read.
-    """
-    if isinstance(path, str) and is_repo_id(path) and not Path(path).exists():
-        from llreg.hub.remote.registry import open_on_hub
-
-        try:
-            return open_on_hub(path, revision)
-        except (HubNotFoundError, HubUnreachableError) as error:
-            raise type(error)(f"no directory {path}, and {error}") from error
-    return Registry(path, revision=revision)
-
-
 class Registry(Contents):
-    """A registry on disk, and what can be done with it.
+    """A registry, and what can be done with it.
 
     Parameters
     ----------
@@ -83,6 +53,9 @@ class Registry(Contents):
     def __init__(self, path: str | Path, *, revision: str | None = None) -> None:
         root = Path(path).expanduser().resolve()
         super().__init__(LocalFolder(root), StoreReader(root / STORE), revision=revision)
+
+    def __reduce__(self) -> tuple[Callable[..., Contents], tuple[str, str | None]]:
+        return _reopen, (str(self.path), self.revision)
 
     # Geometry
 
@@ -220,8 +193,8 @@ class Registry(Contents):
         return predict(self.rows(view=view), read_scores(source, tasks=tasks, family=family), **options)
 
     def subset(self, size: int | None = None, *, view: AnyView = "default", **options: Any) -> dict[str, Any]:
-        """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.store.subsets.make_subset`."""
-        from llreg.store.subsets import make_subset
+        """Draw a sample of the texts for `add(..., subset=...)`; see `llreg.geometry.subset.subset.make_subset`."""
+        from llreg.geometry.subset.subset import make_subset
 
         return make_subset(self, size, view=self.seen_through(view), **options)
 
@@ -326,3 +299,22 @@ class Registry(Contents):
         from llreg.hub.review.review import review
 
         return review(self, options.pop("repo", None), numbers, **options)
+
+
+class HubRegistry(Registry, RemoteContents):
+    """A registry on the Hub at one commit: all verbs of `Registry` that only read."""
+
+    def __init__(self, repo: str, *, revision: str | None = None) -> None:
+        folder, version = find_folder(repo, revision)
+        RemoteContents.__init__(self, folder, revision=version)
+
+    def __reduce__(self) -> tuple[Callable[..., Contents], tuple[str, str | None]]:
+        return _reopen_on_hub, (self.repo, self.revision or self.commit)
+
+
+def _reopen(path: str, revision: str | None) -> Registry:
+    return Registry(path, revision=revision)
+
+
+def _reopen_on_hub(repo: str, revision: str | None) -> Registry:
+    return HubRegistry(repo, revision=revision)

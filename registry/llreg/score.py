@@ -11,17 +11,17 @@ import llreg_extract
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
 def score_model(
-    registry: Registry, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+    registry: Contents, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
 ) -> NDArray[np.float32]:
     """Score a model on a registry's texts; nothing is kept.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     model : str
         Hub id, directory or ``.gguf`` file.
     revision : str, optional

@@ -66,7 +66,7 @@ def _half_missing(row: Row) -> Row:
 @pytest.fixture(scope="session")
 def toy_row(tmp_path_factory: pytest.TempPathFactory, small_texts: Path, toy_model: ToyModel) -> Row:
     """The row of the toy model on the small text set."""
-    from llreg.store.init import init
+    from llreg.locate import init
 
     registry = init(tmp_path_factory.mktemp("toy") / "small", texts=small_texts)
     (result,) = registry.add([str(toy_model())])

@@ -15,8 +15,8 @@ from tests.conftest import SMALL_PAIRS, MakeRow
 from llreg.add.journal import Journal
 from llreg.add.reporter import Reporter
 from llreg.geometry.view.view import View
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, row_path, write_row
 from llreg_schemas import sha256_text
 

@@ -18,8 +18,8 @@ import pytest
 
 from llreg.add.journal import Journal
 from llreg.add.reporter import AddResult, Reporter
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg_schemas.errors import ClusterError, InputError, MissingExtraError, ModelError
 
 pytest.importorskip("torch")

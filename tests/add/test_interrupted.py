@@ -16,8 +16,8 @@ import pytest
 from tests.warm import Started, WarmCommands
 
 from llreg.add.journal import Journal
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row
 
 pytest.importorskip("torch")

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from llreg.add.reporter import AddResult, Reporter
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

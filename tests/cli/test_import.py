@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 
 Cli = Callable[..., Any]
 

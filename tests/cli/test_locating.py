@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row
 
 Cli = Callable[..., Any]

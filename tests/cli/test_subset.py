@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 from llreg.cli.common import Context
 from llreg.cli.rows import info, ls
 from llreg.cli.subset import subset
+from llreg.geometry.subset.subset import make_subset
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
-from llreg.store.subsets import load_subset, make_subset, store_subset
+from llreg.store.subsets import load_subset, store_subset
 from llreg_schemas import RowRecord, row_digest
 from llreg_schemas.errors import InputError
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
 
 Cli = Callable[..., Any]

@@ -27,9 +27,9 @@ from llreg.exporters import selection
 from llreg.exporters.columns import Column, keys, make_column
 from llreg.exporters.writing import ENDINGS, export
 from llreg.geometry.view.view import View
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.annotations import to_table, write_annotations
-from llreg.store.init import init
 from llreg.store.rowfile import write_row
 from llreg_schemas.errors import InputError, LlregError, MissingExtraError, NotFoundError
 

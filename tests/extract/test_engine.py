@@ -20,7 +20,7 @@ from llreg_extract.fast import replay
 from llreg_extract.fast.attention import blocked_attention
 from llreg_extract.fast.kernels import fast_products
 from llreg_extract.fast.selfcheck import prepare
-from llreg_extract.score.forward import token_log_probs
+from llreg_extract.scoring.forward import token_log_probs
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_chunks_of_the_head_do_not_show(toy_model: Callable[..., Path], monkeypa
     ids = np.arange(3, 103, dtype=np.int32)
     expected = token_log_probs(model.module, [ids], CPU, base=model.base)[0]
     for rows in (1, 7, 99):
-        monkeypatch.setattr("llreg_extract.score.forward._CHUNK_BYTES", {"cpu": rows * 4 * 300})
+        monkeypatch.setattr("llreg_extract.scoring.forward._CHUNK_BYTES", {"cpu": rows * 4 * 300})
         found = token_log_probs(model.module, [ids], CPU, base=model.base)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -237,7 +237,7 @@ def test_products_go_back_to_where_they_went() -> None:
 
 
 def test_large_logits_do_not_cost_a_16_bit_model_its_exact_head(toy_model: Callable[..., Path]) -> None:
-    from llreg_extract.load.model import make_ready
+    from llreg_extract.loading.model import make_ready
 
     model = load(toy_model("llama"), dtype="bfloat16")
     replay.remove(model.module)

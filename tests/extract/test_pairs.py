@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import llreg_extract
 from llreg_extract import Status
-from llreg_extract.score.pairs import _CLOCK, encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
+from llreg_extract.scoring.pairs import _CLOCK, encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
 from llreg_schemas import Message, Pair, sha256_text
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 from llreg_schemas.records import PROMPT_DATE

@@ -21,7 +21,7 @@ import pytest
 from tests.hub.client import Hub, Request
 
 from llreg.registry import Registry
-from llreg.store.build import PARTS
+from llreg.store.layout import BUILD
 
 _POINTER = re.compile(rb"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize \d+\n")
 
@@ -56,7 +56,7 @@ def written(files: dict[str, bytes], directory: Path) -> Registry:
 
 def built_anew(files: dict[str, bytes], directory: Path) -> dict[str, bytes]:
     """Files of a registry with the build made from scratch out of its rows: what the repository must hold."""
-    rows = {name: data for name, data in files.items() if name.partition("/")[0] not in PARTS}
+    rows = {name: data for name, data in files.items() if name.partition("/")[0] not in BUILD}
     registry = written(rows, directory)
     registry.build()
     shutil.rmtree(directory / ".llreg")

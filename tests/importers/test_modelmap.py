@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 
 from llreg.importers import rows as imported_rows
 from llreg.importers.modelmap import import_modelmap, read_names
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.annotations import annotations_of, read_one
-from llreg.store.init import init
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import InputError, InvalidFileError, StorageError
 

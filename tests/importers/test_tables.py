@@ -20,8 +20,8 @@ from llreg.exporters.parquet import write_parquet
 from llreg.exporters.selection import select
 from llreg.importers import bounded, npz
 from llreg.importers.table import Kind, import_table
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
 from llreg_schemas.errors import InputError, InvalidFileError
 

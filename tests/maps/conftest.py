@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
 
 GROUPS, SIZE = 5, 12

@@ -15,9 +15,9 @@ import pytest
 import xarray as xr
 import zarr
 
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.settings import CHUNK_BYTES, SHARD_ROWS
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
 from llreg.store.zarr_write import chunk_rows
 from llreg_schemas import canonical_json, version_id

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import llreg
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 

@@ -18,12 +18,12 @@ import pytest
 import xarray as xr
 from tests.conftest import SMALL_PAIRS, Cli, MakeRow
 
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES
-from llreg.store.init import init
+from llreg.store.layout import STORE
 from llreg.store.rowfile import Row, parse_row, read_row, to_zip, write_row
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE
 from llreg.texts.textset import load_texts
 from llreg_schemas import Message, Pair, conditional_protocol, hash_json, pretty_json
 from llreg_schemas.errors import InputError, InvalidFileError

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.contents import COPY, RECIPE, TEXTS
-from llreg.store.init import init
+from llreg.store.layout import COPY, RECIPE, TEXTS
 from llreg.store.restore_texts import is_complete, restore
 from llreg.texts.build import build_file
 from llreg.texts.recipe import Pieces, Recipe, Sample, Source

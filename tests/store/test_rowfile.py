@@ -43,7 +43,7 @@ def row_file(small_registry: Registry, make_row: MakeRow) -> Path:
 @pytest.fixture(scope="module")
 def module_registry(tmp_path_factory: pytest.TempPathFactory, small_texts: Path) -> Registry:
     """A small registry that a property's examples share."""
-    from llreg.store.init import init
+    from llreg.locate import init
 
     return init(tmp_path_factory.mktemp("rows") / "small", texts=small_texts)
 

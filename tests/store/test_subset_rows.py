@@ -12,21 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llreg.geometry.subset.subset import describe_subset, make_subset, subset_errors
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.find import find_record
-from llreg.store.init import init
 from llreg.store.rowfile import Row, row_path, write_row
-from llreg.store.subsets import (
-    check_subset,
-    describe_subset,
-    dump_subset,
-    load_subset,
-    make_subset,
-    read_designs,
-    store_subset,
-    subset_errors,
-    subset_path,
-)
+from llreg.store.subsets import check_subset, dump_subset, load_subset, read_designs, store_subset, subset_path
 from llreg.store.summary import summarise
 from llreg_schemas import RowRecord, hash_json, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from llreg.registry import Registry, open_registry
+from llreg.locate import open_registry
+from llreg.registry import Registry
+from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
-from llreg.store.zarr_write import STORE
 from llreg_schemas import canonical_json
 from llreg_schemas.errors import InvalidFileError
 

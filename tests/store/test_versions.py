@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llreg.registry import Registry, open_registry
+from llreg.locate import open_registry
+from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 from llreg_schemas import version_id
 from llreg_schemas.errors import FormatVersionError, InputError, InvalidFileError, NotFoundError

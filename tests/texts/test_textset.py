@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.settings import MAX_TEXT_BYTES
-from llreg.store.init import init
 from llreg.texts.textset import from_parquet, load_texts, make_text_set, mini, to_parquet
 from llreg_schemas import sha256_text, text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import MakeRow
 
+from llreg.geometry.subset.subset import make_subset
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row, write_row
-from llreg.store.subsets import make_subset
 from llreg.texts.textset import mini
 from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, compare, other_tokens
 from llreg_schemas import row_digest

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from llreg_extract.fast import attention, replay
 from llreg_extract.fast.kernels import fast_products
 from llreg_extract.libraries import is_out_of_memory
-from llreg_extract.load.state import rope_boundary
-from llreg_extract.score.encoding import PROBE_TEXT
-from llreg_extract.score.forward import token_log_probs
+from llreg_extract.loading.state import rope_boundary
+from llreg_extract.scoring.encoding import PROBE_TEXT
+from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from llreg_extract.load.model import Model
+    from llreg_extract.loading.model import Model
 
 _LENGTH = 160  # tokens of the probe at most: more than one block of attention
 # Root mean square over the tokens of a probe, and largest, in nats: rounding in the weights' dtype stays below (SmolLM2 in

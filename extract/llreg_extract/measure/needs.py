@@ -11,7 +11,7 @@ from llreg_extract.files.checkpoint import check_tokenizer, weight_files
 from llreg_extract.files.hub import RepoFile, needed_files
 from llreg_extract.files.quantize import packed_bytes, stays_packed
 from llreg_extract.libraries import require
-from llreg_extract.load.model import device_name
+from llreg_extract.loading.model import device_name
 from llreg_extract.source import Source
 
 # What is asked for beyond the weights: activations, logits, and what torch itself holds. Batches shrink where

@@ -17,7 +17,7 @@ from llreg.add.task import Addition
 from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 Order = Literal["size", "given"]
 ORDERS: tuple[Order, ...] = ("size", "given")
@@ -25,7 +25,7 @@ Finished = tuple[Addition, AddResult]
 
 
 def add(
-    registry: Registry,
+    registry: Contents,
     models: Sequence[Entry],
     *,
     reporter: Reporter | None = None,
@@ -41,7 +41,7 @@ def add(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str or mapping
         Hub ids, directories or ``.gguf`` files; or mappings with a `model` and options of its own, as
         `llreg.add.runfile.read_run_file` gives them, which go before those for all.
@@ -105,7 +105,7 @@ class _Run:
     """
 
     def __init__(
-        self, registry: Registry, requests: Sequence[Request], report: Reporter, order: Order, gpus: int | None = None
+        self, registry: Contents, requests: Sequence[Request], report: Reporter, order: Order, gpus: int | None = None
     ) -> None:
         found: list[Addition | AddResult] = []
         for k, request in enumerate(requests):
@@ -132,7 +132,7 @@ class _Run:
         return [entry if isinstance(entry, AddResult) else results[id(entry)] for entry in self._found]
 
 
-def _look_up(registry: Registry, request: Request, gpus: int | None) -> Addition | AddResult:
+def _look_up(registry: Contents, request: Request, gpus: int | None) -> Addition | AddResult:
     try:
         addition = Addition(registry, request, pin(registry, request, gpus=gpus))
         return addition.present() or addition

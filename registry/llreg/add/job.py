@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llreg_extract
-from llreg import __version__
+from llreg._version import __version__
 from llreg.add.journal import make_entries
 from llreg.add.sequences import row_arrays, row_counts
 from llreg.store.rowfile import Row

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llreg_extract
-from llreg import __version__
+from llreg._version import __version__
 from llreg.add.journal import Journal
 from llreg.add.request import Options, Request
 from llreg_schemas import Identity, RowRecord, hash_json
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Pinned:
     identity: Identity
 
 
-def pin(registry: Registry, request: Request, *, gpus: int | None = None) -> Pinned:
+def pin(registry: Contents, request: Request, *, gpus: int | None = None) -> Pinned:
     """Find a model and decide what its row will be; nothing is loaded.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     request : Request
     gpus : int, optional
         GPUs of the machine that will score it; those of this one if not given.
@@ -63,7 +63,7 @@ def pin(registry: Registry, request: Request, *, gpus: int | None = None) -> Pin
     return Pinned(source, dtype, device, identity)
 
 
-def find_present(registry: Registry, identity: Identity, options: Options) -> RowRecord | None:
+def find_present(registry: Contents, identity: Identity, options: Options) -> RowRecord | None:
     """The row that is there already, unless it must be (partly) scored again.
 
     For a subset of the texts also a row of all of them, which holds its values.
@@ -85,7 +85,7 @@ def find_present(registry: Registry, identity: Identity, options: Options) -> Ro
     return there[-1]
 
 
-def _refuse_retracted(registry: Registry, identity: Identity) -> None:
+def _refuse_retracted(registry: Contents, identity: Identity) -> None:
     retractions = registry.retractions()
     if not retractions:
         return
@@ -97,7 +97,7 @@ def _refuse_retracted(registry: Registry, identity: Identity) -> None:
             )
 
 
-def _lacks_texts(registry: Registry, record: RowRecord) -> bool:
+def _lacks_texts(registry: Contents, record: RowRecord) -> bool:
     """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
     import numpy as np
 
@@ -116,7 +116,7 @@ def runs_dir(root: Path) -> Path:
     return root / ".llreg" / "runs"
 
 
-def journal_of(registry: Registry, pinned: Pinned, options: Options) -> Journal:
+def journal_of(registry: Contents, pinned: Pinned, options: Options) -> Journal:
     """The journal of a run: values of other library versions or another device must not be mixed into it."""
     from importlib.metadata import version
 

@@ -19,7 +19,7 @@ from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from llreg.add.reporter import AddResult
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 BYTES_A_TOKEN = 4.0  # of English text, where no row tells; exact counts would cost every model's tokenizer
 _NEAREST = 5  # rows of the nearest parameter counts that a speed is estimated from
@@ -161,7 +161,7 @@ class Plan:
 
 
 def plan(
-    registry: Registry,
+    registry: Contents,
     models: Sequence[Entry],
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -174,7 +174,7 @@ def plan(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str or mapping
         As for `llreg.add.add.add`.
     progress : callable, optional
@@ -209,7 +209,7 @@ def plan(
 class _Planner:
     """Plans model after model; what one of them downloads the next ones cannot have of the disk."""
 
-    def __init__(self, registry: Registry, evict: bool) -> None:
+    def __init__(self, registry: Contents, evict: bool) -> None:
         self.registry, self._evict = registry, evict
         self.devices: dict[str, llreg_extract.DeviceMemory] = {}
         self.records = registry.records()

@@ -12,7 +12,7 @@ from llreg import settings
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 Overwrite = Literal["never", "only-missing", "always"]
 OVERWRITE: tuple[Overwrite, ...] = ("never", "only-missing", "always")
@@ -44,7 +44,7 @@ class Options:
     quantize : {"int8", "int4"} or None
         Pack the weights when they are loaded.
     subset : str, path, mapping or None
-        A text subset, by its file, document or id: only its texts are scored. See `llreg.store.subsets.make_subset`.
+        A text subset, by its file, document or id: only its texts are scored. See `llreg.geometry.subset.subset.make_subset`.
     """
 
     revision: str | None = None
@@ -78,12 +78,12 @@ class Request:
     subset: Mapping[str, Any] | None
 
 
-def read_requests(registry: Registry, models: Sequence[Entry], options: Mapping[str, Any]) -> list[Request]:
+def read_requests(registry: Contents, models: Sequence[Entry], options: Mapping[str, Any]) -> list[Request]:
     """What is asked for, one a model.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str or mapping
         Models, or mappings with a `model` and options of its own, which go before `options`.
     options : mapping
@@ -135,7 +135,7 @@ def check_key(key: str, known: Sequence[str], what: str) -> None:
     raise InputError(f"no {what} {key[:60]!r}: {advice}")
 
 
-def _subsets(registry: Registry, asked: Sequence[tuple[str, Options]]) -> list[Mapping[str, Any] | None]:
+def _subsets(registry: Contents, asked: Sequence[tuple[str, Options]]) -> list[Mapping[str, Any] | None]:
     """The subset of each model, loaded once where several name the same."""
     from llreg.store.subsets import load_subset
 
@@ -153,7 +153,7 @@ def _subsets(registry: Registry, asked: Sequence[tuple[str, Options]]) -> list[M
     return documents
 
 
-def check_texts(registry: Registry, requests: Sequence[Request]) -> None:
+def check_texts(registry: Contents, requests: Sequence[Request]) -> None:
     """Check that the texts to be scored are copied in the registry.
 
     Raises

@@ -16,6 +16,7 @@ from llreg.add.pinned import Pinned, find_present, journal_of, runs_dir
 from llreg.add.reporter import AddResult
 from llreg.add.request import Request
 from llreg.add.sequences import row_entries, sequence_places
+from llreg.store.maintenance import retract
 from llreg.store.rowfile import Row, write_row
 from llreg.store.subsets import store_subset
 from llreg_schemas import RowRecord
@@ -24,7 +25,7 @@ from llreg_schemas.errors import InputError, LlregError, NonFiniteError, storage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
 class Addition:
@@ -32,7 +33,7 @@ class Addition:
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     request : Request
     pinned : Pinned
 
@@ -45,7 +46,7 @@ class Addition:
         Where its scored texts are kept.
     """
 
-    def __init__(self, registry: Registry, request: Request, pinned: Pinned) -> None:
+    def __init__(self, registry: Contents, request: Request, pinned: Pinned) -> None:
         self.registry, self.request, self.pinned = registry, request, pinned
         self.model, self.source = request.model, pinned.source
         self.journal = journal_of(registry, pinned, request.options)
@@ -140,8 +141,10 @@ class Addition:
             write_row(registry.path, row)
         self._remove_runs()
         if self._completes and self._completes.digest != row.record.digest:
-            registry.retract(
-                self._completes.digest, why=f"superseded by {row.record.row_id}, which has its values and more"
+            retract(
+                registry,
+                self._completes.digest,
+                why=f"superseded by {row.record.row_id}, which has its values and more",
             )
         return AddResult(
             self.model,

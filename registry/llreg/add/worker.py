@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llreg_extract
-from llreg import __version__, settings
+from llreg import settings
+from llreg._version import __version__
 from llreg.add.job import Computed, Job, Scoring
 from llreg.add.job import prepare as prepare_here
 from llreg.add.reporter import Reporter

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from llreg import __version__
+from llreg._version import __version__
 from llreg.cli.common import REGISTRY, Context, note
 from llreg.printable import printable
 from llreg_schemas.errors import LlregError, LlregWarning

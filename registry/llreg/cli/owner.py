@@ -43,7 +43,7 @@ def init(
     Texts with 'prompt' (text, or a list of messages) and 'response' make a registry of ln p(response | prompt), and
     of ln p(response) alone; --prompt then says how models see a prompt.
     """
-    from llreg.store.init import init as make
+    from llreg.locate import init as make
 
     registry = make(directory, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt)
     header = registry.info["text_set"]

@@ -241,7 +241,8 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         for key, value in values.items():
             click.echo(f"  {printable(key)}  {printable(_value(value))}")
     if record.identity.subset is not None:
-        from llreg.store.subsets import describe_subset, read_subset
+        from llreg.geometry.subset.subset import describe_subset
+        from llreg.store.subsets import read_subset
 
         cost = describe_subset(registry, read_subset(registry, record.identity.subset))
         click.echo(

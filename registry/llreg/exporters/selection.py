@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg import __version__
+from llreg._version import __version__
 from llreg.exporters.columns import Column, annotated_columns, row_columns
 from llreg.geometry.view.view import View
 from llreg.store.dataset import RowSource
@@ -136,7 +136,7 @@ def select(registry: Contents, models: Sequence[str] | None, view: View | None) 
     ----------
     registry : Contents
     models : sequence of str or None
-        Which rows, as in `Registry.find`; None for all.
+        Which rows, as in `Contents.find`; None for all.
     view : View or None
         None: raw values.
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from llreg.atomic import check_output, check_place
 from llreg.exporters.h5ad import check_anndata
 from llreg.exporters.selection import Selection, make_stamp, select
+from llreg.geometry.kl.rows import load_rows
+from llreg.geometry.view.view import view_of
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from llreg.geometry.tree.tree import Method
-    from llreg.registry import AnyView, Registry
+    from llreg.geometry.view.view import AnyView
+    from llreg.store.contents import Contents
 
 NEIGHBOURS = 10
 VALUES = (".npz", ".csv", ".parquet", ".h5ad")
@@ -23,7 +26,7 @@ ENDINGS = (*VALUES, *TREES, *GRAPHS)
 
 
 def export(
-    registry: Registry,
+    registry: Contents,
     path: str | Path,
     models: Sequence[str] | None = None,
     *,
@@ -37,13 +40,13 @@ def export(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     path : str or Path
         Rows: ``.npz`` (`llreg.exporters.npz.write_npz`), ``.csv`` (`llreg.exporters.csvfile.write_csv`), ``.parquet``
         (`llreg.exporters.parquet.write_parquet`), ``.h5ad`` (`llreg.exporters.h5ad.write_h5ad`). A tree: ``.nwk``,
         ``.newick``, ``.tree``. A graph of nearest neighbours: ``.graphml`` (`llreg.exporters.graphml.write_graphml`).
     models : sequence of str, optional
-        Which rows, as in `Registry.find`; all by default.
+        Which rows, as in `Contents.find`; all by default.
     view : View, mapping, path or "default", optional
         A view, or the registry's own. By default rows are written raw, and distances of trees and graphs are through
         the registry's own view.
@@ -73,7 +76,7 @@ def export(
     check_path(path)
     _check_options(path, long=long, k=k, method=method)
     ending = path.suffix.lower()
-    seen = None if view is None and ending in VALUES else registry.seen_through(view)
+    seen = None if view is None and ending in VALUES else view_of(registry, view)
     selection = select(registry, models, seen)
     if ending in TREES:
         _write_tree(registry, selection, path, method or "average")
@@ -130,19 +133,20 @@ def _write_values(selection: Selection, path: Path, long: bool, progress: Callab
         {".npz": write_npz, ".parquet": write_parquet, ".h5ad": write_h5ad}[ending](selection, path, progress=progress)
 
 
-def _write_tree(registry: Registry, selection: Selection, path: Path, method: Method) -> None:
+def _write_tree(registry: Contents, selection: Selection, path: Path, method: Method) -> None:
     from llreg.exporters.newick import write_newick
+    from llreg.geometry.tree.tree import make_tree
 
-    tree = registry.tree(selection.row_ids, view=selection.view, method=method)
+    tree = make_tree(load_rows(registry, selection.row_ids, selection.view or view_of(registry)), method=method)
     write_newick(tree, path, {**_stamp(selection, "kl"), "method": method})
 
 
 def _write_graph(
-    registry: Registry, selection: Selection, path: Path, k: int, progress: Callable[[int, int], None] | None
+    registry: Contents, selection: Selection, path: Path, k: int, progress: Callable[[int, int], None] | None
 ) -> None:
     from llreg.exporters.graphml import write_graphml
 
-    rows = registry.rows(selection.row_ids, view=selection.view)
+    rows = load_rows(registry, selection.row_ids, selection.view or view_of(registry))
     stamp = {"registry": registry.name, **_stamp(selection, "kl"), "unit": "bit/byte"}
     write_graphml(rows, selection.columns, path, stamp, k=k, progress=progress)
 

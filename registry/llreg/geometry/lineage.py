@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llreg.geometry.kl.distance import kl_rows
+from llreg.geometry.kl.rows import load_rows
 from llreg.geometry.neighbors import Neighbor, neighbors
-from llreg.geometry.view.view import View
+from llreg.geometry.view.view import View, view_of
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
 
 _MIN_PAIRS = 20  # unrelated pairs that a null needs at all
@@ -84,7 +86,7 @@ class Lineage:
 
 
 def lineage(
-    registry: Registry,
+    registry: Contents,
     model: str,
     *,
     candidates: int = 10,
@@ -96,9 +98,9 @@ def lineage(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     model : str
-        A row, as in `Registry.find`.
+        A row, as in `Contents.find`.
     candidates : int
         How many of the nearest rows to show; all rows count as tests.
     level : float
@@ -166,7 +168,7 @@ class _Null:
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     records : sequence of RowRecord
         All rows.
     chosen : sequence of str
@@ -177,7 +179,7 @@ class _Null:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: Contents,
         records: Sequence[RowRecord],
         chosen: Sequence[str],
         view: View,
@@ -199,10 +201,10 @@ class _Null:
         self._one, self._other = one[null], other[null]
         self._scores = scores[self._one, self._other]
 
-    def _pair_scores(self, registry: Registry, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
+    def _pair_scores(self, registry: Contents, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
         """ln KL less the mean of both rows' medians, float64 array of shape (n_models, n_models); NaN where unknown."""
         ids = [record.row_id for record in records]
-        kl = registry.kl(ids, view=view, se=False, tail_share=False)["kl"].values
+        kl = kl_rows(load_rows(registry, ids, view), se=False, tail_share=False)["kl"].values
         logs = np.log(np.maximum(kl, 1e-12))  # identical rows: far below any other distance
         unrelated = self._family[:, None] != self._family[None, :]
         with warnings.catch_warnings():
@@ -307,12 +309,12 @@ class Duplicates:
     verdict: str
 
 
-def duplicates(registry: Registry, *, view: View | None = None) -> list[Duplicates]:
+def duplicates(registry: Contents, *, view: View | None = None) -> list[Duplicates]:
     """Groups of rows of different models that are identical, or the same within noise.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     view : View, optional
         The registry's own by default.
 
@@ -327,7 +329,7 @@ def duplicates(registry: Registry, *, view: View | None = None) -> list[Duplicat
     from llreg.geometry.kl.distance import kl_rows
     from llreg.geometry.kl.noise import noise_bound
 
-    rows = registry.rows(view=view or registry.view)
+    rows = load_rows(registry, None, view_of(registry, view))
     result = kl_rows(rows, se=False, tail_share=False)
     kl = result["kl"].values
     same = kl <= noise_bound(result["noise_floor"].values, result["num_texts"].values)

@@ -15,7 +15,7 @@ from llreg.geometry.kl.distance import kl_matrix
 from llreg.geometry.kl.noise import Verdict, verdict
 from llreg.geometry.kl.rows import seen_designs
 from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
-from llreg.geometry.view.view import View
+from llreg.geometry.view.view import View, view_of
 from llreg.store.zarr_write import model_columns
 from llreg_schemas.errors import InputError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg.texts.design import Design
     from llreg_schemas import RowRecord
 
@@ -88,7 +88,7 @@ class Neighbors:
 
 
 def neighbors(
-    registry: Registry,
+    registry: Contents,
     query: str | Path | NDArray[np.floating],
     k: int = 10,
     *,
@@ -99,9 +99,9 @@ def neighbors(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     query : str, Path or float array of shape (n_texts,)
-        A row, as in `Registry.find`; a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts,
+        A row, as in `Contents.find`; a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts,
         NaN where not scored. Of pairs it may have shape (2, n_texts): the responses given their prompts, and alone.
     k : int
         How many.
@@ -117,7 +117,7 @@ def neighbors(
     """
     if k < 1:
         raise InputError(f"k: expected at least 1 neighbour; got {k}")
-    seen = view or registry.view
+    seen = view_of(registry, view)
     records, version = registry.select(None)
     record, values = _query(registry, query, seen)
     design = registry.designs([record]) if record else None
@@ -142,7 +142,7 @@ def neighbors(
 
 
 def _query(
-    registry: Registry, query: str | Path | NDArray[np.floating], view: View
+    registry: Contents, query: str | Path | NDArray[np.floating], view: View
 ) -> tuple[RowRecord | None, NDArray[np.float64]]:
     """The row that is asked for, if it is one, and its values as the view shows them, shape (1, n_kept)."""
     texts = view.texts(registry.text_index)
@@ -192,7 +192,7 @@ def read_vector(
 
 
 def _distances(
-    registry: Registry,
+    registry: Contents,
     values: NDArray[np.float64],
     candidates: Sequence[RowRecord],
     view: View,
@@ -207,7 +207,7 @@ def _distances(
 
 
 def _kl(
-    registry: Registry,
+    registry: Contents,
     values: NDArray[np.float64],
     records: Sequence[RowRecord],
     view: View,
@@ -231,7 +231,7 @@ def _kl(
 
 
 def _described(
-    registry: Registry,
+    registry: Contents,
     record: RowRecord | None,
     values: NDArray[np.float64],
     candidates: Sequence[RowRecord],
@@ -262,7 +262,7 @@ def _described(
     ]
 
 
-def _noise(registry: Registry, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
+def _noise(registry: Contents, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
     return vector_noise(records, read_parts(registry, records, view), view)
 
 

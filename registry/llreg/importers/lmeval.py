@@ -27,7 +27,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _QUANTISED = re.compile(r"load_in_[48]bit|gptq|awq|bnb|gguf", re.IGNORECASE)
@@ -35,7 +35,7 @@ _DEPTH = 4  # a response in lists of one
 
 
 def import_lm_eval(
-    registry: Registry,
+    registry: Contents,
     paths: Sequence[Path],
     *,
     bos: bool = False,
@@ -49,7 +49,7 @@ def import_lm_eval(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     paths : sequence of Path
         ``samples_*.jsonl`` of one model, one or several, and its ``results_*.json``; the latter is also found beside
         the samples.
@@ -178,7 +178,7 @@ def _provenance(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"first_token_scored": True, **{key: value for key, value in told.items() if value}}
 
 
-def _values(registry: Registry, files: Sequence[tuple[bytes, str]]) -> tuple[NDArray[np.float64], int]:
+def _values(registry: Contents, files: Sequence[tuple[bytes, str]]) -> tuple[NDArray[np.float64], int]:
     """Log-likelihoods by text, NaN where there is no sample, and how many samples are of other texts."""
     index = {digest: k for k, digest in enumerate(registry.text_index.sha256)}
     values = np.full(registry.num_texts, np.nan)
@@ -247,7 +247,7 @@ def _response(sample: Mapping[str, Any], place: str) -> float:
     return value
 
 
-def _notes(registry: Registry, results: Mapping[str, Any], values: NDArray[np.float64], unknown: int) -> list[str]:
+def _notes(registry: Contents, results: Mapping[str, Any], values: NDArray[np.float64], unknown: int) -> list[str]:
     notes = []
     if unknown:
         notes.append(f"{unknown:,} samples are of texts that this registry has not; they were left out")

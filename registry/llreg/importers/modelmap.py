@@ -24,7 +24,7 @@ from llreg.texts.textset import is_name
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 METADATA, SCORES = "modelmap-metadata", "modelmap-scores"
 PUBLISHED = {"shape": (1018, 10000), "minimum": -20503.7119140625, "quantile": -1412.3424912643432}
@@ -44,7 +44,7 @@ _BILLION, _MAX_BILLIONS = 1e9, 1e5
 
 
 def import_modelmap(
-    registry: Registry,
+    registry: Contents,
     path: Path,
     *,
     metadata: Path | None = None,
@@ -57,7 +57,7 @@ def import_modelmap(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         On the text set pile-10k.
     path : Path
         Pickle of raw log-likelihoods, or of metadata.
@@ -114,7 +114,7 @@ def _read(path: Path, metadata: Path | None, names: Sequence[str] | None) -> _Pu
 
 
 def _import_values(
-    registry: Registry,
+    registry: Contents,
     published: _Published,
     shown: str,
     *,
@@ -296,7 +296,7 @@ def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _check_text_set(registry: Registry) -> None:
+def _check_text_set(registry: Contents) -> None:
     name = str(registry.info["text_set"]["name"])
     if name in _TEXT_SETS or _recipe_name(registry) in _TEXT_SETS:
         return
@@ -307,7 +307,7 @@ def _check_text_set(registry: Registry) -> None:
     )
 
 
-def _recipe_name(registry: Registry) -> str | None:
+def _recipe_name(registry: Contents) -> str | None:
     """Name of the recipe that the registry's texts were made by; None where there is none."""
     path = registry.path / "recipe.json"
     try:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg import __version__, atomic, settings
+from llreg import atomic, settings
+from llreg._version import __version__
 from llreg.store.rowfile import Row, row_path, to_zip
 from llreg.texts.textset import is_name
 from llreg_schemas import Identity, RowRecord, check, row_digest
@@ -23,7 +24,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 QUANTILE = 0.02  # of all values: the paper's clip threshold (P1)
 _UNPRINTABLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # as row.schema.json
@@ -125,7 +126,7 @@ class ImportResult:
 
 
 def import_rows(
-    registry: Registry,
+    registry: Contents,
     measurements: Sequence[Measurement],
     origin: Origin,
     *,
@@ -136,7 +137,7 @@ def import_rows(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     measurements : sequence of Measurement
         In the order that the rows will have.
     origin : Origin
@@ -181,7 +182,7 @@ def import_rows(
     )
 
 
-def order_note(registry: Registry) -> str:
+def order_note(registry: Contents) -> str:
     """What to say where a file does not name the texts that its values are of."""
     return (
         f"the values were put on the {registry.num_texts:,} texts of {registry.info['text_set']['name']} in the file's "
@@ -209,7 +210,7 @@ def make_declared(**known: Any) -> dict[str, Any]:
     return {**declared, "tags": tags[:_TAGS]} if tags else declared
 
 
-def _matrix(measurements: Sequence[Measurement], registry: Registry, origin: Origin) -> NDArray[np.float64]:
+def _matrix(measurements: Sequence[Measurement], registry: Contents, origin: Origin) -> NDArray[np.float64]:
     """The values, float64 array of shape (n_models, n_texts), nats, in the file's precision."""
     if not measurements:
         raise InputError(f"{origin.file}: expected at least one model; there is none")
@@ -242,7 +243,7 @@ def _refuse_clipped(matrix: NDArray[np.float64], origin: Origin) -> None:
 
 
 def _make_rows(
-    registry: Registry, measurements: Sequence[Measurement], matrix: NDArray[np.float64], origin: Origin
+    registry: Contents, measurements: Sequence[Measurement], matrix: NDArray[np.float64], origin: Origin
 ) -> list[Row]:
     """The rows, each as checked as one that was computed here."""
     started = datetime.now(UTC)
@@ -327,7 +328,7 @@ def refuse_twins(names: Sequence[str], source: str) -> None:
 
 
 def _notes(
-    registry: Registry,
+    registry: Contents,
     matrix: NDArray[np.float64],
     new: Sequence[Row],
     records: Sequence[RowRecord],

@@ -17,7 +17,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 Kind = Literal["npz", "csv", "parquet"]
 VALUES = "log_likelihood"
@@ -69,7 +69,7 @@ class Table:
 
 
 def import_table(
-    registry: Registry,
+    registry: Contents,
     path: Path,
     kind: Kind,
     *,
@@ -81,7 +81,7 @@ def import_table(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     path : Path
     kind : {"npz", "csv", "parquet"}
     dtype : str, optional
@@ -123,7 +123,7 @@ def _read(kind: Kind, data: bytes, shown: str) -> Table:
     return read_parquet(data, shown)
 
 
-def _check_stamp(registry: Registry, stamp: Mapping[str, str], shown: str) -> None:
+def _check_stamp(registry: Contents, stamp: Mapping[str, str], shown: str) -> None:
     """Refuse an export of another text set or protocol, or of what a view shows."""
     for name in ("text_set", "protocol"):
         told, here = stamp.get(name), registry.info[name]["id"]
@@ -135,7 +135,7 @@ def _check_stamp(registry: Registry, stamp: Mapping[str, str], shown: str) -> No
         )
 
 
-def _places(registry: Registry, texts: Sequence[str] | None, shown: str) -> NDArray[np.int64] | None:
+def _places(registry: Contents, texts: Sequence[str] | None, shown: str) -> NDArray[np.int64] | None:
     """Index of each named text in the registry's set; None where texts are not named."""
     if texts is None:
         return None
@@ -176,7 +176,7 @@ def text_columns(titles: Sequence[str]) -> tuple[list[int], list[str] | None]:
 
 
 def _measurement(
-    registry: Registry, table: Table, k: int, places: NDArray[np.int64] | None, dtype: str | None, shown: str
+    registry: Contents, table: Table, k: int, places: NDArray[np.int64] | None, dtype: str | None, shown: str
 ) -> Measurement:
     values, place = table.values[k], f"{shown}: {table.models[k]}"
     if places is not None:

@@ -18,7 +18,7 @@ from llreg_schemas.records import FORMAT_VERSION
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 MAP_FORMAT = "llreg-map"
 
@@ -115,7 +115,7 @@ class Map:
         """
         write_output(path, pretty_json(self.to_json()).encode("utf-8"))
 
-    def check_registry(self, registry: Registry) -> None:
+    def check_registry(self, registry: Contents) -> None:
         """Refuse a registry whose rows do not compare with this map's.
 
         Raises

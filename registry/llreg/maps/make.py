@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.rows import Rows, view_rows, with_distances
+from llreg.geometry.kl.rows import Rows, load_rows, view_rows, with_distances
 from llreg.geometry.kl.stream import RowStream, stream_rows
-from llreg.geometry.view.view import read_view
+from llreg.geometry.view.view import view_of
 from llreg.maps.align import align as align_map
 from llreg.maps.document import Map, read_map
 from llreg.maps.ellipses import resampled_ellipses
@@ -24,8 +24,9 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llreg.geometry.view.view import AnyView
     from llreg.maps.nearest import Nearest
-    from llreg.registry import AnyView, Registry
+    from llreg.store.contents import Contents
 
 __all__ = ["METHODS", "MapResult", "Method", "make_map", "place_onto"]
 
@@ -62,7 +63,7 @@ class MapResult:
 
 
 def make_map(
-    registry: Registry,
+    registry: Contents,
     models: Sequence[str] | None = None,
     *,
     view: AnyView = "default",
@@ -78,11 +79,11 @@ def make_map(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str, optional
-        Which rows, as in `Registry.find`; all by default.
+        Which rows, as in `Contents.find`; all by default.
     view : View, mapping, path or "default"
-        As in `Registry.rows`.
+        As in `llreg.geometry.view.view.view_of`.
     method : {"tsne", "pca", "mds", "umap"}
         t-SNE with the papers' settings; PCA of the double-centred rows; classical MDS of the KL matrix, which is the
         same where no texts are missing; UMAP, if umap-learn is installed.
@@ -135,16 +136,16 @@ def make_map(
     return MapResult(result, rows, notes, made.nearest, made.errors)
 
 
-def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
+def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
     """Place rows into a map without moving what is on it.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     onto : Map or path
         Its view is used, whatever the registry's own is now.
     models : sequence of str, optional
-        Rows to place, as in `Registry.find`; by default all that are not on the map.
+        Rows to place, as in `Contents.find`; by default all that are not on the map.
 
     Returns
     -------
@@ -158,7 +159,7 @@ def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str]
     """
     old = read_map(onto)
     old.check_registry(registry)
-    rows = registry.rows(None, view=old.view)
+    rows = load_rows(registry, None, old.view)
     if models is not None:
         wanted = {record.digest for record in registry.select(models)[0]} | set(old.digests)
         rows = rows.take([k for k, record in enumerate(rows.records) if record.digest in wanted])
@@ -181,16 +182,16 @@ def place_onto(registry: Registry, onto: Map | Path | str, models: Sequence[str]
     return MapResult(result, rows, _placing_notes(old, found))
 
 
-def _load(registry: Registry, models: Sequence[str] | None, view: AnyView) -> Rows | RowStream:
+def _load(registry: Contents, models: Sequence[str] | None, view: AnyView) -> Rows | RowStream:
     """Rows with their values, or, if they are many, to be read a block at a time."""
-    stream = stream_rows(registry, models, registry.view if view == "default" else read_view(view))
+    stream = stream_rows(registry, models, view_of(registry, view))
     if len(stream) > DENSE_ROWS:
         return stream
     rows = view_rows(registry, stream.records, stream.view, stream.version)
     return with_distances(rows) if models is None else rows  # what was named is told as an error
 
 
-def _origin(registry: Registry, rows: Rows | RowStream) -> dict[str, Any]:
+def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:
     """What a map says of the rows it is made of."""
     return {
         "registry": rows.registry,
@@ -215,7 +216,7 @@ def _software(method: str) -> Mapping[str, str]:
 
 
 def _own_version() -> str:
-    from llreg import __version__
+    from llreg._version import __version__
 
     return __version__
 

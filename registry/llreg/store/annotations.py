@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.atomic import write_atomic
+from llreg.store.layout import ANNOTATIONS
 from llreg.tables import MODEL_COLUMNS, read_table
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
@@ -18,10 +19,8 @@ from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llreg.registry import Registry
     from llreg.store.contents import Contents
 
-DIRECTORY = "annotations"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODEL = "model"
 MAX_TABLE_BYTES = 256 << 20  # 256 MiB, a file
@@ -56,12 +55,12 @@ class Annotations:
         return [model for model in self.models if model not in known]
 
 
-def annotate(registry: Registry, source: Any, *, name: str | None = None) -> Annotations:
+def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Annotations:
     """Keep a table beside the rows, under a name; one of that name is replaced.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     source : path, mapping or DataFrame
         As `llreg.geometry.predict.scores.read_scores` takes it: CSV or Parquet, a column `model` and others.
     name : str, optional
@@ -137,7 +136,7 @@ def to_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 def names(registry: Contents) -> list[str]:
     """Names of the tables."""
-    found = registry.folder.names(registry.path / DIRECTORY)
+    found = registry.folder.names(registry.path / ANNOTATIONS)
     return [name.removesuffix(".parquet") for name in found if name.endswith(".parquet")]
 
 
@@ -223,7 +222,7 @@ def table_file(registry: Contents, given: Path | str) -> Path:
 
 
 def _path(registry: Contents, name: str) -> Path:
-    return registry.path / DIRECTORY / f"{name}.parquet"
+    return registry.path / ANNOTATIONS / f"{name}.parquet"
 
 
 def _check_models(models: Sequence[str], places: Sequence[str]) -> None:

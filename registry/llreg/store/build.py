@@ -9,13 +9,12 @@ from typing import Any
 
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.card import make_card
+from llreg.store.layout import CARD, STORE, TABLE
 from llreg.store.rowfile import Row
-from llreg.store.zarr_write import STORE, model_columns, write_store
+from llreg.store.zarr_write import model_columns, write_store
 from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord
 
-TABLE, CARD = "models.parquet", "README.md"
-PARTS = (STORE, TABLE, CARD)
 _ROW_GROUP = 256  # rows; the Dataset Viewer reads by row group
 
 

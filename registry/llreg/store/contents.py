@@ -13,7 +13,8 @@ from llreg.store import rowfile
 from llreg.store.arrays import row_variables
 from llreg.store.documents import check_ids, read_manifest
 from llreg.store.find import find_record, find_records
-from llreg.store.folder import Folder
+from llreg.store.folder import Folder, LocalFolder
+from llreg.store.layout import CONFIG, COPY, RECIPE, STORE, TEXTS
 from llreg.store.rowfile import Row
 from llreg.store.zarr_read import StoreReader
 from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_index
@@ -29,8 +30,26 @@ if TYPE_CHECKING:
     from llreg.texts.recipe import Recipe
     from llreg_schemas.records import Rendering
 
-CONFIG, TEXTS, RECIPE = "registry.json", "texts.parquet", "recipe.json"
-COPY = ".llreg/texts.parquet"  # the whole text set, where it must not be published
+
+def open_folder(path: str | Path, revision: str | None = None) -> Contents:
+    """What a registry on this machine holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its directory.
+    revision : str, optional
+        A version's tag.
+
+    Raises
+    ------
+    NotFoundError
+        If it is no registry, or has no such version.
+    InvalidFileError
+        If registry.json is damaged, or of a newer format.
+    """
+    root = Path(path).expanduser().resolve()
+    return Contents(LocalFolder(root), StoreReader(root / STORE), revision=revision)
 
 
 class Contents:
@@ -65,10 +84,9 @@ class Contents:
         """Where it is, for people."""
         return str(self.path)
 
-    @property
-    def address(self) -> tuple[str, str | None]:
-        """What `llreg.open` opens it by: a path and a revision."""
-        return str(self.path), self.revision
+    def __reduce__(self) -> tuple[Callable[..., Contents], tuple[str, str | None]]:
+        # Opened again where it is unpickled: a Dask worker that sees the same files.
+        return open_folder, (str(self.path), self.revision)
 
     def check_changeable(self, doing: str = "change it") -> None:
         """Refuse to change a named version.
@@ -326,7 +344,7 @@ class Contents:
 
     def check_row(self, row: Row, shown: str) -> None:
         """Check a row's values, counts and identity against this registry."""
-        from llreg.store.validate import check_values
+        from llreg.store.rowcheck import check_values
 
         check_values(row, self.info, self.text_index.bytes_per_text, shown)
 

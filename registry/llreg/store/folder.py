@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Folder(Protocol):
@@ -32,6 +32,23 @@ class Folder(Protocol):
 
     def is_file(self, path: Path) -> bool:
         """Whether there is a file of that name, and no link to one."""
+
+
+class RegistryFiles(Protocol):
+    """A registry as far as its files go: for what `Contents` itself is made of, and must not import.
+
+    Attributes
+    ----------
+    path : Path
+        Directory of the registry.
+    folder : Folder
+    info : dict
+        registry.json.
+    """
+
+    path: Path
+    folder: Folder
+    info: dict[str, Any]
 
 
 class LocalFolder:

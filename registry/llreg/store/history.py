@@ -9,10 +9,10 @@ from llreg.store.pin import read_pin
 from llreg_schemas import RowRecord, version_id
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
-def status(registry: Registry) -> dict[str, Any]:
+def status(registry: Contents) -> dict[str, Any]:
     """What is not in the build yet, what is unfinished, and which version this is."""
     records = {record.digest: record for record in registry.records()}
     built = registry.build_records()
@@ -37,7 +37,7 @@ def status(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _remote(registry: Registry, records: Mapping[str, RowRecord]) -> dict[str, Any] | None:
+def _remote(registry: Contents, records: Mapping[str, RowRecord]) -> dict[str, Any] | None:
     """Where the registry was pulled from, and what is not published there."""
     pin = read_pin(registry.path)
     if pin is None:
@@ -52,12 +52,12 @@ def _remote(registry: Registry, records: Mapping[str, RowRecord]) -> dict[str, A
     }
 
 
-def diff(registry: Registry, old: str, new: str | None = None) -> dict[str, Any]:
+def diff(registry: Contents, old: str, new: str | None = None) -> dict[str, Any]:
     """Rows that one version has and another has not.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     old, new : str
         Tags of named versions; `new` is by default what is accepted now.
 
@@ -88,7 +88,7 @@ def diff(registry: Registry, old: str, new: str | None = None) -> dict[str, Any]
     }
 
 
-def log(registry: Registry) -> list[dict[str, Any]]:
+def log(registry: Contents) -> list[dict[str, Any]]:
     """Events, newest first: rows added, rows retracted, versions named.
 
     Returns

@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llreg import atomic
-from llreg.registry import Registry
-from llreg.store.build import PARTS
-from llreg.store.contents import CONFIG, COPY, RECIPE, TEXTS
-from llreg.store.subsets import DIRECTORY as SUBSETS
+from llreg.store.layout import BUILD, CONFIG, COPY, RECIPE, SUBSETS, TEXTS
 from llreg.texts.textset import TextSet, is_name, load_texts, to_parquet, valid_name, without_texts
 from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
@@ -23,7 +20,7 @@ GITATTRIBUTES = "".join(
 )
 
 
-def init(
+def make_registry(
     path: str | Path,
     *,
     texts: str | Path = "mini",
@@ -31,8 +28,8 @@ def init(
     clip: float | None = None,
     licence: str = "CC0-1.0",
     prompt: Rendering | None = None,
-) -> Registry:
-    """Make an empty registry.
+) -> Path:
+    """Make an empty registry; return its directory.
 
     Parameters
     ----------
@@ -82,7 +79,7 @@ def init(
     _write_texts(root, text_set)
     # Last: a directory is a registry once this file is there.
     atomic.write_atomic(root, root / CONFIG, pretty_json(document).encode())
-    return Registry(root)
+    return root
 
 
 def _protocol(texts: TextSet, prompt: Rendering | None, shown: str) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def prepare(root: Path) -> None:
 
 def _refuse_foreign_files(root: Path) -> None:
     """A registry writes files of these names, and must not overwrite anybody's."""
-    there = [name for name in (TEXTS, RECIPE, *PARTS, "rows", SUBSETS) if (root / name).exists()]
+    there = [name for name in (TEXTS, RECIPE, *BUILD, "rows", SUBSETS) if (root / name).exists()]
     if there:
         raise InputError(
             f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"

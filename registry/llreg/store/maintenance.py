@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from llreg import atomic, settings
 from llreg.store import build as builds
+from llreg.store.layout import CARD, STORE, TABLE
 from llreg.store.merging import Source, gather
 from llreg.store.rowfile import Row, write_row
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord, check, pretty_json, version_id
 from llreg_schemas.errors import InputError
 from llreg_schemas.records import now, retraction, version_manifest
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 # As git takes it for a tag, too: no "..", no dot or ".lock" at the end.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(r"(?!.*\.\.)(?!.*(\.|\.lock)$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def build(registry: Registry) -> str:
+def build(registry: Contents) -> str:
     """Make the build from the accepted rows and put it in the place of the old one.
 
     Returns
@@ -51,11 +51,11 @@ def build(registry: Registry) -> str:
 def put_build(root: Path, built: Path) -> None:
     """Put a build in the place of a registry's; one rename makes its rows change for readers."""
     atomic.swap_directory(root, built / STORE, root / STORE)
-    for name in (builds.TABLE, builds.CARD):
+    for name in (TABLE, CARD):
         atomic.write_atomic(root, root / name, (built / name).read_bytes())
 
 
-def check_build(registry: Registry) -> list[str]:
+def check_build(registry: Contents) -> list[str]:
     """Build anew beside the build and say what differs; an empty list if it is current."""
     registry.check_changeable()
     with atomic.staging_directory(registry.path) as staging:
@@ -63,7 +63,7 @@ def check_build(registry: Registry) -> list[str]:
         return builds.differences(registry.path, staging)
 
 
-def write_build(registry: Registry, directory: Path) -> list[RowRecord]:
+def write_build(registry: Contents, directory: Path) -> list[RowRecord]:
     """Write the build of the accepted rows into an empty directory, made if it is missing; their records."""
     records = registry.records(strict=True)
     rows = gather(records, rows_of(registry))
@@ -71,7 +71,7 @@ def write_build(registry: Registry, directory: Path) -> list[RowRecord]:
     return records
 
 
-def rows_of(registry: Registry) -> list[Source]:
+def rows_of(registry: Contents) -> list[Source]:
     """Where a registry's rows are: their files, else the build."""
     files = registry.row_files()
 
@@ -81,7 +81,7 @@ def rows_of(registry: Registry) -> list[Source]:
     return [from_files, lambda records: registry.store.intact_rows(records).values()]
 
 
-def keep_dropped(registry: Registry, records: Iterable[RowRecord]) -> None:
+def keep_dropped(registry: Contents, records: Iterable[RowRecord]) -> None:
     """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
     kept = {record.digest for record in records} | set(registry.row_files())
     dropped = [record for record in registry.store.records() if record.digest not in kept]
@@ -89,7 +89,7 @@ def keep_dropped(registry: Registry, records: Iterable[RowRecord]) -> None:
         write_row(registry.path, row)
 
 
-def tag(registry: Registry, name: str) -> dict[str, Any]:
+def tag(registry: Contents, name: str) -> dict[str, Any]:
     """Name the present version: write ``versions/<name>.json``.
 
     Raises
@@ -127,7 +127,7 @@ def check_tag(name: str) -> str:
     return name
 
 
-def retract(registry: Registry, name: str, *, why: str) -> RowRecord:
+def retract(registry: Contents, name: str, *, why: str) -> RowRecord:
     """Withdraw a row: write ``retractions/<digest>.json``; the row's file stays.
 
     Parameters

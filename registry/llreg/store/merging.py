@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from llreg.settings import SHARD_ROWS
+from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InvalidFileError
 

@@ -7,27 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from llreg import atomic
-from llreg.registry import Registry
-from llreg.store.contents import COPY
+from llreg.store.contents import Contents
+from llreg.store.layout import COPY
 from llreg.texts.build import Note, Progress, build_texts
 from llreg.texts.recipe import Recipe, Source
 from llreg.texts.textset import TextSet, load_texts, to_parquet
 from llreg_schemas.errors import InputError, NotFoundError
 
 
-def is_complete(registry: Registry) -> bool:
+def is_complete(registry: Contents) -> bool:
     """Whether every text is here."""
     return all(text is not None for text in registry.texts.texts)
 
 
 def restore(
-    registry: Registry, given: Sequence[str] = (), *, progress: Progress | None = None, note: Note | None = None
+    registry: Contents, given: Sequence[str] = (), *, progress: Progress | None = None, note: Note | None = None
 ) -> TextSet:
     """Put a registry's texts where only this machine has them, from its recipe or from files.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         On this machine.
     given : sequence of str
         A file that has the texts, such as the one that the registry was made from; or the files that the recipe names,
@@ -68,7 +68,7 @@ def restore(
     return registry.texts
 
 
-def _as_they_are(registry: Registry, given: Sequence[str]) -> TextSet | None:
+def _as_they_are(registry: Contents, given: Sequence[str]) -> TextSet | None:
     """The texts in a file, if they are the registry's."""
     if len(given) != 1:
         return None

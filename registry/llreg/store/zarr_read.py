@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llreg.settings import SHARD_ROWS
 from llreg.store import zarr_profile
 from llreg.store.arrays import is_count
+from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord, row_digest
 from llreg_schemas.errors import InvalidFileError, LlregError, NotFoundError
 

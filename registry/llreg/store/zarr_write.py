@@ -14,7 +14,6 @@ from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord, canonical_json, version_id
 from llreg_schemas.records import FORMAT_VERSION
 
-STORE = "store.zarr"
 STRING_CHUNK_ROWS = 4096  # text metadata
 TOKENS_CHUNK_ROWS = 64  # models that share a tokenizer compress to almost nothing together
 

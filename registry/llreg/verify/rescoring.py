@@ -22,7 +22,7 @@ from llreg_schemas.errors import InputError, ModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg.store.rowfile import Row
     from llreg.verify.comparison import Cause, Outcome
     from llreg_extract import Source
@@ -36,7 +36,7 @@ _LOOKED_UP = 64  # texts at most: enough to know
 _SHIFTS = (-9, -7, -5, -3, 3, 5, 7, 9)  # in tolerances: where no value of the model is, to know what chance finds
 
 
-def scorable(registry: Registry, record: RowRecord) -> NDArray[np.bool_]:
+def scorable(registry: Contents, record: RowRecord) -> NDArray[np.bool_]:
     """Texts that a row may have values for, and that are copied here: bool array of shape (n_texts,)."""
     inside = np.ones(registry.num_texts, dtype=bool)
     if record.identity.subset:
@@ -51,7 +51,7 @@ class Sample:
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     row : Row
     texts : sequence of int
         Ascending; the row has a value for each.
@@ -62,7 +62,7 @@ class Sample:
         Of the whole row; sequences are numbered as in `llreg.add.sequences`.
     """
 
-    def __init__(self, registry: Registry, row: Row, texts: Sequence[int]) -> None:
+    def __init__(self, registry: Contents, row: Row, texts: Sequence[int]) -> None:
         self.registry, self.row, self.texts = registry, row, list(texts)
         self.values, self.tokens = _flat(row)
 

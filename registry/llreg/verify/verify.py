@@ -19,7 +19,7 @@ from llreg_schemas.errors import InputError, MissingExtraError, ModelError, NonF
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_extract import Source
     from llreg_schemas import Identity, RowRecord
 
@@ -27,7 +27,7 @@ _FIELDS = {"revision": "commit", "file": "file", "subfolder": "folder", "quantiz
 
 
 def verify(
-    registry: Registry,
+    registry: Contents,
     model: str,
     texts: int = 32,
     *,
@@ -40,9 +40,9 @@ def verify(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     model : str
-        A row, as in `Registry.find`.
+        A row, as in `Contents.find`.
     texts : int
         How many, drawn from those that the row has a value for.
     seed : int, optional
@@ -82,7 +82,7 @@ def verify(
 
 
 def score_again(
-    registry: Registry,
+    registry: Contents,
     record: RowRecord,
     texts: int,
     seed: str,
@@ -96,7 +96,7 @@ def score_again(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     record : RowRecord
     texts : int
     seed : str
@@ -143,7 +143,7 @@ def _unavailable(sample: Sample, error: ModelError | InputError | MissingExtraEr
     return sample.agreement("inconclusive", "unavailable", why)
 
 
-def draw_texts(registry: Registry, record: RowRecord, values: NDArray[np.floating], k: int, seed: str) -> list[int]:
+def draw_texts(registry: Contents, record: RowRecord, values: NDArray[np.floating], k: int, seed: str) -> list[int]:
     """Texts that are copied here and that the row has a value for, at random by the seed; all of them if they are few.
 
     Raises

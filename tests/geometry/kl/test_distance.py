@@ -232,7 +232,7 @@ class TestOfARegistry:
         assert (filled.kl().attrs["clip"], filled.kl().attrs["view"]) == ("none", make_view(None)["id"])
 
     def test_frozen_clip_is_the_default(self, filled: Registry, tmp_path: Any, small_texts: Any) -> None:
-        from llreg.store.init import init
+        from llreg.locate import init
 
         clipped = init(tmp_path / "clipped", texts=small_texts, clip=-2094.0)
         for name in ("org/m0", "org/m2"):

@@ -12,7 +12,8 @@ import pytest
 
 from llreg.geometry.view.freezing import freeze_view, measured_view
 from llreg.geometry.view.view import View, clip_at, double_centred, read_view, tail_texts
-from llreg.registry import Registry, open_registry
+from llreg.locate import open_registry
+from llreg.registry import Registry
 from llreg.store.rowfile import Row
 from llreg_schemas import make_view
 from llreg_schemas.errors import InputError

@@ -19,8 +19,8 @@ from tests.hub.client import Hub
 from tests.hub.conftest import AsUser
 from tests.hub.publishing import publish
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.init import init
 from llreg.store.rowfile import Row
 
 Fill = Callable[..., list[Row]]

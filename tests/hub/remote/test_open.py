@@ -18,9 +18,8 @@ from tests.hub.publishing import publish, published
 
 import llreg
 from llreg.geometry.view.freezing import freeze_view
-from llreg.hub.remote.registry import HubRegistry
-from llreg.registry import Registry
-from llreg.store.init import init
+from llreg.locate import init
+from llreg.registry import HubRegistry, Registry
 from llreg.store.rowfile import Row, row_path, write_row
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError, LlregError
 

@@ -22,13 +22,14 @@ from tests.hub.reviewing import Site, files_of
 from tests.tools.toy_models import _save
 
 from llreg.cli import main
+from llreg.geometry.subset.subset import make_subset
 from llreg.hub.client.repo import Repo
 from llreg.hub.judge.verdict import Verdict
 from llreg.hub.review.diff import History, Trees
 from llreg.hub.sync.pull import clone
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_path, write_row
-from llreg.store.subsets import dump_subset, make_subset
+from llreg.store.subsets import dump_subset
 from llreg.verify.verify import draw_texts
 from llreg_schemas import pretty_json, row_digest
 from llreg_schemas.errors import HubAccessError, HubUnreachableError, InputError

@@ -11,7 +11,8 @@ from tests.hub.client import Hub
 
 from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
-from llreg.registry import Registry, open_registry
+from llreg.locate import open_registry
+from llreg.registry import Registry
 from llreg.store.annotations import column_of, read_one
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import LlregWarning

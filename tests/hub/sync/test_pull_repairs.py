@@ -20,8 +20,8 @@ import llreg
 from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
+from llreg.store.layout import STORE
 from llreg.store.rowfile import Row, row_path, to_zip
-from llreg.store.zarr_write import STORE
 from llreg_schemas import pretty_json
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError, LlregWarning
 from llreg_schemas.records import now, retraction

@@ -18,8 +18,8 @@ from tests.hub.publishing import publish
 
 from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
-from llreg.registry import Registry, open_registry
-from llreg.store.init import init
+from llreg.locate import init, open_registry
+from llreg.registry import Registry
 from llreg.store.restore_texts import restore
 from llreg.store.rowfile import Row
 from llreg.texts.build import build_file

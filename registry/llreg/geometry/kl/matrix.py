@@ -13,18 +13,18 @@ from llreg.atomic import check_place
 from llreg.geometry.kl.distance import kl_rows
 from llreg.geometry.kl.stream import BLOCK, RowStream, stream_rows
 from llreg.geometry.view.view import View
+from llreg.store.contents import Contents
 from llreg_schemas.errors import InputError, storage_errors
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from llreg.registry import Registry
-
+Opener = tuple[Callable[..., Contents], tuple[str, str | None]]
 Pair = tuple[int, int]
 
 
 def write_kl(
-    registry: Registry,
+    registry: Contents,
     path: Path,
     *,
     models: Sequence[str] | None = None,
@@ -36,11 +36,11 @@ def write_kl(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     path : Path
         Directory to make, ending in ``.zarr``.
     models : sequence of str, optional
-        Which rows, as in `Registry.find`; all by default.
+        Which rows, as in `Contents.find`; all by default.
     view : View, optional
         The registry's own by default.
     cluster : str, optional
@@ -153,14 +153,12 @@ def _on_cluster(rows: RowStream, path: Path, pairs: Sequence[Pair], cluster: str
     """Blocks as tasks; a task whose worker dies runs again elsewhere, and writes the same bytes."""
     from llreg.dask_client import connect
 
-    where = rows.source.address
+    where = rows.source.__reduce__()  # how a worker opens it, once for all its blocks
     with connect(cluster) as client:
         yield from _results(client, where, rows, path.resolve(), pairs)
 
 
-def _results(
-    client: Client, where: tuple[str, str | None], rows: RowStream, path: Path, pairs: Sequence[Pair]
-) -> Iterator[Pair]:
+def _results(client: Client, where: Opener, rows: RowStream, path: Path, pairs: Sequence[Pair]) -> Iterator[Pair]:
     from distributed import as_completed
 
     document, version = rows.view.to_json(), rows.version
@@ -175,11 +173,11 @@ def _results(
         yield future.result()
 
 
-def _remote(where: tuple[str, str | None], view: Mapping[str, Any], version: str, path: str, i: int, j: int) -> Pair:
+def _remote(where: Opener, view: Mapping[str, Any], version: str, path: str, i: int, j: int) -> Pair:
     """One block, on a worker that sees the registry's and the store's files."""
     rows = _open(where, _key(view), path)
     if rows.version != version:
-        raise InputError(f"{where[0]} on this worker is at version {rows.version[:12]}, not {version[:12]}")
+        raise InputError(f"{where[1][0]} on this worker is at version {rows.version[:12]}, not {version[:12]}")
     left = rows.read(slice(i, i + BLOCK))
     _write_block(Path(path), i, j, left, left if i == j else rows.read(slice(j, j + BLOCK)))
     return i, j
@@ -192,16 +190,15 @@ def _key(view: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _open(where: tuple[str, str | None], view: str, path: str) -> RowStream:
+def _open(where: Opener, view: str, path: str) -> RowStream:
     """The rows of the store, once a worker: their records are the costly part."""
     import json
 
     import zarr
 
-    from llreg.registry import open_registry
-
     names: Any = zarr.open_group(path, mode="r")["model"]
-    registry = open_registry(where[0], revision=where[1])
+    opener, arguments = where
+    registry = opener(*arguments)
     by_id = {record.row_id: record for record in registry.records()}
     rows = stream_rows(registry, [], View.from_json(json.loads(view)))
     return RowStream(registry, [by_id[str(name)] for name in names[:]], rows.view, rows.version)

@@ -21,7 +21,7 @@ from llreg_schemas.errors import InputError, LlregWarning
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
 class Labelled:
@@ -163,14 +163,14 @@ def seen_designs(designs: Sequence[Design | None], texts: NDArray[np.intp]) -> l
     return [None if design is None else design.take(texts) for design in designs]
 
 
-def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> Rows:
+def load_rows(registry: Contents, models: Sequence[str] | None, view: View) -> Rows:
     """Rows of a registry through a view.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str or None
-        Which rows, as in `Registry.find`; None for all.
+        Which rows, as in `Contents.find`; None for all.
     view : View
 
     Raises
@@ -184,7 +184,14 @@ def load_rows(registry: Registry, models: Sequence[str] | None, view: View) -> R
     return view_rows(registry, records, view, version)
 
 
-def view_rows(registry: Registry, records: Sequence[RowRecord], view: View, version: str) -> Rows:
+def full_rows(registry: Contents, view: View) -> Rows:
+    """The rows that were scored on all texts and have any of the view's, for what is measured on whole rows."""
+    rows = load_rows(registry, None, view)
+    full = np.array([design is None for design in rows.designs], dtype=bool)
+    return rows.take(np.flatnonzero(full & ~np.isnan(rows.values).all(axis=1)))
+
+
+def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, version: str) -> Rows:
     """Rows of some records through a view; as `load_rows`, for records that are found already."""
     index = registry.text_index
     texts = view.texts(index)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.kl.rows import Labelled, Rows, view_rows
-from llreg.geometry.view.view import View
+from llreg.geometry.view.view import View, view_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
 
 BLOCK = 1024  # rows at a time: 80 MB of float64 for 10,000 texts
@@ -27,13 +27,13 @@ class RowStream(Labelled):
 
     Attributes
     ----------
-    source : Registry
+    source : Contents
     records : sequence of RowRecord
     view : View
     version : str
     """
 
-    source: Registry
+    source: Contents
     records: Sequence[RowRecord]
     view: View
     version: str
@@ -60,19 +60,19 @@ class RowStream(Labelled):
             yield block, self.read(block)
 
 
-def stream_rows(registry: Registry, models: Sequence[str] | None = None, view: View | None = None) -> RowStream:
+def stream_rows(registry: Contents, models: Sequence[str] | None = None, view: View | None = None) -> RowStream:
     """Rows of a registry to be read a block at a time.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     models : sequence of str, optional
-        Which rows, as in `Registry.find`; all by default.
+        Which rows, as in `Contents.find`; all by default.
     view : View, optional
         The registry's own by default.
     """
     records, version = registry.select(models)
-    return RowStream(registry, records, view or registry.view, version)
+    return RowStream(registry, records, view_of(registry, view), version)
 
 
 def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> NDArray[np.float64]:

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg import atomic
+from llreg.geometry.kl.rows import full_rows
 from llreg.geometry.view.view import Vector, View, clip_at, tail_texts
-from llreg.store.subsets import full_rows
 from llreg_schemas import check, pretty_json
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 
 def measured_view(
-    registry: Registry, view: View, *, clip_quantile: float | None = None, drop_tail: float | None = None
+    registry: Contents, view: View, *, clip_quantile: float | None = None, drop_tail: float | None = None
 ) -> View:
     """A view whose threshold and dropped texts are taken from the registry's rows that were scored on all texts.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     view : View
         Where it starts from; its texts are those that are looked at.
     clip_quantile : float, optional
@@ -54,7 +54,7 @@ def measured_view(
     return view
 
 
-def freeze_view(registry: Registry, view: View) -> None:
+def freeze_view(registry: Contents, view: View) -> None:
     """Make a view the registry's default, in registry.json.
 
     Raises

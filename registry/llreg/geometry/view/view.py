@@ -18,6 +18,8 @@ from llreg_schemas.errors import InputError, InvalidFileError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llreg.store.contents import Contents
+
 Vector = Literal["conditional", "pmi", "response"]
 # What a vector is made of: the first less the second where there are two.
 _VARIABLES: dict[str, tuple[str, ...]] = {
@@ -166,6 +168,9 @@ class View:
             raise InputError(f"no text {outside[0]} in this text set; it has 0 to {len(index) - 1}")
 
 
+AnyView = View | Mapping[str, Any] | Path | str  # a view, its document, a file that holds one, or "default"
+
+
 def clip_at(log_likelihood: NDArray[np.floating], quantile: float = CLIP_QUANTILE) -> float:
     """The clip threshold at a quantile over all entries.
 
@@ -243,6 +248,22 @@ def double_centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
         warnings.simplefilter("ignore", RuntimeWarning)  # a text that no row has is NaN, and no news
         rows = values - np.nanmean(values, axis=1, keepdims=True)
         return np.asarray(rows - np.nanmean(rows, axis=0, keepdims=True))
+
+
+def view_of(registry: Contents, view: AnyView | None = "default") -> View:
+    """The view that is meant: a registry's own for "default" or None, else as `read_view`.
+
+    Parameters
+    ----------
+    registry : Contents
+    view : View, mapping, path, "default" or None
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds no view.
+    """
+    return View.from_json(registry.view_document) if view is None or view == "default" else read_view(view)
 
 
 def read_view(source: View | Mapping[str, Any] | Path | str) -> View:

@@ -10,19 +10,19 @@ from llreg.hub.client.markdown import code, link, table
 if TYPE_CHECKING:
     from llreg.geometry.neighbors import Neighbor
     from llreg.hub.judge.verdict import Measured
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
 
 _SHOWN = 30  # rows that are told one by one: a comment of some 20,000 characters
 _SHA_CHARS = 10
 
 
-def describe(registry: Registry, records: Sequence[RowRecord]) -> str:
+def describe(registry: Contents, records: Sequence[RowRecord]) -> str:
     """Describe new rows in Markdown, for the pull request that adds them.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         It holds them already.
     records : sequence of RowRecord
         The new rows.
@@ -55,7 +55,7 @@ def describe(registry: Registry, records: Sequence[RowRecord]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _heading(registry: Registry, records: Sequence[RowRecord]) -> str:
+def _heading(registry: Contents, records: Sequence[RowRecord]) -> str:
     texts, protocol = registry.info["text_set"], registry.info["protocol"]
     count = {0: "no row", 1: "one row"}.get(len(records), f"{len(records):,} rows")
     return (

@@ -14,12 +14,13 @@ from llreg.geometry.kl.distance import kl_plain
 from llreg.geometry.kl.noise import noise_floor, verdict
 from llreg.geometry.kl.rows import Rows, view_rows
 from llreg.geometry.neighbors import Neighbor, relation
+from llreg.geometry.view.view import view_of
 from llreg_schemas import version_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
 
 _BLOCK = 128  # rows at a time: 10 MB of float64 for 10,000 texts, which nearly stays in the cache
@@ -52,14 +53,14 @@ class Population:
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         All its accepted rows, through its default view.
     digests : collection of str, optional
         Only these of them.
     """
 
-    def __init__(self, registry: Registry, digests: Collection[str] | None = None) -> None:
-        self.registry, self.view = registry, registry.view
+    def __init__(self, registry: Contents, digests: Collection[str] | None = None) -> None:
+        self.registry, self.view = registry, view_of(registry)
         self._own = [record for record in registry.records() if digests is None or record.digest in digests]
         self.version = version_id(record.digest for record in self._own)
         self.retractions = registry.retractions()

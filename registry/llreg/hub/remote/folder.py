@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Entry, Repo
-from llreg.store.contents import CONFIG
+from llreg.store.layout import CONFIG
 from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, LlregError
 
 _THREADS = 8

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from llreg.hub.client.repo import Repo
 from llreg.hub.remote.folder import HubFolder, commit_of
-from llreg.registry import Registry
 from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES, is_count
-from llreg.store.contents import TEXTS, Contents
+from llreg.store.contents import Contents
+from llreg.store.layout import STORE, TEXTS
 from llreg.store.rowfile import Row, parse_row, row_limit
 from llreg.store.zarr_profile import check_tokens, string_limit
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE, TOKENS_CHUNK_ROWS, chunk_rows
+from llreg.store.zarr_write import TOKENS_CHUNK_ROWS, chunk_rows
 from llreg.texts.textset import TextIndex, read_index
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError
@@ -26,8 +26,8 @@ _WHOLE_BYTES = 256 << 10  # 256 KiB: a file up to this size costs no more as a w
 _WHOLE_SHARE = 4  # a shard is fetched as a whole where more than a quarter of its chunks is read
 
 
-def open_on_hub(repo: str, revision: str | None = None) -> HubRegistry:
-    """Open a registry on the Hub, to read what is asked for and no more.
+def find_folder(repo: str, revision: str | None = None) -> tuple[HubFolder, str | None]:
+    """Where a registry on the Hub is read from: its files at one commit, and the named version that is meant.
 
     Parameters
     ----------
@@ -36,6 +36,11 @@ def open_on_hub(repo: str, revision: str | None = None) -> HubRegistry:
     revision : str, optional
         A branch, tag, commit or ``refs/pr/N`` of the repository, or else a named version of the registry. A tag that
         is also a named version shows the rows and the view of that version.
+
+    Returns
+    -------
+    HubFolder, and str or None
+        The arguments of `RemoteContents`.
 
     Raises
     ------
@@ -50,8 +55,13 @@ def open_on_hub(repo: str, revision: str | None = None) -> HubRegistry:
         if revision is None:
             raise
         folder = _with_version(target, revision, error)
-    named = revision is not None and folder.has(_manifest(revision))
-    return HubRegistry(folder, revision=revision if named else None)
+    return folder, revision if revision is not None and folder.has(_manifest(revision)) else None
+
+
+def open_remote(repo: str, revision: str | None = None) -> RemoteContents:
+    """What a registry on the Hub holds, to read what is asked for and no more; as `find_folder`."""
+    folder, version = find_folder(repo, revision)
+    return RemoteContents(folder, revision=version)
 
 
 def _with_version(repo: Repo, revision: str, error: HubNotFoundError) -> HubFolder:
@@ -71,8 +81,8 @@ def _manifest(revision: str) -> str:
     return f"versions/{revision}.json"
 
 
-class HubRegistry(Registry):
-    """A registry at one commit on the Hub; it can be read only.
+class RemoteContents(Contents):
+    """What a registry holds at one commit on the Hub; it can be read only.
 
     Parameters
     ----------
@@ -91,17 +101,15 @@ class HubRegistry(Registry):
     def __init__(self, folder: HubFolder, *, revision: str | None = None) -> None:
         self.repo, self.commit = folder.repo.id, folder.commit
         self._hub = folder
-        Contents.__init__(self, folder, HubStoreReader(folder), revision=revision)
+        super().__init__(folder, HubStoreReader(folder), revision=revision)
 
     @property
     def where(self) -> str:
         """Where it is, for people."""
         return f"{self.repo}@{self.commit[:8]} on the Hub"
 
-    @property
-    def address(self) -> tuple[str, str | None]:
-        """What `llreg.open` opens the same rows by."""
-        return self.repo, self.revision or self.commit
+    def __reduce__(self) -> tuple[Callable[..., Contents], tuple[str, str | None]]:
+        return open_remote, (self.repo, self.revision or self.commit)
 
     def check_changeable(self, doing: str = "change it") -> None:
         """Refuse: what is on the Hub changes by a push."""

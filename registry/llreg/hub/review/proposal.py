@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.hub.client.repo import Entry, Repo
 from llreg.hub.review.diff import Change
-from llreg.registry import Registry
-from llreg.store.contents import CONFIG
+from llreg.store.contents import Contents
+from llreg.store.folder import LocalFolder
+from llreg.store.layout import CONFIG, STORE
 from llreg.store.rowfile import digest_in_name, row_limit
 from llreg.store.subsets import check_subset, list_subsets, store_subset
 from llreg.store.validate import validate
+from llreg.store.zarr_read import StoreReader
 from llreg_schemas import parse
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
@@ -133,7 +135,7 @@ def _check_amount(found: Sorted, verdict: Verdict) -> None:
         )
 
 
-class Proposal(Registry):
+class Proposal(Contents):
     """The new files of a pull request as a registry of its own, on the texts of the one that they are for.
 
     So one validator checks them, with nothing of theirs in the real registry yet.
@@ -142,15 +144,15 @@ class Proposal(Registry):
     ----------
     root : Path
         An empty directory.
-    registry : Registry
+    registry : Contents
         The one that they are for.
     """
 
-    def __init__(self, root: Path, registry: Registry) -> None:
+    def __init__(self, root: Path, registry: Contents) -> None:
         root.mkdir()
         (root / CONFIG).write_bytes((registry.path / CONFIG).read_bytes())
         self._home = registry
-        super().__init__(root)
+        super().__init__(LocalFolder(root), StoreReader(root / STORE))
 
     @cached_property
     def text_index(self) -> TextIndex:

@@ -13,7 +13,7 @@ from llreg_schemas import sha256_text
 
 if TYPE_CHECKING:
     from llreg.hub.judge.verdict import Level, Verdict
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
 
 _MOST_ROWS = 5  # of a pull request: each is a model to download and load
@@ -21,7 +21,7 @@ _MOST_PARAMETERS = 16e9  # 32 GB of bfloat16: what a stranger's row may make thi
 _LEVELS: dict[str, Level] = {"match": "note", "mismatch": "refused", "inconclusive": "attention"}
 
 
-def recompute_some(verdict: Verdict, registry: Registry, records: Sequence[RowRecord], k: int) -> None:
+def recompute_some(verdict: Verdict, registry: Contents, records: Sequence[RowRecord], k: int) -> None:
     """Recompute rows of a pull request, at random by its commit, and add what was found to its verdict.
 
     Digest and commit are the contributor's, but with the values they follow from each other: who wants other texts must
@@ -31,7 +31,7 @@ def recompute_some(verdict: Verdict, registry: Registry, records: Sequence[RowRe
     ----------
     verdict : Verdict
         With what was measured of each row, in the order of `records`.
-    registry : Registry
+    registry : Contents
         Where the rows are.
     records : sequence of RowRecord
     k : int

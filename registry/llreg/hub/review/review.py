@@ -28,13 +28,13 @@ from llreg.store.pin import read_pin
 from llreg_schemas.errors import HubAccessError, HubError, InputError, LlregWarning
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 Progress = Callable[[Verdict], None]
 
 
 def review(
-    registry: Registry,
+    registry: Contents,
     repo: Repo | str | None = None,
     numbers: Sequence[int] | None = None,
     *,
@@ -49,7 +49,7 @@ def review(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         Pulled from the repository a moment ago (`llreg.hub.sync.pull.pull`): new rows are compared with its rows.
     repo : Repo or str, optional
         By default the one it was pulled from.
@@ -125,7 +125,7 @@ def review(
     return [one.verdict for one in run.reviewed]
 
 
-def _repo(registry: Registry, repo: Repo | str | None) -> Repo:
+def _repo(registry: Contents, repo: Repo | str | None) -> Repo:
     if isinstance(repo, Repo):
         return repo
     pin = read_pin(registry.path)
@@ -147,7 +147,7 @@ def _check_may_merge(target: Repo, may_write: bool) -> None:
         )
 
 
-def _tag(registry: Registry, tag: str | None) -> str:
+def _tag(registry: Contents, tag: str | None) -> str:
     """The name of the new version: as given, or the date, with a number where it is taken."""
     taken = {manifest["tag"] for manifest in registry.versions()}
     if tag is not None:
@@ -181,7 +181,7 @@ class _Reviewed:
 class _Run:
     """One review of some pull requests."""
 
-    def __init__(self, registry: Registry, repo: Repo, staging: Path, recompute: int) -> None:
+    def __init__(self, registry: Contents, repo: Repo, staging: Path, recompute: int) -> None:
         self.registry, self.repo, self.staging, self.recompute = registry, repo, staging, recompute
         self.heads = pull_request_heads(repo)
         self.main = self.heads["main"]
@@ -346,6 +346,6 @@ def _commit_message(verdicts: Sequence[Verdict], repo: Repo) -> tuple[str, str]:
     return title, "Reviewed with llreg review:\n\n" + "\n".join(lines)
 
 
-def list_open(registry: Registry, repo: Repo | str | None = None) -> list[tuple[int, str]]:
+def list_open(registry: Contents, repo: Repo | str | None = None) -> list[tuple[int, str]]:
     """Numbers and titles, untrusted, of the open pull requests."""
     return [(int(request.num), str(request.title)) for request in open_requests(_repo(registry, repo))]

@@ -10,16 +10,16 @@ from typing import Any
 
 from llreg.atomic import state_dir
 from llreg.hub.sync.published import Published
-from llreg.registry import Registry
 from llreg.settings import SHARD_ROWS
+from llreg.store.contents import Contents, open_folder
 from llreg.store.documents import read_manifest
+from llreg.store.layout import STORE
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord, parse
 from llreg_schemas.errors import FormatVersionError, InvalidFileError, LlregWarning
 
 
-def usable(registry: Registry) -> Registry:
+def usable(registry: Contents) -> Contents:
     """The registry; with no store, if the one it has cannot be opened: a pull makes another."""
     try:
         registry.store.records()
@@ -27,13 +27,13 @@ def usable(registry: Registry) -> Registry:
         raise
     except InvalidFileError as error:
         warnings.warn(f"made anew, {error}", LlregWarning, stacklevel=4)
-        other = Registry(registry.path)
+        other = open_folder(registry.path)
         other.store = StoreReader(state_dir(registry.path) / STORE)  # there is none
         return other
     return registry
 
 
-def held(registry: Registry) -> dict[str, RowRecord]:
+def held(registry: Contents) -> dict[str, RowRecord]:
     """Records, by digest, of the rows that are here with the values their digests name."""
     found: dict[str, RowRecord] = {}
     records = registry.store.records()
@@ -47,14 +47,14 @@ def held(registry: Registry) -> dict[str, RowRecord]:
     return found
 
 
-def is_whole(published: Published, registry: Registry) -> bool:
+def is_whole(published: Published, registry: Contents) -> bool:
     """Whether the accepted rows and the documents of a commit are all here."""
     if not all((registry.path / path).is_file() for path in published.documents):
         return False
     return holds(registry, published.rows, published.names_in("retractions"))
 
 
-def holds(registry: Registry, digests: Collection[str], retracted: Collection[str]) -> bool:
+def holds(registry: Contents, digests: Collection[str], retracted: Collection[str]) -> bool:
     """Whether some rows, but for those that are retracted, are all here, intact."""
     return not set(digests) - set(retracted) - held(registry).keys()
 

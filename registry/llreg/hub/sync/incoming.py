@@ -10,7 +10,7 @@ from pathlib import Path
 from llreg.atomic import state_dir
 from llreg.hub.client.repo import Progress, Repo, same_content
 from llreg.hub.sync.published import Published
-from llreg.registry import Registry
+from llreg.store.contents import Contents
 from llreg.store.rowfile import Row
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import (
@@ -29,7 +29,7 @@ class Incoming:
     ----------
     published : Published
         The commit.
-    registry : Registry
+    registry : Contents
         Over the downloaded files.
     records : mapping of str to RowRecord
         Rows of the commit, retracted ones and those that are here already too, by digest: of the build, and new row files.
@@ -46,7 +46,7 @@ class Incoming:
     """
 
     published: Published
-    registry: Registry
+    registry: Contents
     records: dict[str, RowRecord]
     files: dict[str, Path]
     new: frozenset[str]
@@ -87,7 +87,7 @@ def staging(root: Path, commit: str) -> Path:
     return target
 
 
-def nothing_new(published: Published, local: Registry, bad: Collection[str] = ()) -> Incoming:
+def nothing_new(published: Published, local: Contents, bad: Collection[str] = ()) -> Incoming:
     """What a commit brings to a registry that holds all of it but some rows that are bad there."""
     there = {digest: record for digest, record in local.all_records().items() if digest in published.rows}
     return Incoming(published, local, there, {}, frozenset(), (0, 0), frozenset(bad))

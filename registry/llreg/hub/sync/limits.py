@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from llreg.settings import MAX_TEXT_BYTES
-from llreg.store.annotations import DIRECTORY, MAX_TABLE_BYTES
+from llreg.store.annotations import MAX_TABLE_BYTES
 from llreg.store.arrays import PAIR_VARIABLES
-from llreg.store.contents import TEXTS
+from llreg.store.layout import ANNOTATIONS, STORE, TEXTS
 from llreg.store.rowfile import row_limit
 from llreg.store.zarr_profile import MAX_METADATA_BYTES, file_limit, shard_limit, string_limit
-from llreg.store.zarr_write import STORE, STRING_CHUNK_ROWS
+from llreg.store.zarr_write import STRING_CHUNK_ROWS
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
 
@@ -45,7 +45,7 @@ def _limit(name: str, text_set: Mapping[str, Any]) -> int:
         return row_limit(count)
     if folder in ("versions", "subsets"):
         return MAX_VERSION_BYTES
-    if folder == DIRECTORY:
+    if folder == ANNOTATIONS:
         return MAX_TABLE_BYTES
     if folder == STORE:
         return _store_limit(name, count)

@@ -10,12 +10,11 @@ from typing import Any
 
 from llreg.hub.client.repo import same_content
 from llreg.hub.sync.published import ATTRIBUTES, Published
-from llreg.registry import Registry
-from llreg.store.build import CARD, PARTS, TABLE, store_attributes
+from llreg.store.build import store_attributes
 from llreg.store.card import make_card
-from llreg.store.contents import CONFIG, RECIPE, TEXTS
+from llreg.store.contents import Contents
+from llreg.store.layout import BUILD, CARD, CONFIG, RECIPE, STORE, TABLE, TEXTS
 from llreg.store.rowfile import row_path, to_zip
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, InvalidFileError
 
@@ -48,12 +47,12 @@ class Outgoing:
         return cls(files, tuple(deleted), tuple(rows), sizes)
 
 
-def unpublished(registry: Registry, published: Published, only: Collection[str] | None) -> list[RowRecord]:
+def unpublished(registry: Contents, published: Published, only: Collection[str] | None) -> list[RowRecord]:
     """Records of accepted rows that the commit lacks, in build order.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     published : Published
     only : collection of str or None
         Paths in the registry that may be sent; None for all.
@@ -62,7 +61,7 @@ def unpublished(registry: Registry, published: Published, only: Collection[str] 
     return [record for record in records if only is None or row_path(record).as_posix() in only]
 
 
-def row_files(registry: Registry, records: Sequence[RowRecord], directory: Path) -> dict[str, Path]:
+def row_files(registry: Contents, records: Sequence[RowRecord], directory: Path) -> dict[str, Path]:
     """Row files to send; those that only the build holds are written into `directory` first."""
     here = registry.row_files()
     found: dict[str, Path] = {}
@@ -82,7 +81,7 @@ def row_files(registry: Registry, records: Sequence[RowRecord], directory: Path)
     return found
 
 
-def subsets_of(registry: Registry, records: Sequence[RowRecord], published: Published) -> dict[str, Path]:
+def subsets_of(registry: Contents, records: Sequence[RowRecord], published: Published) -> dict[str, Path]:
     """Files of the text subsets that rows were scored on and the commit lacks."""
     ids = {record.identity.subset for record in records} - {None} - published.names_in("subsets")
     return {
@@ -91,7 +90,7 @@ def subsets_of(registry: Registry, records: Sequence[RowRecord], published: Publ
 
 
 def retractions(
-    registry: Registry, published: Published, sent: Sequence[RowRecord], only: Collection[str] | None
+    registry: Contents, published: Published, sent: Sequence[RowRecord], only: Collection[str] | None
 ) -> dict[str, Path]:
     """Retractions that the commit lacks, of rows that it holds."""
     there = set(published.rows) | {record.digest for record in sent}
@@ -100,7 +99,7 @@ def retractions(
     return {name: registry.path / name for name in names if only is None or name in only}
 
 
-def versions(registry: Registry, published: Published, rows: Collection[str]) -> dict[str, Path]:
+def versions(registry: Contents, published: Published, rows: Collection[str]) -> dict[str, Path]:
     """Named versions that the commit lacks and whose rows it will hold.
 
     Raises
@@ -122,7 +121,7 @@ def versions(registry: Registry, published: Published, rows: Collection[str]) ->
 
 
 def is_built(
-    registry: Registry, records: Sequence[RowRecord], info: Mapping[str, Any], retracted: Collection[str]
+    registry: Contents, records: Sequence[RowRecord], info: Mapping[str, Any], retracted: Collection[str]
 ) -> bool:
     """Whether a registry's build is that of some rows, under some registry.json."""
     root, store = registry.path, registry.store
@@ -140,7 +139,7 @@ def is_built(
 def build_files(directory: Path, published: Published) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Files of a build that the commit lacks or has otherwise, and those it has too many."""
     found = {}
-    for part in PARTS:
+    for part in BUILD:
         root = directory / part
         for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
             if path.is_file():
@@ -150,7 +149,7 @@ def build_files(directory: Path, published: Published) -> tuple[dict[str, Path],
     return changed, tuple(sorted(name for name in published.store if name not in found))
 
 
-def settings_files(registry: Registry, published: Published, *, ours: bool) -> dict[str, Path]:
+def settings_files(registry: Contents, published: Published, *, ours: bool) -> dict[str, Path]:
     """registry.json, if it is ours that counts and it differs; texts, recipe and git attributes where they are missing."""
     names = [TEXTS, ATTRIBUTES, *([RECIPE] if (registry.path / RECIPE).is_file() else [])]
     found = {name: registry.path / name for name in names if name not in published.root}

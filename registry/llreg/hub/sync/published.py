@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from llreg.hub.client.repo import Entry, Repo
-from llreg.store.annotations import DIRECTORY, is_table
-from llreg.store.contents import CONFIG
+from llreg.store.annotations import is_table
+from llreg.store.layout import ANNOTATIONS, CONFIG, STORE
 from llreg.store.pin import Pin, RowFolder
 from llreg.store.rowfile import digest_in_name, row_path
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord
 
 ATTRIBUTES = ".gitattributes"
@@ -116,7 +115,7 @@ def look(repo: Repo, commit: str, pin: Pin | None = None) -> Published:
     }
     store = repo.listing(commit, STORE, recursive=True) if STORE in root else []
     files = {entry.path: entry for entry in store if not entry.is_folder and _STORE_FILE.fullmatch(entry.path)}
-    annotated = repo.listing(commit, DIRECTORY, oid=root[DIRECTORY].oid) if DIRECTORY in root else []
+    annotated = repo.listing(commit, ANNOTATIONS, oid=root[ANNOTATIONS].oid) if ANNOTATIONS in root else []
     tables = {entry.path: entry for entry in annotated if not entry.is_folder and is_table(entry.name)}
     return Published(commit, root, rows, folders, documents, files, tables, listed, paths)
 

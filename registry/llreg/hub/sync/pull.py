@@ -18,11 +18,10 @@ from llreg.hub.sync.incoming import Incoming, staging
 from llreg.hub.sync.published import Published, look
 from llreg.hub.sync.receiving import receive
 from llreg.hub.sync.tables import to_take
-from llreg.locate import enclosing
-from llreg.registry import Registry
 from llreg.store import build as builds
-from llreg.store.contents import CONFIG, RECIPE, TEXTS
+from llreg.store.contents import Contents, open_folder
 from llreg.store.init import prepare
+from llreg.store.layout import CONFIG, RECIPE, TEXTS, enclosing
 from llreg.store.maintenance import keep_dropped, put_build, rows_of
 from llreg.store.merging import Source, gather
 from llreg.store.pin import Pin, read_pin, write_pin
@@ -69,7 +68,7 @@ class PullResult:
 
 
 def pull(
-    registry: Registry, repo: str | None = None, *, revision: str | None = None, progress: Progress | None = None
+    registry: Contents, repo: str | None = None, *, revision: str | None = None, progress: Progress | None = None
 ) -> PullResult:
     """Bring a local registry to the state of its repository on the Hub.
 
@@ -77,7 +76,7 @@ def pull(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     repo : str, optional
         ``org/name``; by default the one it was pulled from.
     revision : str, optional
@@ -114,7 +113,7 @@ def clone(
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; choose a directory for {repo}: llreg pull {repo} -r NEW_DIR")
     if (root / CONFIG).is_file():
-        return pull(Registry(root), repo, revision=revision, progress=progress)
+        return pull(open_folder(root), repo, revision=revision, progress=progress)
     pin = read_pin(root)
     if pin is None or pin.repo != repo:
         # A directory that was begun for another repository holds nothing of it yet; a misspelt name makes none.
@@ -139,7 +138,7 @@ def directory_for(repo: str, given: str | None) -> Path:
 
 
 def _pull(
-    root: Path, registry: Registry | None, repo: str | None, revision: str | None, progress: Progress | None
+    root: Path, registry: Contents | None, repo: str | None, revision: str | None, progress: Progress | None
 ) -> PullResult:
     with atomic.lock(root, "hub"):
         pin = _pin_to(root, repo, revision)
@@ -155,7 +154,7 @@ def _pull(
 
 
 def _pull_at(
-    target: Repo, commit: str, root: Path, registry: Registry | None, pin: Pin, progress: Progress | None
+    target: Repo, commit: str, root: Path, registry: Contents | None, pin: Pin, progress: Progress | None
 ) -> PullResult:
     local = None if registry is None else usable(registry)
     if registry is not None and registry is local and commit == pin.commit and _is_whole(registry, pin):
@@ -169,7 +168,7 @@ def _pull_at(
     return result
 
 
-def _is_whole(registry: Registry, pin: Pin) -> bool:
+def _is_whole(registry: Contents, pin: Pin) -> bool:
     """Whether the accepted rows that were published at the pinned commit are all here, intact."""
     return holds(registry, pin.digests(), registry.retractions())
 
@@ -200,7 +199,7 @@ def resolve(repo: Repo, revision: str) -> str:
         raise
 
 
-def apply(incoming: Incoming, root: Path, registry: Registry | None, pin: Pin) -> PullResult:
+def apply(incoming: Incoming, root: Path, registry: Contents | None, pin: Pin) -> PullResult:
     """Put what came into the registry; one rename makes its rows change for readers. The caller reloads it."""
     _mend_documents(incoming, root)
     check_same(incoming, registry, pin)
@@ -267,13 +266,13 @@ def pinned(pin: Pin, published: Published, commit: str) -> Pin:
     return replace(pin, commit=commit, config=published.root[CONFIG].oid, rows=dict(published.folders), tables=tables)
 
 
-def retracted_rows(incoming: Incoming, registry: Registry | None) -> set[str]:
+def retracted_rows(incoming: Incoming, registry: Contents | None) -> set[str]:
     """Digests retracted there or here."""
     there = incoming.published.names_in("retractions")
     return there if registry is None else there | registry.retractions().keys()
 
 
-def merged_records(incoming: Incoming, registry: Registry | None, retracted: Collection[str]) -> dict[str, RowRecord]:
+def merged_records(incoming: Incoming, registry: Contents | None, retracted: Collection[str]) -> dict[str, RowRecord]:
     """Records of the rows that are there or here and not retracted, by digest, in build order; the Hub's where both
     have one."""
     here = {} if registry is None else {record.digest: record for record in registry.records()}
@@ -283,7 +282,7 @@ def merged_records(incoming: Incoming, registry: Registry | None, retracted: Col
 
 def build_from(
     incoming: Incoming,
-    registry: Registry | None,
+    registry: Contents | None,
     records: Mapping[str, RowRecord],
     info: Mapping[str, Any],
     retracted: Collection[str],
@@ -300,7 +299,7 @@ class OlderRevisionError(InputError):
     """A commit that lacks published rows that are here."""
 
 
-def check_same(incoming: Incoming, registry: Registry | None, pin: Pin) -> None:
+def check_same(incoming: Incoming, registry: Contents | None, pin: Pin) -> None:
     """Refuse another registry, and a commit that is older than published rows that are here.
 
     Raises
@@ -326,7 +325,7 @@ def check_same(incoming: Incoming, registry: Registry | None, pin: Pin) -> None:
         )
 
 
-def _prefer_published(incoming: Incoming, registry: Registry | None) -> None:
+def _prefer_published(incoming: Incoming, registry: Contents | None) -> None:
     """Where the same values were measured here and published by somebody else, the published record counts."""
     if registry is None:
         return
@@ -340,7 +339,7 @@ def _prefer_published(incoming: Incoming, registry: Registry | None) -> None:
             atomic.write_atomic(registry.path, registry.path / row_path(record), to_zip(row))
 
 
-def settled(incoming: Incoming, registry: Registry | None, pin: Pin) -> dict[str, Any]:
+def settled(incoming: Incoming, registry: Contents | None, pin: Pin) -> dict[str, Any]:
     """registry.json after the pull: the Hub's, unless it was changed on this machine since the last one."""
     theirs = incoming.registry.info
     if registry is None or not pin.config or theirs == registry.info:

@@ -22,15 +22,13 @@ from llreg.hub.sync.receiving import receive
 from llreg.hub.sync.request import propose
 from llreg.hub.sync.sending import PushResult, UnknownOutcomeError, check_rows, send, title
 from llreg.hub.sync.tables import sent_oids, to_send, to_take
-from llreg.registry import Registry
-from llreg.store.build import CARD
 from llreg.store.card import make_card
-from llreg.store.contents import CONFIG
+from llreg.store.contents import Contents
 from llreg.store.documents import read_manifest
-from llreg.store.maintenance import check_tag, keep_dropped, put_build, write_build
+from llreg.store.layout import CARD, CONFIG, STORE
+from llreg.store.maintenance import build, check_tag, keep_dropped, put_build, write_build
 from llreg.store.pin import Pin, read_pin, with_rows, write_pin
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord, pretty_json, version_id
 from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError, LlregWarning
 from llreg_schemas.records import now, version_manifest
@@ -56,7 +54,7 @@ class _Wish:
 
 
 def push(
-    registry: Registry,
+    registry: Contents,
     repo: str | None = None,
     *,
     create_pr: bool = False,
@@ -72,7 +70,7 @@ def push(
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
         On this machine.
     repo : str, optional
         ``org/name``; by default the one it was pulled from or pushed to. It is made if it is missing.
@@ -124,7 +122,7 @@ def push(
         return propose(registry, target, pin, only=only, message=message, dry_run=dry_run)
 
 
-def _pin(registry: Registry, repo: str | None) -> Pin:
+def _pin(registry: Contents, repo: str | None) -> Pin:
     pin = read_pin(registry.path)
     if repo is None and pin is None:
         raise InputError(f"{registry.path} has no repository on the Hub yet; say which: llreg push ORG/NAME")
@@ -145,7 +143,7 @@ def _head(target: Repo) -> str | None:
         return None
 
 
-def _publish(registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> PushResult:
+def _publish(registry: Contents, target: Repo, pin: Pin, wish: _Wish) -> PushResult:
     """Try until the commit is made on what is there; find out whether one without an answer was."""
     before: Outgoing | None = None
     conflicts = failures = 0
@@ -176,7 +174,7 @@ def _publish(registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> PushRes
 class _Plan:
     """One try: on the commit that is there now."""
 
-    def __init__(self, registry: Registry, target: Repo, pin: Pin, wish: _Wish) -> None:
+    def __init__(self, registry: Contents, target: Repo, pin: Pin, wish: _Wish) -> None:
         self.registry, self.target, self.pin, self.wish = registry, target, pin, wish
         self.head = ""
 
@@ -309,7 +307,7 @@ class _Plan:
             if self.wish.dry_run or self.wish.only is not None or not whole:
                 build_from(incoming, registry, kept, info, retracted, staging / "build")
                 return staging / "build"
-            registry.build()
+            build(registry)
         return registry.path
 
     def _adopt(self, built: Path) -> None:

@@ -13,13 +13,12 @@ from llreg.hub.sync.holdings import check_document, held, is_sound_document
 from llreg.hub.sync.incoming import Incoming, download, staging
 from llreg.hub.sync.limits import check_size
 from llreg.hub.sync.published import Published
-from llreg.registry import Registry
 from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES
-from llreg.store.contents import CONFIG, RECIPE, TEXTS
+from llreg.store.contents import Contents, open_folder
+from llreg.store.layout import CONFIG, RECIPE, STORE, TEXTS
 from llreg.store.rowfile import Row, digest_in_name, row_path
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STORE
 from llreg_schemas import RowRecord, check
 from llreg_schemas.errors import FormatVersionError, HubNotFoundError, InvalidFileError, LlregWarning
 
@@ -39,7 +38,7 @@ def receive(
     repo: Repo,
     published: Published,
     root: Path,
-    local: Registry | None,
+    local: Contents | None,
     known: Collection[str] = (),
     tables: Sequence[str] = (),
     progress: Progress | None = None,
@@ -55,7 +54,7 @@ def receive(
     published : Published
     root : Path
         Directory of the registry.
-    local : Registry or None
+    local : Contents or None
         It, if there is one already.
     known : collection of str
         Digests of published rows that are here as they were published.
@@ -122,7 +121,7 @@ class _Arrival:
         self._target = staging(root, published.commit)
         self._reasons: dict[str, str] = {}  # what is wrong with a row, by digest, or a document, by path
         self._fetch(self._checked(self._or_copied(CONFIG)))
-        self.registry = Registry(self._target)
+        self.registry = open_folder(self._target)
         self.registry.store = _PartialStore(self._target / STORE)
         self.registry.store.num_texts = self.registry.num_texts
         self.registry.store.variables = self.registry.variables
@@ -287,7 +286,7 @@ def _is_digest(key: str) -> bool:
     return "/" not in key and "." not in key
 
 
-def _check_row(incoming: Registry, record: RowRecord, row: Row | None) -> None:
+def _check_row(incoming: Contents, record: RowRecord, row: Row | None) -> None:
     shown = f"{STORE}: {record.row_id}"
     check("row", record.to_json(), shown)
     if row is None:

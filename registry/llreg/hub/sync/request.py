@@ -17,8 +17,8 @@ from llreg.hub.sync.incoming import download
 from llreg.hub.sync.outgoing import Outgoing
 from llreg.hub.sync.published import Published, look
 from llreg.hub.sync.sending import PushResult, UnknownOutcomeError, check_rows, send, send_as_request, title
-from llreg.registry import Registry
-from llreg.store.contents import CONFIG
+from llreg.store.contents import Contents
+from llreg.store.layout import CONFIG
 from llreg.store.pin import Pin, read_pin, write_pin
 from llreg_schemas import RowRecord, parse
 from llreg_schemas.errors import HubConflictError, HubError, HubNotFoundError, InputError, LlregWarning
@@ -28,7 +28,7 @@ _TRIES = 5
 
 
 def propose(
-    registry: Registry, target: Repo, pin: Pin, *, only: Collection[str] | None, message: str | None, dry_run: bool
+    registry: Contents, target: Repo, pin: Pin, *, only: Collection[str] | None, message: str | None, dry_run: bool
 ) -> PushResult:
     """Put rows that the repository lacks into the user's open pull request, or a new one.
 
@@ -58,7 +58,7 @@ def propose(
     return replace(found, tries=tries)
 
 
-def _landed(registry: Registry, target: Repo, result: PushResult, lost: UnknownOutcomeError) -> PushResult:
+def _landed(registry: Contents, target: Repo, result: PushResult, lost: UnknownOutcomeError) -> PushResult:
     """The result of a commit that was made and gave no answer."""
     if result.pull_request is None:
         return result
@@ -70,7 +70,7 @@ def _landed(registry: Registry, target: Repo, result: PushResult, lost: UnknownO
 
 
 def _propose(
-    registry: Registry, target: Repo, pin: Pin, only: Collection[str] | None, message: str | None, dry_run: bool
+    registry: Contents, target: Repo, pin: Pin, only: Collection[str] | None, message: str | None, dry_run: bool
 ) -> PushResult:
     head = target.commit_of(MAIN)
     published = look(target, head, pin)
@@ -101,7 +101,7 @@ def _propose(
     )
 
 
-def _check_comparable(registry: Registry, target: Repo, published: Published) -> None:
+def _check_comparable(registry: Contents, target: Repo, published: Published) -> None:
     if not published.is_registry:
         raise HubNotFoundError(f"{target.id} on the Hub is not a registry: it has no {CONFIG}")
     if same_content(published.root[CONFIG], registry.path / CONFIG):
@@ -145,7 +145,7 @@ def _ref(number: int) -> str:
 
 
 def _send(
-    registry: Registry, target: Repo, plan: Outgoing, number: int | None, base: str, message: str | None
+    registry: Contents, target: Repo, plan: Outgoing, number: int | None, base: str, message: str | None
 ) -> tuple[str, int]:
     line = message or title(plan)
     if number is None:
@@ -155,7 +155,7 @@ def _send(
     return commit, number
 
 
-def _comment(registry: Registry, target: Repo, number: int, rows: tuple[RowRecord, ...]) -> None:
+def _comment(registry: Contents, target: Repo, number: int, rows: tuple[RowRecord, ...]) -> None:
     """Say in an open pull request what was added; the rows are in it already, whatever becomes of this."""
     try:
         with hub_errors(target.id):
@@ -166,5 +166,5 @@ def _comment(registry: Registry, target: Repo, number: int, rows: tuple[RowRecor
         )
 
 
-def _text(registry: Registry, rows: tuple[RowRecord, ...]) -> str:
+def _text(registry: Contents, rows: tuple[RowRecord, ...]) -> str:
     return f"{describe(registry, rows)}\n\n{_MARK}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llreg.hub.client.errors import hub_errors
 from llreg.hub.client.repo import MAIN, Repo
 from llreg.hub.sync.outgoing import Outgoing
-from llreg.registry import Registry
+from llreg.store.contents import Contents
 from llreg.store.validate import validate
 from llreg_schemas.errors import HubUnreachableError, InvalidFileError
 
@@ -76,12 +76,12 @@ class PushResult:
     dry_run: bool = False
 
 
-def check_rows(registry: Registry, known: Collection[str], only: Collection[str] | None) -> None:
+def check_rows(registry: Contents, known: Collection[str], only: Collection[str] | None) -> None:
     """Run the validator on all row files that may be about to be published.
 
     Parameters
     ----------
-    registry : Registry
+    registry : Contents
     known : collection of str
         Digests of rows that are published.
     only : collection of str or None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llreg.hub.client.repo import blob_oid, same_content
 from llreg.hub.sync.published import Published
-from llreg.store.annotations import DIRECTORY
+from llreg.store.layout import ANNOTATIONS
 from llreg.store.pin import Pin
 from llreg_schemas.errors import LlregWarning
 
@@ -40,7 +40,7 @@ def to_take(published: Published, root: Path, pin: Pin) -> list[str]:
 def to_send(published: Published, root: Path, pin: Pin) -> dict[str, Path]:
     """Tables that a push sends: those the commit lacks, and those changed here only."""
     found = {}
-    for here in sorted((root / DIRECTORY).glob("*.parquet")):
+    for here in sorted((root / ANNOTATIONS).glob("*.parquet")):
         path = here.relative_to(root).as_posix()
         entry = published.tables.get(path)
         if entry is None or (pin.tables.get(path) == entry.oid and not same_content(entry, here)):
@@ -56,7 +56,7 @@ def sent_oids(sent: Mapping[str, Path]) -> dict[str, str]:
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in sent.items()
-        if name.startswith(f"{DIRECTORY}/")
+        if name.startswith(f"{ANNOTATIONS}/")
     }
 
 

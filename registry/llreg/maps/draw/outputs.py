@@ -14,7 +14,7 @@ from llreg_schemas.errors import InputError, LlregError, MissingExtraError
 
 if TYPE_CHECKING:
     from llreg.maps.make import MapResult
-    from llreg.registry import Registry
+    from llreg.store.contents import Contents
 
 _MAP = ".json"
 _FIGURES = (".png", ".svg", ".pdf")
@@ -52,7 +52,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
 
 
 def map_to_replace(
-    paths: Sequence[Path], registry: Registry, method: str, models: Sequence[str] | None = None
+    paths: Sequence[Path], registry: Contents, method: str, models: Sequence[str] | None = None
 ) -> tuple[Map | None, str | None]:
     """The map that an output would replace, for the new one to be aligned to, and a note if it cannot be.
 
@@ -60,10 +60,10 @@ def map_to_replace(
     ----------
     paths : sequence of Path
         As `check_outputs` has found them.
-    registry : Registry
+    registry : Contents
     method : str
     models : sequence of str, optional
-        Rows of the new map, as in `Registry.find`; all by default.
+        Rows of the new map, as in `Contents.find`; all by default.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def _read_old(path: Path) -> Map:
         ) from error
 
 
-def _why_apart(old: Map, registry: Registry, method: str, models: Sequence[str] | None) -> str | None:
+def _why_apart(old: Map, registry: Contents, method: str, models: Sequence[str] | None) -> str | None:
     """What an old map is that a new one cannot be aligned to; None if it can."""
     if old.method != method:
         return f"a {old.method} map of {old.registry}, to which this one is not aligned"

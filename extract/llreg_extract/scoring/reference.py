@@ -10,8 +10,8 @@ import numpy as np
 
 from llreg_extract.fast import replay
 from llreg_extract.fast.replay import call_options
-from llreg_extract.load.model import Model
-from llreg_extract.score.scoring import Scores, Status
+from llreg_extract.loading.model import Model
+from llreg_extract.scoring.scores import Scores, Status
 
 
 def reference_scores(model: Model, texts: Sequence[str]) -> Scores:

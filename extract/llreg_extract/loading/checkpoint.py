@@ -15,7 +15,7 @@ from llreg_extract.files.checkpoint import TOKENIZER_FILES, check_tokenizer, mat
 from llreg_extract.files.hub import adapter_folder
 from llreg_extract.files.quantize import finish, loading_config
 from llreg_extract.libraries import first_line, is_out_of_memory
-from llreg_extract.score.encoding import PROBE_TEXT
+from llreg_extract.scoring.encoding import PROBE_TEXT
 from llreg_extract.source import Source
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
 

@@ -15,8 +15,8 @@ from llreg_extract.files.config import context_length
 from llreg_extract.files.hub import download
 from llreg_extract.files.quantize import chatter_withheld, check_device, packages
 from llreg_extract.libraries import quiet, require, require_for_model
-from llreg_extract.load.loading import checkpoint_folder, load_errors, read_module, read_tokenizer
-from llreg_extract.score.encoding import special_prefix
+from llreg_extract.loading.checkpoint import checkpoint_folder, load_errors, read_module, read_tokenizer
+from llreg_extract.scoring.encoding import special_prefix
 from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
 

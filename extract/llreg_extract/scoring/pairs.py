@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.libraries import first_line
-from llreg_extract.score.encoding import PROBE_TEXT, Encoded, check_range, special_prefix, tokenise
-from llreg_extract.score.scoring import Scores, Status, iter_scores
+from llreg_extract.scoring.encoding import PROBE_TEXT, Encoded, check_range, special_prefix, tokenise
+from llreg_extract.scoring.scores import Scores, Status, iter_scores
 from llreg_schemas import Pair
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 from llreg_schemas.records import Rendering
 
 if TYPE_CHECKING:
-    from llreg_extract.load.model import Model
+    from llreg_extract.loading.model import Model
 
 # What strftime writes at midnight of llreg_schemas.records.PROMPT_DATE, in the C locale.
 # fmt: off

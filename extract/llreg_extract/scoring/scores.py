@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from llreg_extract.fast.kernels import fast_products
 from llreg_extract.libraries import first_line, is_out_of_memory
-from llreg_extract.load.model import Model
-from llreg_extract.load.state import keeps_state, rope_boundary
-from llreg_extract.score.batching import BatchPlan
-from llreg_extract.score.encoding import Encoded, encode
-from llreg_extract.score.forward import token_log_probs
+from llreg_extract.loading.model import Model
+from llreg_extract.loading.state import keeps_state, rope_boundary
+from llreg_extract.scoring.batching import BatchPlan
+from llreg_extract.scoring.encoding import Encoded, encode
+from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import InputError, ModelError
 
 # Padded tokens of a batch. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and
