@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llreg.cli.common import Context
-from llreg.cli.rows import info, ls
+from llreg.cli.info import info
+from llreg.cli.ls import ls
 from llreg.cli.subset import subset
 from llreg.geometry.subset.subset import make_subset
 from llreg.registry import Registry

@@ -19,8 +19,39 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("registry/llreg", "extract/llreg_extract", "schemas/llreg_schemas")
 DEICTIC = frozenset(
-    "at before chosen done found given held here kept known left made named one other others own place places same seen "
-    "sent shown taken theirs there told used wanted what where".split()
+    [
+        "at",
+        "before",
+        "chosen",
+        "done",
+        "found",
+        "given",
+        "held",
+        "here",
+        "kept",
+        "known",
+        "left",
+        "made",
+        "named",
+        "one",
+        "other",
+        "others",
+        "own",
+        "place",
+        "places",
+        "same",
+        "seen",
+        "sent",
+        "shown",
+        "taken",
+        "theirs",
+        "there",
+        "told",
+        "used",
+        "wanted",
+        "what",
+        "where",
+    ]
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -43,7 +74,9 @@ def _docstring_lines(tree: ast.Module) -> set[int]:
     """Lines of all docstrings."""
     lines: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
+            node
+        ):
             string = node.body[0]
             lines |= set(range(string.lineno, (string.end_lineno or string.lineno) + 1))
     return lines

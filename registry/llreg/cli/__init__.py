@@ -15,44 +15,42 @@ from typing import TextIO
 import click
 
 from llreg._version import __version__
-from llreg.cli.common import REGISTRY, Context, note
+from llreg.cli.common import Context, note
+from llreg.cli.options import REGISTRY
 from llreg.printable import printable
 from llreg_schemas.errors import LlregError, LlregWarning
 
-# Command -> module that holds it; modules load when their command runs, so `llreg --help` stays quick.
+# What `llreg --help` says of each command. A command's module has its name, and loads only when the command runs.
 _COMMANDS = {
-    "add": ("rows", "Compute models' rows and add them."),
-    "annotate": ("annotate", "Join your own columns to the rows: scores, families."),
-    "bench": ("bench", "How fast models are scored on this machine, by dtype and batch."),
-    "build": ("owner", "Make store.zarr, models.parquet and the card from the rows."),
-    "diff": ("history", "Rows added and withdrawn between two versions."),
-    "dist": ("geometry", "KL divergence between models, with standard errors."),
-    "export": (
-        "export",
-        "Rows, trees and neighbour graphs in other formats: npz, csv, parquet, AnnData, Newick, GraphML.",
-    ),
-    "import": ("imports", "Rows that others have computed: the authors' matrices, lm-eval, npz, csv, parquet."),
-    "info": ("rows", "One row's full record."),
-    "init": ("owner", "Make an empty registry."),
-    "lineage": ("relatives", "Is a model derived from another, or the same under another name?"),
-    "log": ("history", "What happened to the registry, newest first."),
-    "ls": ("rows", "List the rows."),
-    "map": ("map", "A map of models: a page, a figure, a table, or coordinates to go on from."),
-    "nn": ("relatives", "The nearest rows of a model, with KL ± standard error."),
-    "predict": ("predict", "Predict benchmark scores of models from their rows."),
-    "pull": ("hub", "Bring a registry here to what is on the Hub."),
-    "push": ("hub", "Publish rows: a commit, or a pull request."),
-    "retract": ("owner", "Withdraw a row, saying why."),
-    "review": ("review", "Check pull requests with rows, and merge the good ones."),
-    "status": ("history", "What is not built, not published, or not finished."),
-    "subset": ("subset", "Draw a subset of the texts, on which new models cost a fraction."),
-    "tag": ("owner", "Name the present version."),
-    "texts": ("texts", "The registry's text set."),
-    "traj": ("shape", "The path of a training run: KL from checkpoint to checkpoint."),
-    "tree": ("shape", "A tree of models by their KL divergences: Newick, or a figure."),
-    "validate": ("owner", "Check files: form, hashes, values."),
-    "verify": ("verify", "Score some of a row's texts again with its model, and compare."),
-    "view": ("views", "Show, make or freeze a view: clip threshold, texts, weights."),
+    "add": "Compute models' rows and add them.",
+    "annotate": "Join your own columns to the rows: scores, families.",
+    "bench": "How fast models are scored on this machine, by dtype and batch.",
+    "build": "Make store.zarr, models.parquet and the card from the rows.",
+    "diff": "Rows added and withdrawn between two versions.",
+    "dist": "KL divergence between models, with standard errors.",
+    "export": "Rows, trees and neighbour graphs in other formats: npz, csv, parquet, AnnData, Newick, GraphML.",
+    "import": "Rows that others have computed: the authors' matrices, lm-eval, npz, csv, parquet.",
+    "info": "One row's full record.",
+    "init": "Make an empty registry.",
+    "lineage": "Is a model derived from another, or the same under another name?",
+    "log": "What happened to the registry, newest first.",
+    "ls": "List the rows.",
+    "map": "A map of models: a page, a figure, a table, or coordinates to go on from.",
+    "nn": "The nearest rows of a model, with KL ± standard error.",
+    "predict": "Predict benchmark scores of models from their rows.",
+    "pull": "Bring a registry here to what is on the Hub.",
+    "push": "Publish rows: a commit, or a pull request.",
+    "retract": "Withdraw a row, saying why.",
+    "review": "Check pull requests with rows, and merge the good ones.",
+    "status": "What is not built, not published, or not finished.",
+    "subset": "Draw a subset of the texts, on which new models cost a fraction.",
+    "tag": "Name the present version.",
+    "texts": "The registry's text set.",
+    "traj": "The path of a training run: KL from checkpoint to checkpoint.",
+    "tree": "A tree of models by their KL divergences: Newick, or a figure.",
+    "validate": "Check files: form, hashes, values.",
+    "verify": "Score some of a row's texts again with its model, and compare.",
+    "view": "Show, make or freeze a view: clip threshold, texts, weights.",
 }
 
 
@@ -65,8 +63,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"llreg.cli.{_COMMANDS[cmd_name][0]}")
-        # `map` is a built-in of Python; its command is named map_ there.
+        module = import_module(f"llreg.cli.{'import_' if cmd_name == 'import' else cmd_name}")
+        # `import` is a keyword of Python and `map` built in: their commands are named import_ and map_.
         command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
@@ -81,7 +79,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
 
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

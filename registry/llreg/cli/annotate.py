@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from llreg.cli.common import Context, count, json_option, note, print_json, print_table, registry_option
+from llreg.cli.common import Context, count, note, print_json, print_table
+from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
 _SHOWN = 5
@@ -16,8 +17,7 @@ _SHOWN = 5
 @click.argument("table", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the table (default: the file's); a table of that name is replaced.")
 @json_option
-@registry_option
-@click.pass_obj
+@in_registry
 def annotate(context: Context, /, table: Path | None, name: str | None, as_json: bool) -> None:
     """Join your own columns to the rows: scores, families, anything by model. Rows are not touched.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llreg.bench import DTYPES, SHAPES
-from llreg.cli.common import Context, json_option, note, print_json, print_table, registry_option
+from llreg.cli.common import Context, note, print_json, print_table
+from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 from llreg.units import shown_bytes
 
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code from the model's repository.")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only the options to give to llreg add.")
-@registry_option
-@click.pass_obj
+@in_registry
 def bench(
     context: Context,
     /,
@@ -99,7 +99,7 @@ def _registry(context: Context) -> Registry | None:
     from llreg.locate import is_enclosed
     from llreg.settings import registry_setting
 
-    return context.registry() if context.given or registry_setting() or is_enclosed() else None
+    return context.registry() if context.location or registry_setting() or is_enclosed() else None
 
 
 def _print(report: Report) -> None:

@@ -1,51 +1,32 @@
-"""What commands share: finding the registry, options, printing."""
+"""What commands share: finding the registry, printing."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llreg.printable import printable
 
 if TYPE_CHECKING:
+    from llreg.geometry.view.view import View
     from llreg.registry import Registry
-
-F = TypeVar("F", bound=Callable[..., Any])
-REGISTRY = "DIR[@TAG]|ORG/NAME[@REV]"
 
 
 class Context:
     """State of one invocation: the registry that options name, opened when a command asks for it."""
 
-    def __init__(self, given: str | None) -> None:
-        self.given = given
+    def __init__(self, location: str | None) -> None:
+        self.location = location
 
     def registry(self) -> Registry:
         """Open the registry."""
         from llreg.locate import locate
 
-        return locate(self.given, note=note)
-
-
-def _set_registry(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.obj.given = value
-
-
-registry_option = click.option(
-    "--registry",
-    "-r",
-    metavar=REGISTRY,
-    expose_value=False,
-    callback=_set_registry,
-    help="The registry to use: a directory, or one on the Hub.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print ids only, one a line.")
+        return locate(self.location, note=note)
 
 
 def note(message: str) -> None:
@@ -56,6 +37,25 @@ def note(message: str) -> None:
 def count(number: int, noun: str) -> str:
     """As "1 row" or "1,018 rows"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def note_view(version: str, view: View) -> None:
+    """Say on stderr of which version and through which view numbers are."""
+    note(f"version {version[:12]}, view {view.id[:12]} ({printable(view.describe())})")
+
+
+def size(number: int) -> str:
+    """Bytes as "3.2 MB", decimal as on the Hub."""
+    return f"{number / 1e6:,.1f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"
+
+
+def cell(value: Any) -> str:
+    """A value of a record on one line."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return (", ".join(map(str, value)) or "-") if isinstance(value, list) else str(value)
 
 
 def print_json(value: Any) -> None:

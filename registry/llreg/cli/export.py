@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from llreg.cli.common import Context, count, note, registry_option
-from llreg.cli.views import ViewChoice, view_options
+from llreg.cli.common import Context, count, note
+from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.printable import printable
 
 
@@ -35,8 +35,7 @@ from llreg.printable import printable
     help="Newick: average linkage (the default), Ward linkage, or neighbour joining.",
 )
 @view_options
-@registry_option
-@click.pass_obj
+@in_registry
 def export(
     context: Context,
     /,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, registry_option
-from llreg.cli.views import ViewChoice, view_options
+from llreg.cli.common import Context, note
+from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ _METHODS = ("tsne", "pca", "mds", "umap")
     help="Scores, as more columns: a file, or the name of an annotation.",
 )
 @view_options
-@registry_option
-@click.pass_obj
+@in_registry
 def map_(
     context: Context,
     /,

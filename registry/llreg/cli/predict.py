@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
-from llreg.cli.geometry import note_view
-from llreg.cli.views import ViewChoice, view_options
+from llreg.cli.common import Context, note, note_view, print_json, print_table
+from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ _SHOWN_ROWS, _SHOWN_TASKS = 20, 6
 @view_options
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def predict(
     context: Context,
     /,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, registry_option
+from llreg.cli.common import Context, note, print_json
+from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ _ORDER = ("refused", "attention", "note")
 @click.option("--comment/--no-comment", default=True, help="Whether to write each verdict under its pull request.")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only the numbers of those that need a person, one a line.")
-@registry_option
-@click.pass_obj
+@in_registry
 def review(
     context: Context,
     /,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
-from llreg.cli.views import ViewChoice, view_options
+from llreg.cli.common import Context, note, print_json, print_table
+from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 
 if TYPE_CHECKING:
     from llreg.registry import Registry
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 @view_options
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def subset(
     context: Context,
     /,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.cli.common import Context, note, print_json, print_table
+from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
 from llreg.texts.items import beginning
 from llreg_schemas import Pair
@@ -29,8 +30,7 @@ def texts() -> None:
 @texts.command("ls")
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
     """List the texts: index, subset, bytes, how they begin; of pairs how the responses do."""
     texts = context.registry().texts
@@ -54,8 +54,7 @@ def _beginning(text: Text | None) -> str:
 @texts.command()
 @click.argument("index", type=click.IntRange(min=0))
 @json_option
-@registry_option
-@click.pass_obj
+@in_registry
 def show(context: Context, /, index: int, as_json: bool) -> None:
     """Print the text with the given INDEX; of a pair the prompt and the response."""
     texts = context.registry().texts
@@ -99,8 +98,7 @@ def _conversation(pair: Pair) -> str:
 @texts.command()
 @click.argument("path", required=False)
 @json_option
-@registry_option
-@click.pass_obj
+@in_registry
 def check(context: Context, /, path: str | None, as_json: bool) -> None:
     """Check a text set: PATH (JSON Lines or Parquet), or the registry's own.
 
@@ -170,8 +168,7 @@ def list_presets(as_json: bool, quiet: bool) -> None:
 @click.option("--name", help="Name of the text set.")
 @click.option("--licence", help="With --from: licence of the texts, as an SPDX identifier (default: unknown).")
 @click.option("--no-copy", is_flag=True, help="With --from: a registry on the set publishes hashes, not texts.")
-@registry_option
-@click.pass_obj
+@in_registry
 def build(
     context: Context, /, recipe: tuple[str, ...], output: Path | None, given: tuple[str, ...], **options: Any
 ) -> None:
@@ -206,7 +203,7 @@ def _to_restore(context: Context) -> Registry | None:
     from llreg.locate import is_enclosed
     from llreg.store.restore_texts import is_complete
 
-    if not (context.given or settings.registry_setting() or is_enclosed()):
+    if not (context.location or settings.registry_setting() or is_enclosed()):
         return None
     registry = context.registry()
     return None if is_complete(registry) else registry

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, registry_option
+from llreg.cli.common import Context, note, print_json
+from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 )
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only the ids of rows that do not match, one a line.")
-@registry_option
-@click.pass_obj
+@in_registry
 def verify(
     context: Context,
     /,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from llreg.cli.shape import _tell
+from llreg.cli.tree import _tell
 from llreg.geometry.kl.rows import Rows
 from llreg.geometry.tree.joining import neighbor_joining
 from llreg.geometry.tree.tree import METHODS, Tree, make_tree

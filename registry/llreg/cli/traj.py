@@ -1,97 +1,18 @@
-"""Commands on the shape of a set of models: tree, traj."""
+"""`llreg traj`: the path of a training run."""
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, registry_option
-from llreg.cli.views import ViewChoice, view_options
+from llreg.cli.common import Context, note, print_json, print_table
+from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from xarray import Dataset
-
-    from llreg.geometry.tree.tree import Tree
-
-
-@click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "-o",
-    "--output",
-    "outputs",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the tree: .nwk, .newick, .tree as Newick; .png, .svg, .pdf as a figure. Can be repeated.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["average", "ward", "nj"]),
-    default="average",
-    show_default=True,
-    help="Average linkage on KL, Ward linkage on coordinates, or neighbour joining on KL.",
-)
-@click.option(
-    "--bootstrap",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Measure the support of each group over N resamples of the texts.",
-)
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of the resamples.")
-@click.option("--color", metavar="FIELD", help="Mark leaves in a figure by metadata, such as architecture or licence.")
-@view_options
-@json_option
-@registry_option
-@click.pass_obj
-def tree(
-    context: Context,
-    /,
-    models: tuple[str, ...],
-    outputs: tuple[Path, ...],
-    method: Any,
-    bootstrap: int,
-    seed: int,
-    color: str | None,
-    view: ViewChoice,
-    as_json: bool,
-) -> None:
-    """A tree of models by their KL divergences: Newick, or a figure.
-
-    Of the MODELs, or of all rows. Branch lengths of average linkage and neighbour joining are bits per byte, those of
-    Ward linkage their root. Without -o the Newick goes to stdout.
-    """
-    from llreg.cli.progress import counting
-    from llreg.maps.draw.dendrogram import categories, check_endings, write_tree
-
-    check_endings(outputs)
-    registry = context.registry()
-    names, seen = list(models) or None, view.of(registry)
-    marks = categories(registry.rows(names, view=seen), color) if color else None
-    with counting("resamples") if bootstrap else nullcontext() as progress:
-        made = registry.tree(names, view=seen, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
-    for path in outputs:
-        write_tree(made, path, color=marks)
-        note(f"wrote {path}")
-    if as_json:
-        print_json(made.to_json())
-    elif not outputs:
-        click.echo(made.newick(), nl=False)
-    _tell(made)
-
-
-def _tell(tree: Tree) -> None:
-    attrs = tree.attrs
-    fit = attrs["cophenetic_correlation"]
-    note(
-        f"{len(tree)} models{'' if math.isnan(fit) else f', cophenetic correlation {fit:.3f}'}; "
-        f"version {attrs['version'][:12]}, view {attrs['view'][:12]} ({printable(attrs['view_description'])})"
-    )
 
 
 @click.command()
@@ -108,8 +29,7 @@ def _tell(tree: Tree) -> None:
 @click.option("--since", type=float, default=0.0, metavar="STEP", help="Fit exponents from this step on (P3: 1000).")
 @view_options
 @json_option
-@registry_option
-@click.pass_obj
+@in_registry
 def traj(
     context: Context,
     /,

@@ -1,4 +1,4 @@
-"""Commands on distances: dist."""
+"""`llreg dist`: KL divergences between models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
-from llreg.cli.views import ViewChoice, view_options
-from llreg.printable import printable, short_names
+from llreg.cli.common import Context, note, note_view, print_json, print_table
+from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
+from llreg.printable import short_names
 from llreg.texts.items import beginning
 from llreg_schemas.errors import InputError
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from llreg.geometry.view.view import View
     from llreg.registry import Registry
 
+
 _SHORT = {"identical": "identical", "same within noise": "within noise"}
+
+
 _SNIPPET = 60  # characters of a text that are shown
 
 
@@ -44,8 +47,7 @@ _SNIPPET = 60  # characters of a text that are shown
 @view_options
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def dist(
     context: Context,
     /,
@@ -121,11 +123,6 @@ def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path
     with counting("KL blocks") as progress:
         write_kl(registry, output, models=models or None, view=view, cluster=cluster, progress=progress)
     note(f'wrote {output}; open it with xarray.open_zarr("{output}")')
-
-
-def note_view(version: str, view: View) -> None:
-    """Say on stderr of which version and through which view numbers are."""
-    note(f"version {version[:12]}, view {view.id[:12]} ({printable(view.describe())})")
 
 
 def _to_all(registry: Registry, target: str, view: View) -> Dataset:

@@ -1,21 +1,44 @@
-"""Options that choose a view, and the command that makes one: view."""
+"""Options that several commands take, and the argument that they become."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, registry_option
-from llreg.printable import printable
-
 if TYPE_CHECKING:
     from llreg.geometry.view.view import Vector, View
     from llreg.registry import Registry
+
+REGISTRY = "DIR[@TAG]|ORG/NAME[@REV]"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print ids only, one a line.")
+
+
+def _set_registry(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:  # else what stands before the command holds
+        context.obj.location = value
+
+
+registry_option = click.option(
+    "--registry",
+    "-r",
+    metavar=REGISTRY,
+    expose_value=False,
+    callback=_set_registry,
+    help="The registry to use: a directory, or one on the Hub.",
+)
+
+
+def in_registry(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-r``; the command gets the invocation's `Context` as its first argument."""
+    return registry_option(click.pass_obj(command))
 
 
 @dataclass(frozen=True)
@@ -53,14 +76,13 @@ class ViewChoice:
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a view; the command gets them as one argument, `view`."""
 
+    @wraps(command)  # with it go the options of decorators further down, which click keeps in __dict__
     def collect(
         *args: Any, clip: str | None, only: Any, without: Any, view_file: Path | None, vector: Any, **rest: Any
     ) -> Any:
         choice = ViewChoice(parse_clip(clip), tuple(only), tuple(without), view_file, vector=vector)
         return command(*args, view=choice, **rest)
 
-    collect.__doc__, collect.__name__ = command.__doc__, command.__name__
-    collect.__dict__.update(command.__dict__)  # click keeps the options of decorators further down here
     for option in reversed(_OPTIONS):
         option(collect)
     return collect
@@ -93,20 +115,6 @@ _OPTIONS = (
 )
 
 
-def _parse_weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for item in given:
-        name, _, number = item.rpartition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
-        if not name or not 0 < weight < math.inf:
-            raise click.UsageError(f"--weight: expected SUBSET=W with a number above 0; got {item!r}")
-        found.append((name, weight))
-    return tuple(found)
-
-
 def parse_clip(given: str | None) -> float | str | None:
     """A threshold from its option: "default" if not given, None for none."""
     if given is None:
@@ -120,68 +128,3 @@ def parse_clip(given: str | None) -> float | str | None:
     if not -math.inf < value <= 0:
         raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {given!r}")
     return value
-
-
-@click.command()
-@view_options
-@click.option(
-    "--clip-quantile",
-    metavar="Q",
-    type=click.FloatRange(0, 1),
-    help="Clip at this quantile over all rows; 0.02 is P1's.",
-)
-@click.option(
-    "--weight",
-    "weights",
-    metavar="SUBSET=W",
-    multiple=True,
-    callback=lambda *args: _parse_weights(args[-1]),
-    help="Let texts of this subset count W times; can be repeated.",
-)
-@click.option(
-    "--drop-tail",
-    metavar="SHARE",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Leave out this share of the texts: those that carry most of all distances.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the view to a JSON file.")
-@click.option("--freeze", is_flag=True, help="Make it the registry's default view, in registry.json.")
-@json_option
-@registry_option
-@click.pass_obj
-def view(
-    context: Context,
-    /,
-    view: ViewChoice,
-    clip_quantile: float | None,
-    weights: tuple[tuple[str, float], ...],
-    drop_tail: float | None,
-    output: Path | None,
-    freeze: bool,
-    as_json: bool,
-) -> None:
-    """Show, make or freeze a view: clip threshold, texts, weights.
-
-    Rows are stored raw; every distance and map is computed through a view and names it. A registry has one default
-    view, frozen, so that distances do not move when rows come. Quantile and tail are taken over the rows that are here
-    now; what they give is written into the view.
-    """
-    from llreg.atomic import write_output
-    from llreg.geometry.view.freezing import freeze_view, measured_view
-    from llreg_schemas import pretty_json
-
-    registry = context.registry()
-    made = measured_view(
-        registry, replace(view, weights=weights).of(registry), clip_quantile=clip_quantile, drop_tail=drop_tail
-    )
-    document = made.to_json()
-    if output:
-        write_output(output, pretty_json(document).encode())
-    if freeze:
-        freeze_view(registry, made)
-        note(f"{registry.name}: view {made.id[:12]} is the default now; run llreg build to carry it into the build")
-    if as_json:
-        print_json({**document, "num_texts": len(made.texts(registry.text_index))})
-    else:
-        kept = len(made.texts(registry.text_index))
-        click.echo(f"view {made.id[:12]}: {printable(made.describe())}; {kept:,} of {registry.num_texts:,} texts")

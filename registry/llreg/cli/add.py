@@ -1,18 +1,23 @@
-"""Commands on rows: add, ls, info."""
+"""`llreg add`: compute rows."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, json_option, note, print_json, print_table, quiet_option, registry_option
+from llreg.cli.common import Context, count, note, print_json, print_table
+from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
-from llreg.units import short_count
+from llreg.units import duration, short_count, shown_bytes
 
 if TYPE_CHECKING:
+    from llreg.add.plan import Plan, PlannedModel
+    from llreg.add.request import Entry
     from llreg.registry import Registry
 
 
@@ -91,8 +96,7 @@ def _workers(_: click.Context, __: click.Parameter, value: str | None) -> int | 
 )
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def add(
     context: Context,
     /,
@@ -117,7 +121,6 @@ def add(
     before anything is downloaded; what it says of a model goes before these options, and they before its defaults.
     """
     from llreg.add import add
-    from llreg.cli.planning import check_run, make_plan, show_plan
     from llreg.cli.progress import Bars, print_summary
 
     entries = [*models, *_listed(from_file, options)]
@@ -166,93 +169,102 @@ def _listed(path: Path | None, options: dict[str, Any]) -> list[Any]:
     return list(read_models(path, **given))
 
 
-@click.command()
-@click.option("--columns", metavar="A,B", help="Further columns, as `llreg annotate` joined them.")
-@json_option
-@quiet_option
-@registry_option
-@click.pass_obj
-def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> None:
-    """List the rows: id, weights, size, texts scored, and the mean log-likelihood in bits per byte.
+_HEADER = ["MODEL", "REVISION", "DTYPE", "PARAMETERS", "DOWNLOAD", "MEMORY", "TIME", "STATE"]
 
-    A row that was scored on a text subset says so; its bits per byte are an estimate (~) for all texts.
+
+def make_plan(registry: Registry, entries: Sequence[Entry], options: Mapping[str, Any]) -> Plan:
+    """Check models, with a bar."""
+    from llreg.add.plan import plan
+    from llreg.cli.progress import counting
+
+    with counting("checking models") as progress:
+        return plan(registry, entries, progress=progress, **options)
+
+
+def show_plan(plan: Plan, *, as_json: bool, quiet: bool) -> int:
+    """Print a plan on stdout and its problems on stderr; return the exit code.
+
+    Quiet, the models that are to be scored, one a line.
     """
-    registry = context.registry()
-    if quiet:
-        click.echo("".join(f"{record.row_id}\n" for record in registry.records()), nl=False)
-        return
-    rows = registry.summary()
-    joined = _joined(registry, columns)
     if as_json:
-        print_json([{**row, **{name: values[k] for name, values in joined.items()}} for k, row in enumerate(rows)])
-        return
-    header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
-    table = [
-        [
-            row["model"] + (f" (on {row['base']})" if row["base"] else ""),
-            row["row_id"].rpartition("@")[2],
-            row["weights"],
-            short_count(row["num_parameters"]),
-            ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{registry.num_texts}",
-            ("~" if row["subset"] else "") + f"{row['bits_per_byte']:.4f}",
-            row["added_at"][:16].replace("T", " "),
-            *("-" if values[k] is None else _value(values[k]) for values in joined.values()),
-        ]
-        for k, row in enumerate(rows)
+        print_json(plan.to_json())
+    elif quiet:
+        click.echo("".join(f"{printable(model.model)}\n" for model in plan.models if model.is_left), nl=False)
+    else:
+        print_table(_HEADER, [_line(model) for model in plan.models], right=(3, 4, 5, 6))
+        click.echo("\n" + "\n".join(_totals(plan)))
+    _tell_problems(plan)
+    return 1 if plan.problems else 0
+
+
+def check_run(plan: Plan, *, strict: bool, quiet: bool) -> None:
+    """Tell all problems of a run before it begins; with `strict`, end it there."""
+    _tell_problems(plan)
+    if strict and plan.problems:
+        raise click.ClickException("nothing was added (--strict)")
+    if not quiet:
+        note("; ".join(_totals(plan)))
+
+
+def _tell_problems(plan: Plan) -> None:
+    for model in plan.problems:
+        note(printable(f"{model.model}: {model.problem}"))
+
+
+def _line(model: PlannedModel) -> list[str]:
+    return [
+        model.model,
+        (model.revision or "-").removeprefix("sha256:")[:8],
+        (model.dtype or "-") + (f" ({model.quantization})" if model.quantization else ""),
+        _or_unknown(model, model.num_parameters, short_count),
+        _or_unknown(model, model.download_bytes, shown_bytes),
+        _or_unknown(model, model.memory_bytes, shown_bytes),
+        _or_unknown(model, model.seconds, duration),
+        _state(model),
     ]
-    print_table([*header, *(printable(name).upper() for name in joined)], table, right=(3, 4, 5))
 
 
-def _joined(registry: Registry, columns: str | None) -> dict[str, list[Any]]:
-    from llreg.store.annotations import column_of
-
-    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
-    records = registry.records() if names else []
-    return {name: column_of(registry, name, records) for name in names}
-
-
-@click.command()
-@click.argument("model")
-@json_option
-@registry_option
-@click.pass_obj
-def info(context: Context, /, model: str, as_json: bool) -> None:
-    """One row's full record: identity, provenance, and what its card declares.
-
-    MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
-    """
-    from llreg.store.annotations import annotations_of
-
-    registry = context.registry()
-    record = registry.find(model)
-    document = {"row_id": record.row_id, **record.to_json()}
-    annotated = annotations_of(registry, record)
-    if as_json:
-        print_json({**document, "annotations": annotated})
-        return
-    for part in ("identity", "provenance", "declared"):
-        click.echo(part)
-        width = max(map(len, document[part]))
-        for key, value in sorted(document[part].items()):
-            click.echo(f"  {printable(key.ljust(width))}  {printable(_value(value))}".rstrip())
-    click.echo(f"digest\n  {record.digest}")
-    for name, values in annotated.items():
-        click.echo(f"annotations: {printable(name)}")
-        for key, value in values.items():
-            click.echo(f"  {printable(key)}  {printable(_value(value))}")
-    if record.identity.subset is not None:
-        from llreg.geometry.subset.subset import describe_subset
-        from llreg.store.subsets import read_subset
-
-        cost = describe_subset(registry, read_subset(registry, record.identity.subset))
-        click.echo(
-            f"text subset\n  {cost['texts']:,} of {registry.num_texts:,} texts, method {cost['method']}, seed {cost['seed']}"
-        )
-
-
-def _value(value: Any) -> str:
+def _or_unknown(model: PlannedModel, value: Any, shown: Any) -> str:
     if value is None:
-        return "-"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return (", ".join(map(str, value)) or "-") if isinstance(value, list) else str(value)
+        return "?" if model.is_left else "-"
+    return str(shown(value))
+
+
+def _state(model: PlannedModel) -> str:
+    if model.state == "present":
+        return f"present as {model.row_id}"
+    if model.state in ("unfinished", "incomplete"):
+        return f"{model.state}, {count(model.texts, 'text')} left"
+    return model.state
+
+
+def _totals(plan: Plan) -> list[str]:
+    """One line each: models, download, memory, time."""
+    import llreg_extract
+
+    states = Counter("to do" if model.is_left else model.state for model in plan.models)
+    told = f"{states['to do']} to do, {states['present']} present, {count(states['problem'], 'problem')}"
+    lines = [f"{count(len(plan.models), 'model')}: {told}"]
+    if not states["to do"]:
+        return lines
+    at_once = f", at most {shown_bytes(plan.disk_bytes)} at once" if plan.evict else ""
+    lines.append(
+        f"download: {shown_bytes(plan.download_bytes)}{at_once}, {shown_bytes(plan.disk_free)} free in "
+        f"{llreg_extract.cache_folder()}"
+    )
+    for device in plan.devices.values():
+        has = "has" if device.type == "cuda" else "has left"
+        lines.append(
+            f"memory: 1.2 x the weights + 512 MiB; {printable(device.name)} {has} {shown_bytes(device.num_bytes)}"
+        )
+    return [*lines, f"time: {_time(plan)}"]
+
+
+def _time(plan: Plan) -> str:
+    left = [model for model in plan.models if model.is_left]
+    tokens = f"about {sum(model.tokens for model in left):,} tokens"
+    if plan.seconds is not None:
+        return f"{duration(plan.seconds)} to score {tokens}, by the rows made on this device; downloads not counted"
+    if any(model.seconds is not None or model.num_parameters is None for model in left):
+        return f"unknown ({tokens}): the parameters of some models are not known"
+    return f"unknown ({tokens}): no row was made on this device yet"

@@ -1,4 +1,4 @@
-"""Commands that bring in rows which others have computed: import modelmap, lm-eval, npz, csv, parquet."""
+"""`llreg import`: rows that others have computed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, count, json_option, note, print_json, quiet_option, registry_option
+from llreg.cli.common import Context, count, note, print_json
+from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.importers.rows import ImportResult
     from llreg.importers.table import Kind
 
+
 _FILE = click.Path(path_type=Path)
+
+
 _DTYPES = click.Choice(["float64", "float32", "bfloat16", "float16"])
 
+
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything and write nothing.")
+
+
 dtype_option = click.option("--dtype", type=_DTYPES, help="dtype that the weights had, where the file does not say.")
 
 
@@ -41,8 +48,7 @@ def import_() -> None:
 @dry_run_option
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def modelmap(
     context: Context, /, file: Path, metadata: Path | None, names: Path | None, force: bool, **shown: bool
 ) -> None:
@@ -71,8 +77,7 @@ def modelmap(
 @dry_run_option
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def lm_eval(
     context: Context,
     /,
@@ -100,7 +105,7 @@ def lm_eval(
 
 def _table_options(command: Callable[..., None]) -> Callable[..., None]:
     """What the commands on tables take."""
-    options = (registry_option, quiet_option, json_option, dry_run_option, dtype_option)
+    options = (in_registry, quiet_option, json_option, dry_run_option, dtype_option)
     for option in (*options, click.argument("file", type=_FILE)):
         command = option(command)
     return command
@@ -108,7 +113,6 @@ def _table_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @import_.command()
 @_table_options
-@click.pass_obj
 def npz(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
     """Arrays models (text) and log_likelihood (models x texts) from an .npz file.
 
@@ -120,7 +124,6 @@ def npz(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> No
 
 @import_.command("csv")
 @_table_options
-@click.pass_obj
 def csv_(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
     """A CSV file: a column model and a column a text, or columns model, text and log_likelihood.
 
@@ -132,7 +135,6 @@ def csv_(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> N
 
 @import_.command()
 @_table_options
-@click.pass_obj
 def parquet(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
     """A Parquet file: a list column log_likelihood, as in a build's models.parquet, or a column a text.
 

@@ -1,4 +1,4 @@
-"""Commands on a registry's state and past: status, log, diff."""
+"""`llreg status`: what is not built, published or finished."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from llreg.cli.common import Context, count, json_option, note, print_json, quiet_option, registry_option
+from llreg.cli.common import Context, count, print_json
+from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
 
 
 @click.command()
 @json_option
 @quiet_option
-@registry_option
-@click.pass_obj
+@in_registry
 def status(context: Context, /, as_json: bool, quiet: bool) -> None:
     """What is not in the build or not published yet, what is unfinished, and which version this is."""
     found = context.registry().status()
@@ -59,46 +59,3 @@ def _tell_remote(remote: dict[str, Any]) -> None:
         click.echo(f"{where}: {count(len(rows), 'row')}; run: llreg push")
         for row in rows:
             click.echo(f"  + {printable(row)}")
-
-
-@click.command()
-@click.argument("old")
-@click.argument("new", required=False)
-@json_option
-@quiet_option
-@registry_option
-@click.pass_obj
-def diff(context: Context, /, old: str, new: str | None, as_json: bool, quiet: bool) -> None:
-    """Rows added (+) and withdrawn (-) from version OLD to version NEW, or to what is there now."""
-    found = context.registry().diff(old, new)
-    if as_json:
-        print_json(found)
-        return
-    for sign, rows in (("+", found["added"]), ("-", found["removed"])):
-        for row in rows:
-            why = f"  {row['why']}" if row["why"] else ""
-            click.echo(printable(row["row_id"] if quiet else f"{sign} {row['row_id']}{why}"))
-    ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (found["from"], found["to"])]
-    if not quiet:
-        note(f"{' to '.join(ends)}: {len(found['added'])} added, {len(found['removed'])} removed")
-
-
-@click.command()
-@click.option("--number", "-n", type=click.IntRange(min=1), help="Show only that many.")
-@json_option
-@quiet_option
-@registry_option
-@click.pass_obj
-def log(context: Context, /, number: int | None, as_json: bool, quiet: bool) -> None:
-    """What happened, newest first: rows added, rows retracted, versions named."""
-    found = context.registry().log()[:number]
-    if as_json:
-        print_json(found)
-        return
-    for event in found:
-        line = (
-            event["id"]
-            if quiet
-            else f"{event['at'][:19].replace('T', ' ')}  {event['what']:<9}  {event['id']}  {event['detail']}"
-        )
-        click.echo(printable(line).rstrip())

@@ -1,0 +1,30 @@
+"""`llreg diff`: rows that two versions do not share."""
+
+from __future__ import annotations
+
+import click
+
+from llreg.cli.common import Context, note, print_json
+from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.printable import printable
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new", required=False)
+@json_option
+@quiet_option
+@in_registry
+def diff(context: Context, /, old: str, new: str | None, as_json: bool, quiet: bool) -> None:
+    """Rows added (+) and withdrawn (-) from version OLD to version NEW, or to what is there now."""
+    found = context.registry().diff(old, new)
+    if as_json:
+        print_json(found)
+        return
+    for sign, rows in (("+", found["added"]), ("-", found["removed"])):
+        for row in rows:
+            why = f"  {row['why']}" if row["why"] else ""
+            click.echo(printable(row["row_id"] if quiet else f"{sign} {row['row_id']}{why}"))
+    ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (found["from"], found["to"])]
+    if not quiet:
+        note(f"{' to '.join(ends)}: {len(found['added'])} added, {len(found['removed'])} removed")

@@ -1,0 +1,29 @@
+"""`llreg log`: what happened."""
+
+from __future__ import annotations
+
+import click
+
+from llreg.cli.common import Context, print_json
+from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.printable import printable
+
+
+@click.command()
+@click.option("--number", "-n", type=click.IntRange(min=1), help="Show only that many.")
+@json_option
+@quiet_option
+@in_registry
+def log(context: Context, /, number: int | None, as_json: bool, quiet: bool) -> None:
+    """What happened, newest first: rows added, rows retracted, versions named."""
+    found = context.registry().log()[:number]
+    if as_json:
+        print_json(found)
+        return
+    for event in found:
+        line = (
+            event["id"]
+            if quiet
+            else f"{event['at'][:19].replace('T', ' ')}  {event['what']:<9}  {event['id']}  {event['detail']}"
+        )
+        click.echo(printable(line).rstrip())
