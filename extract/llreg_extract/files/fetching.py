@@ -13,7 +13,8 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from llreg_extract.files.checkpoint import WEIGHTS_INDEX
-from llreg_extract.files.hub import RepoFile, cache_folder, hub_errors, needed_files
+from llreg_extract.files.hub import RepoFile, cache_folder, needed_files
+from llreg_extract.files.hub_errors import hub_errors
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Adapter, Source
 from llreg_schemas.errors import ModelError, NoRoomError

@@ -1,12 +1,10 @@
-"""The Hub, through its client library: which files a model takes, fetching them, and its refusals explained."""
+"""The Hub, through its client library: which files a model takes, and fetching them."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llreg_extract.files.checkpoint import (
     ADAPTER_CONFIG,
@@ -19,9 +17,10 @@ from llreg_extract.files.checkpoint import (
     indexed_weights,
     matching,
 )
-from llreg_extract.libraries import first_line, quiet
+from llreg_extract.files.hub_errors import GO_ON, hub_errors
+from llreg_extract.libraries import quiet
 from llreg_extract.source import Adapter, Source
-from llreg_schemas.errors import LlregError, ModelAccessError, ModelError, ModelNotFoundError
+from llreg_schemas.errors import ModelAccessError, ModelNotFoundError
 
 TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
 _SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, WEIGHTS_INDEX)
@@ -189,69 +188,5 @@ def _refuse_missing(name: str, folder: Path, files: Iterable[str]) -> None:
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise ModelAccessError(
-            f"{missing[0]} of {name} is not in the local cache and the Hub cannot be reached: {_GO_ON}"
+            f"{missing[0]} of {name} is not in the local cache and the Hub cannot be reached: {GO_ON}"
         )
-
-
-_GO_ON = "check the connection, or use a local directory, or HF_HUB_OFFLINE=1 with a model that is in the cache"
-
-
-@contextmanager
-def hub_errors(model: str, revision: str | None) -> Iterator[None]:
-    """Turn the client library's refusals about `model` into one sentence each."""
-    try:
-        yield
-    except LlregError:
-        raise
-    except Exception as error:
-        told = _explain(error, model, revision)
-        if told is None:
-            raise
-        raise told from error
-
-
-def _explain(error: Exception, model: str, revision: str | None) -> ModelError | None:
-    """The sentence for an error, most specific first; None for what is not the Hub's."""
-    from huggingface_hub import constants, errors
-
-    endpoint = constants.ENDPOINT
-    at = f" at revision {revision}" if revision else ""
-    if isinstance(error, errors.HFValidationError):
-        return ModelNotFoundError(f"{model!r} is neither a path that exists nor a valid Hub id (org/name)")
-    if isinstance(error, errors.GatedRepoError):
-        return ModelAccessError(f"{model} is gated: accept its terms at {endpoint}/{model} and log in (hf auth login)")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFoundError(f"{model} has no revision {revision}: check the branch, tag or commit")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFoundError(
-            f"no model {model} on the Hub, or it is private: check the name; for a private one log in (hf auth login)"
-        )
-    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-        return ModelAccessError(
-            f"the Hub ({endpoint}) cannot be reached and {model}{at} is not in the local cache: {_GO_ON}"
-        )
-    if isinstance(error, errors.EntryNotFoundError):
-        return ModelNotFoundError(f"{model}{at} lacks a file: {first_line(error)}")
-    if isinstance(error, errors.HfHubHTTPError):
-        return _explain_status(error, model, endpoint)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ModelError(f"the disk is full while {model} is downloaded: free some space, or move HF_HOME")
-    if isinstance(error, (ConnectionError, TimeoutError)) or _from_http_client(error):
-        return ModelAccessError(f"the Hub ({endpoint}) cannot be reached for {model}: {_GO_ON}")
-    return None
-
-
-def _explain_status(error: Any, model: str, endpoint: str) -> ModelError:
-    status = error.response.status_code if error.response is not None else None
-    if status in (401, 403):
-        return ModelAccessError(
-            f"the Hub refuses access to {model} ({status}): check that your token is valid and may read it (hf auth login)"
-        )
-    return ModelAccessError(
-        f"the Hub ({endpoint}) answered {status} for {model}: try again later, or use a local directory"
-    )
-
-
-def _from_http_client(error: Exception) -> bool:
-    # The client library lets its HTTP library's network errors through, and has changed that library twice.
-    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests")

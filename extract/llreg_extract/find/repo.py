@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
 from llreg_extract.files.checkpoint import WEIGHTS, WEIGHTS_INDEX, count_elements, in_folder, indexed_weights
-from llreg_extract.files.hub import TIMEOUT, hub_errors
+from llreg_extract.files.hub import TIMEOUT
+from llreg_extract.files.hub_errors import hub_errors
 from llreg_extract.find.card import read_card
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Kind, is_name

@@ -1,1 +1,1 @@
-"""The client of the Hub: one repository, its errors as sentences, and Markdown for its pages."""
+"""The client of the Hub: one dataset repository, and Markdown for its pages."""

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llreg.hub.client.errors import hub_errors
+from llreg_extract.files.hub_errors import DATASET, hub_errors
 from llreg_schemas.errors import HubAccessError, HubNotFoundError, InputError
 
 if TYPE_CHECKING:
@@ -99,6 +100,15 @@ class Repo:
 
         return HfApi(library_name="llreg")
 
+    def errors(self, revision: str | None = None) -> AbstractContextManager[None]:
+        """A context in which the client library's errors become llreg's, with one sentence for each.
+
+        Raises
+        ------
+        HubNotFoundError, HubAccessError, HubConflictError, HubUnreachableError, HubError, InputError
+        """
+        return hub_errors(self.id, revision, DATASET)
+
     def url(self, *parts: object) -> str:
         """Address of a page of the repository, for people."""
         from huggingface_hub import constants
@@ -114,7 +124,7 @@ class Repo:
         ------
         HubNotFoundError, HubAccessError, HubUnreachableError
         """
-        with hub_errors(self.id, revision):
+        with self.errors(revision):
             # Without `expand` the answer names every file of the repository.
             info = self.api.dataset_info(self.id, revision=revision or MAIN, timeout=_TIMEOUT, expand=["sha"])
         return str(info.sha)
@@ -127,13 +137,13 @@ class Repo:
         HubAccessError
             If nobody is logged in.
         """
-        with hub_errors(self.id):
+        with self.errors():
             return str(self.api.whoami()["name"])
 
     def may_write(self) -> bool:
         """Whether the user may commit to the repository."""
         try:
-            with hub_errors(self.id):
+            with self.errors():
                 self.api.auth_check(self.id, repo_type="dataset", write=True)
         except (HubAccessError, HubNotFoundError):
             return False
@@ -144,7 +154,7 @@ class Repo:
     def create(self, *, private: bool) -> None:
         """Make the repository, if it is still missing."""
         try:
-            with hub_errors(self.id):
+            with self.errors():
                 self.api.create_repo(self.id, repo_type="dataset", private=private, exist_ok=True)
         except HubAccessError as error:
             raise HubAccessError(
@@ -154,7 +164,7 @@ class Repo:
 
     def tag_missing(self, names: Sequence[str], commit: str) -> tuple[str, ...]:
         """Put tags that the repository has not yet on a commit; the names of those that were."""
-        with hub_errors(self.id, commit):
+        with self.errors(commit):
             there = {tag.name for tag in self.api.list_repo_refs(self.id, repo_type="dataset").tags}
             missing = tuple(name for name in names if name not in there)
             for name in missing:
@@ -181,7 +191,7 @@ class Repo:
         if oid is not None and not recursive and oid in self._listed:
             known = self._listed[oid]
             return [entry._replace(path=f"{folder}/{entry.name}".lstrip("/")) for entry in known]
-        with hub_errors(self.id, commit):
+        with self.errors(commit):
             try:
                 found = [_entry(item) for item in self._tree(commit, folder, recursive)]
             except EntryNotFoundError:
@@ -218,7 +228,7 @@ class Repo:
         """Path of a file in the Hub client's cache, downloaded if need be."""
         from huggingface_hub import hf_hub_download
 
-        with hub_errors(self.id, commit):
+        with self.errors(commit):
             return Path(hf_hub_download(self.id, name, repo_type="dataset", revision=commit, library_name="llreg"))
 
     def download(self, commit: str, names: Sequence[str], target: Path, progress: Progress | None = None) -> None:
@@ -232,7 +242,7 @@ class Repo:
         from huggingface_hub import hf_hub_download
 
         def fetch(name: str) -> None:
-            with hub_errors(self.id, commit):
+            with self.errors(commit):
                 hf_hub_download(
                     self.id, name, repo_type="dataset", revision=commit, local_dir=target, library_name="llreg"
                 )
@@ -259,7 +269,7 @@ class Repo:
 
         hub: Any = huggingface_hub.utils
         sent = {**hub.build_hf_headers(library_name="llreg"), **headers}
-        with hub_errors(self.id, commit):
+        with self.errors(commit):
             answer = hub.http_backoff("GET", address, headers=sent, timeout=_TIMEOUT)
             hub.hf_raise_for_status(answer)
         return answer

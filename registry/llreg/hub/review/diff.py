@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from llreg.hub.client.errors import hub_errors
 from llreg.hub.client.repo import Entry, Repo
 from llreg_schemas.errors import HubNotFoundError, InputError
 
@@ -194,7 +193,7 @@ def pull_request_heads(repo: Repo) -> dict[str, str]:
     HubNotFoundError
         If the repository has no main branch.
     """
-    with hub_errors(repo.id):
+    with repo.errors():
         refs = repo.api.list_repo_refs(repo.id, repo_type="dataset", include_pull_requests=True)
     heads = {ref.name: ref.target_commit for ref in refs.branches if ref.name == "main"}
     if not heads:

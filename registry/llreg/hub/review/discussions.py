@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llreg.hub.client.errors import hub_errors
 from llreg.hub.review.comments import is_review, says_the_same, verdict_comment
 from llreg_schemas.errors import HubAccessError, HubError, InputError
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def open_requests(repo: Repo) -> list[Any]:
     """Open pull requests, oldest first: drafts are not, their authors are still at work."""
-    with hub_errors(repo.id):
+    with repo.errors():
         found = repo.api.get_repo_discussions(
             repo.id, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         )
@@ -49,7 +48,7 @@ def requests_of(repo: Repo, numbers: Sequence[int]) -> list[Any]:
 
 def details_of(repo: Repo, number: int) -> Any:
     """One discussion with what was written in it."""
-    with hub_errors(repo.id):
+    with repo.errors():
         return repo.api.get_discussion_details(repo.id, number, repo_type="dataset")
 
 
@@ -82,7 +81,7 @@ def tell(repo: Repo, verdict: Verdict, me: str) -> bool:
         reviews = [event.content for event in mine if is_review(event.content)]
         if reviews and says_the_same(reviews[-1], verdict):
             return False
-        with hub_errors(repo.id):
+        with repo.errors():
             repo.api.comment_discussion(repo.id, verdict.number, verdict_comment(verdict), repo_type="dataset")
     except HubError as error:
         verdict.find("attention", "", f"this verdict could not be written there: {error}")
@@ -93,7 +92,7 @@ def tell(repo: Repo, verdict: Verdict, me: str) -> bool:
 def close(repo: Repo, verdict: Verdict, text: str) -> None:
     """Close a pull request with a comment; where the Hub refuses, that is a finding: what was merged stays merged."""
     try:
-        with hub_errors(repo.id):
+        with repo.errors():
             repo.api.change_discussion_status(
                 repo.id, verdict.number, new_status="closed", comment=text, repo_type="dataset"
             )

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from llreg.atomic import staging_directory
-from llreg.hub.client.errors import hub_errors
 from llreg.hub.client.repo import MAIN, Repo, same_content
 from llreg.hub.judge.describe import describe
 from llreg.hub.sync import outgoing
@@ -120,7 +119,7 @@ def _check_comparable(registry: Contents, target: Repo, published: Published) ->
 def _open_request(target: Repo, pin: Pin) -> int | None:
     """Number of the user's open pull request with rows."""
     user = target.user()
-    with hub_errors(target.id):
+    with target.errors():
         if pin.pull_request is not None and _is_open(target, pin.pull_request, user):
             return pin.pull_request
         mine = target.api.get_repo_discussions(
@@ -158,7 +157,7 @@ def _send(
 def _comment(registry: Contents, target: Repo, number: int, rows: tuple[RowRecord, ...]) -> None:
     """Say in an open pull request what was added; the rows are in it already, whatever becomes of this."""
     try:
-        with hub_errors(target.id):
+        with target.errors():
             target.api.comment_discussion(target.id, number, _text(registry, rows), repo_type="dataset")
     except HubError as error:
         warnings.warn(

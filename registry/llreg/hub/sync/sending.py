@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llreg.hub.client.errors import hub_errors
 from llreg.hub.client.repo import MAIN, Repo
 from llreg.hub.sync.outgoing import Outgoing
 from llreg.store.contents import Contents
@@ -151,7 +150,7 @@ def _create(
     ]
     operations += [CommitOperationDelete(name) for name in sent.deleted]
     try:
-        with hub_errors(target.id, revision), _upload_errors(target.id):
+        with target.errors(revision), _upload_errors(target):
             return target.api.create_commit(
                 target.id,
                 operations,
@@ -173,7 +172,7 @@ class _UploadError(HubUnreachableError):
 
 
 @contextmanager
-def _upload_errors(repo: str) -> Iterator[None]:
+def _upload_errors(repo: Repo) -> Iterator[None]:
     """The client hides what goes wrong with an upload in an error of its own."""
     try:
         yield
@@ -181,7 +180,7 @@ def _upload_errors(repo: str) -> Iterator[None]:
         if not isinstance(error.__cause__, Exception):
             raise
         try:
-            with hub_errors(repo):
+            with repo.errors():
                 raise error.__cause__
         except HubUnreachableError as told:
             raise _UploadError(f"{told}; nothing was published") from error
