@@ -85,7 +85,7 @@ class Llreg(Scorer):
 
     def __init__(self, setup: Setup) -> None:
         from llreg_extract import load
-        from llreg_extract.find import resolve
+        from llreg_extract.find.resolve import resolve
         from llreg_extract.measure.shapes import SHAPES, random_model
 
         if setup.model in SHAPES:

@@ -265,7 +265,7 @@ def _explain(found: Contest, threads: Sequence[int], reference: int) -> None:
 
 def by_budget(options: argparse.Namespace, texts: Sequence[str]) -> None:
     """llreg alone on random weights, a budget a line, each in a process of its own."""
-    from llreg_extract.loading.model import choose, device_name
+    from llreg_extract.loading.device import choose, device_name
     from llreg_extract.measure.speed import Trial, measure
     from llreg_extract.source import Source
 

@@ -16,7 +16,14 @@ PACKAGES = {module.__name__: Path(str(module.__file__)).parent for module in (ll
 # A module imports its own line and the lines above it. The longest matching prefix of its name counts.
 RANKS: tuple[tuple[str, ...], ...] = (
     ("llreg_schemas",),
-    ("llreg_extract",),  # its own ranks are below
+    ("llreg_extract.libraries", "llreg_extract.source", "llreg_extract.model", "llreg_extract.quirks"),
+    ("llreg_extract.files",),
+    ("llreg_extract.find",),
+    ("llreg_extract.fast",),
+    ("llreg_extract.scoring",),
+    ("llreg_extract.loading",),
+    ("llreg_extract.measure",),
+    ("llreg_extract",),  # the public names
     ("llreg.settings", "llreg.atomic", "llreg.printable", "llreg.units", "llreg.dask_client", "llreg.tables",
      "llreg._version"),
     ("llreg.hub.client",),
@@ -65,7 +72,7 @@ def rank_of(module: str) -> int:
         (len(prefix), rank)
         for rank, line in enumerate(RANKS)
         for prefix in line
-        if module == prefix or (module.startswith(f"{prefix}.") and prefix != "llreg")
+        if module == prefix or (module.startswith(f"{prefix}.") and prefix not in ("llreg", "llreg_extract"))
     ]
     assert matches, f"{module} has no rank: add its package to RANKS"
     return max(matches)[1]

@@ -17,16 +17,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llreg_extract.files.fetching import Revision, evict, fetch, is_cached, revisions
+    from llreg_extract.files.cache import Revision, evict, fetch, is_cached, revisions
     from llreg_extract.files.hub import cache_folder
-    from llreg_extract.files.quantize import packages
     from llreg_extract.find.resolve import resolve, resolve_identity
-    from llreg_extract.loading.model import Model, choose, count_gpus, environment, load, load_tokenizer
-    from llreg_extract.measure.needs import DeviceMemory, Needs, device_memory, needs
+    from llreg_extract.loading.device import DeviceMemory, choose, count_gpus, device_memory
+    from llreg_extract.loading.load import environment, load, load_tokenizer
+    from llreg_extract.loading.quantization import packages
+    from llreg_extract.measure.needs import Needs, needs
+    from llreg_extract.model import Model
+    from llreg_extract.scoring.batches import default_batch_tokens
     from llreg_extract.scoring.encoding import Encoded, check_range, encode, tokenise
     from llreg_extract.scoring.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
     from llreg_extract.scoring.reference import reference_scores
-    from llreg_extract.scoring.scores import Batch, Scores, Status, default_batch_tokens, iter_scores, score
+    from llreg_extract.scoring.scores import Batch, Scores, Status, iter_scores, score
     from llreg_extract.source import Adapter, Source
 
 __all__ = [
@@ -68,44 +71,24 @@ __all__ = [
     "tokenise_pairs",
 ]
 
-_MODULES = {
-    "Adapter": "source",
-    "Batch": "scoring.scores",
-    "DeviceMemory": "measure.needs",
-    "Encoded": "scoring.encoding",
-    "Model": "loading.model",
-    "Needs": "measure.needs",
-    "Revision": "files.fetching",
-    "Scores": "scoring.scores",
-    "Source": "source",
-    "Status": "scoring.scores",
-    "cache_folder": "files.hub",
-    "check_range": "scoring.encoding",
-    "choose": "loading.model",
-    "count_gpus": "loading.model",
-    "default_batch_tokens": "scoring.scores",
-    "device_memory": "measure.needs",
-    "encode": "scoring.encoding",
-    "encode_pairs": "scoring.pairs",
-    "environment": "loading.model",
-    "evict": "files.fetching",
-    "fetch": "files.fetching",
-    "is_cached": "files.fetching",
-    "iter_scores": "scoring.scores",
-    "load": "loading.model",
-    "load_tokenizer": "loading.model",
-    "needs": "measure.needs",
-    "packages": "files.quantize",
-    "prompt_provenance": "scoring.pairs",
-    "reference_scores": "scoring.reference",
-    "resolve": "find.resolve",
-    "resolve_identity": "find.resolve",
-    "revisions": "files.fetching",
-    "score": "scoring.scores",
-    "score_pairs": "scoring.pairs",
-    "tokenise": "scoring.encoding",
-    "tokenise_pairs": "scoring.pairs",
+# The same names by the module that has them: torch and transformers must not load before one of them is used.
+_NAMES = {
+    "files.cache": ("Revision", "evict", "fetch", "is_cached", "revisions"),
+    "files.hub": ("cache_folder",),
+    "find.resolve": ("resolve", "resolve_identity"),
+    "loading.device": ("DeviceMemory", "choose", "count_gpus", "device_memory"),
+    "loading.load": ("environment", "load", "load_tokenizer"),
+    "loading.quantization": ("packages",),
+    "measure.needs": ("Needs", "needs"),
+    "model": ("Model",),
+    "scoring.batches": ("default_batch_tokens",),
+    "scoring.encoding": ("Encoded", "check_range", "encode", "tokenise"),
+    "scoring.pairs": ("encode_pairs", "prompt_provenance", "score_pairs", "tokenise_pairs"),
+    "scoring.reference": ("reference_scores",),
+    "scoring.scores": ("Batch", "Scores", "Status", "iter_scores", "score"),
+    "source": ("Adapter", "Source"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _FILE = re.compile(r"(?!.*(^|/)\.\.(/|$))[A-Za-z0-9][A-Za-z0-9._ +=@/-]*")
 _NAME_LENGTH, _FILE_LENGTH = 200, 300
 
+# What weights can be packed to when they are loaded, and how a row names it.
+QUANTIZATIONS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -166,3 +169,19 @@ def tidy_subfolder(subfolder: str) -> str:
 
 def _is_path(text: str) -> bool:
     return len(text) <= _FILE_LENGTH and _FILE.fullmatch(text) is not None
+
+
+def check_quantize(quantize: str) -> None:
+    """Check that it is one of the quantisations that can be asked for.
+
+    Raises
+    ------
+    InputError
+    """
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"unknown quantisation {quantize!r}: choose {' or '.join(QUANTIZATIONS)}")
+
+
+def quantize_of(label: str | None) -> str | None:
+    """The `quantize` that a row's quantisation was made with; None where the checkpoint itself was like that."""
+    return next((quantize for quantize, own in QUANTIZATIONS.items() if own == label), None)

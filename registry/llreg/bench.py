@@ -192,7 +192,7 @@ def bench(
         torch or transformers is not installed.
     """
     from llreg_extract.files.hub import download
-    from llreg_extract.loading.model import device_name
+    from llreg_extract.loading.device import device_name
     from llreg_extract.measure.speed import Trial, measure
 
     source: llreg_extract.Source | None = None

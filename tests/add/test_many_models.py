@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::Deprecation
 Cli = Callable[..., Any]
 ToyModel = Callable[..., Path]
 Command = tuple[list[str], dict[str, str]]
-HUBSERVER = Path(__file__).resolve().parents[1] / "extract" / "hubserver.py"
+MODEL_HUB = Path(__file__).resolve().parents[1] / "tools" / "model_hub.py"
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DEADLINE = 120.0  # seconds
 
@@ -39,11 +39,11 @@ import importlib.util, json, os, sys, time
 from pathlib import Path
 
 given = json.load(sys.stdin)
-spec = importlib.util.spec_from_file_location("hubserver", given["hubserver"])
-hubserver = importlib.util.module_from_spec(spec)
-sys.modules["hubserver"] = hubserver
-spec.loader.exec_module(hubserver)
-repos = {name: hubserver.Repo(**{**repo, "folder": Path(repo["folder"])}) for name, repo in given["repos"].items()}
+spec = importlib.util.spec_from_file_location("model_hub", given["model_hub"])
+model_hub = importlib.util.module_from_spec(spec)
+sys.modules["model_hub"] = model_hub
+spec.loader.exec_module(model_hub)
+repos = {name: model_hub.Repo(**{**repo, "folder": Path(repo["folder"])}) for name, repo in given["repos"].items()}
 
 def asked(what):
     return any(line.endswith(what) for line in log)
@@ -77,7 +77,7 @@ def on_cluster(**call):
     with LocalCluster(n_workers=1, threads_per_worker=2, **place) as cluster:
         return run(cluster=cluster.scheduler_address, **call)
 
-with hubserver.serve(repos) as (os.environ["HF_ENDPOINT"], log):
+with model_hub.serve(repos) as (os.environ["HF_ENDPOINT"], log):
     from llreg.registry import Registry
 
     registry = Registry(given["registry"])
@@ -141,7 +141,7 @@ def driven(
         "plan, evicting": {"do": "plan", "models": ["org/half-0", "org/half-1"], "evict": True},
         "cluster": {"do": "on_cluster", "models": ["org/endless", "org/remote"], "evict": True, "order": "given"},
     }
-    given = {"hubserver": str(HUBSERVER), "registry": str(registry.path), "repos": repos, "calls": list(calls.values())}
+    given = {"model_hub": str(MODEL_HUB), "registry": str(registry.path), "repos": repos, "calls": list(calls.values())}
     ran = subprocess.run(
         [sys.executable, "-c", DRIVER],
         input=json.dumps(given),
@@ -207,7 +207,7 @@ class TestHub:
 @pytest.fixture
 def stalling_hub() -> Iterator[ModuleType]:
     """The Hub's server, whose weights never come."""
-    spec = importlib.util.spec_from_file_location("hubserver_that_stalls", HUBSERVER)
+    spec = importlib.util.spec_from_file_location("model_hub_that_stalls", MODEL_HUB)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

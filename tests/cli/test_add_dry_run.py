@@ -35,7 +35,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 TESTS = Path(__file__).resolve().parent.parent
-hubserver = _load("hubserver_for_runs", TESTS / "extract" / "hubserver.py")
+model_hub = _load("model_hub_for_runs", TESTS / "tools" / "model_hub.py")
 toys = _load("toys_for_runs", TESTS / "tools" / "toy_models.py")
 
 
@@ -49,14 +49,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(toy: Path) -> Iterator[Mapping[str, str]]:
     """The environment in which `llreg` sees a Hub of good models and bad."""
     repos = {
-        "org/toy": hubserver.Repo(
+        "org/toy": model_hub.Repo(
             toy, card={"license": "mit", "base_model": "org/base"}, tags=("gpt2", "code"), downloads=4321
         ),
-        "org/gated": hubserver.Repo(toy, gated=True),
-        "org/huge": hubserver.Repo(toy, parameters={"BF16": 10**13}, sizes={"model.safetensors": 2 * 10**13}),
-        "org/long": hubserver.Repo(toy, sizes={"model.safetensors": 1 << 60}),
+        "org/gated": model_hub.Repo(toy, gated=True),
+        "org/huge": model_hub.Repo(toy, parameters={"BF16": 10**13}, sizes={"model.safetensors": 2 * 10**13}),
+        "org/long": model_hub.Repo(toy, sizes={"model.safetensors": 1 << 60}),
     }
-    with hubserver.serve(repos) as (endpoint, _):
+    with model_hub.serve(repos) as (endpoint, _):
         yield {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
 
 

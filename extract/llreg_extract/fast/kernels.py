@@ -1,4 +1,8 @@
-"""float32 matrix products by the faster of the libraries that torch has on a CPU."""
+"""Faster kernels on a CPU: float32 matrix products through oneDNN, and causal attention in blocks.
+
+Attention in blocks of queries against the keys up to the block's end: torch's own kernel takes 18 % of a forward pass of
+SmolLM2-135M on texts of 300 tokens, though attention is 4 % of the arithmetic; plain matrix products take a quarter of that.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "llreg_blocked"
+_BLOCK = 128  # queries
+# Arguments of transformers' attention functions that change nothing when they are None, False or 0.
+_NEUTRAL = ("sliding_window", "softcap", "s_aux", "position_bias", "cache", "output_attentions", "dropout")
+_KNOWN = frozenset(
+    (*_NEUTRAL, "position_ids", "use_cache", "cache_position", "past_key_values", "return_dict", "output_hidden_states")
+)
 
 
 @contextmanager
@@ -62,3 +77,113 @@ def _is_amd() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return "AuthenticAMD" in platform.processor()
+
+
+@cache
+def register() -> str:
+    """Make the attention known to transformers; its name, for ``set_attn_implementation``."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, blocked_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # None where the mask is the plain causal one
+    return NAME
+
+
+def blocked_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in the form that transformers calls; what is not plain causal self-attention goes to its own sdpa.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The attention layer.
+    query : float tensor of shape (batch, heads, text, dim)
+    key, value : float tensors of shape (batch, key_heads, text, dim)
+        `heads` is a multiple of `key_heads`.
+    attention_mask : tensor or None
+        None: causal.
+    scaling : float, optional
+        Of the products of queries and keys; 1 / sqrt(dim) if not given.
+    is_causal : bool, optional
+        As the layer says if not given.
+    **options
+        What transformers passes besides.
+
+    Returns
+    -------
+    output : float tensor of shape (batch, text, heads, dim)
+    weights : None
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = attention_mask is None and causal and _is_plain(query, key, value, options)
+    if not plain:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **options
+        )
+        return output, None
+    return _attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+
+
+def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> bool:
+    window = options.get("sliding_window")
+    # No mask and a window that the text does not fill: transformers leaves the mask out just then.
+    unusual = [options.get(name) for name in _NEUTRAL if not (name == "sliding_window" and _fits(window, query))]
+    return (
+        query.shape[2] == key.shape[2] == value.shape[2]
+        and query.shape[1] % key.shape[1] == 0
+        and not any(bool(one) for one in unusual if not _is_tensor(one))
+        and not any(_is_tensor(one) for one in unusual)
+        and _KNOWN.issuperset(options)
+    )
+
+
+def _fits(window: Any, query: torch.Tensor) -> bool:
+    return isinstance(window, int) and query.shape[2] <= window
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """softmax(QK'/s + causal mask)V by blocks of queries; grouped heads share keys and values without copies of them."""
+    import torch
+
+    batch, heads, length, dim = query.shape
+    groups, shared = key.shape[1], heads // key.shape[1]
+    # (batch * groups, text, dim): all query heads of a group stand below each other in one product.
+    keys = key.reshape(batch * groups, length, dim).transpose(1, 2)
+    values = value.reshape(batch * groups, length, value.shape[-1])
+    queries = (query * scaling).reshape(batch * groups, shared, length, dim)
+    output = query.new_empty(batch, length, heads, value.shape[-1])
+    for start in range(0, length, _BLOCK):
+        end = min(start + _BLOCK, length)
+        block = queries[:, :, start:end].reshape(batch * groups, shared * (end - start), dim)
+        scores = torch.bmm(block, keys[:, :, :end]).view(batch * groups, shared, end - start, end)
+        scores[..., start:].masked_fill_(_future(end - start, scores.device), -torch.inf)
+        weights = torch.softmax(scores, -1).view(batch * groups, shared * (end - start), end)
+        found = torch.bmm(weights, values[:, :end]).view(batch, heads, end - start, -1)
+        output[:, start:end] = found.transpose(1, 2)
+    return output
+
+
+@cache
+def _future(size: int, device: torch.device) -> torch.Tensor:
+    """bool of shape (query, key): the keys of a diagonal block that a query must not see."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)

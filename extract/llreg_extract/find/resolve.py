@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llreg_extract.files.adapter import AdapterConfig, read_adapter_config
 from llreg_extract.files.checkpoint import ADAPTER_CONFIG
-from llreg_extract.files.quantize import check_quantize, quantize_of
-from llreg_extract.find.local import LocalFolder
-from llreg_extract.find.place import Place, adapter_source, model_source
-from llreg_extract.find.repo import HubRepo, open_repo
+from llreg_extract.files.config import AdapterConfig, read_adapter_config
+from llreg_extract.find.folder import HubFolder, LocalFolder, ModelFolder, open_repo
+from llreg_extract.find.pin import adapter_source, model_source
 from llreg_extract.libraries import require
-from llreg_extract.source import Source, is_name, local_name, tidy_subfolder
+from llreg_extract.source import Source, check_quantize, is_name, local_name, quantize_of, tidy_subfolder
 from llreg_schemas import Identity
 from llreg_schemas.errors import InputError, LlregError, ModelError, ModelNotFoundError, UnsupportedModelError
 
@@ -139,7 +137,7 @@ def _read_errors(model: str) -> Iterator[None]:
         raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
 
 
-def _find(model: str, revision: str | None, name: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+def _find(model: str, revision: str | None, name: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
     """Where a model is, and the GGUF file if it names one."""
     path = os.path.expanduser(model)  # unlike Path's, it and os.path.exists take any text
     if os.path.exists(path):
@@ -153,7 +151,7 @@ def _find(model: str, revision: str | None, name: str | None, subfolder: str | N
     return _find_on_hub(model, revision, subfolder)
 
 
-def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
     if not path.is_file():
         return LocalFolder(path, local_name(path.name, name), subfolder), None
     if path.suffix.lower() != ".gguf":
@@ -162,7 +160,7 @@ def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[Pl
     return LocalFolder(path.parent, local_name(path.stem, name)), path.name
 
 
-def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tuple[Place, str | None]:
+def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
     on_hub = _HUB_GGUF.fullmatch(model)
     repo, file = (on_hub[1], on_hub[2]) if on_hub else (model, None)
     if not is_name(repo):
@@ -172,7 +170,7 @@ def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tup
     return _open(repo, revision, subfolder, file), file
 
 
-def _open(repo: str, revision: str | None, subfolder: str | None, file: str | None = None) -> HubRepo:
+def _open(repo: str, revision: str | None, subfolder: str | None, file: str | None = None) -> HubFolder:
     found = open_repo(repo, revision)
     if file is not None and file not in found.root:
         raise ModelNotFoundError(f"{found.name} has no file {file} at revision {found.sha[:12]}: check the name")
@@ -184,13 +182,13 @@ def _refuse_subfolder(file: str, subfolder: str | None) -> None:
         raise InputError(f"{file} is a file: --subfolder goes with a repository or a directory")
 
 
-def _adapter(place: Place, base: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
+def _adapter(place: ModelFolder, base: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
     settings = read_adapter_config(place.fetch(ADAPTER_CONFIG), place.name)
     under, file = _find_base(place, settings, base)
     return adapter_source(place, model_source(under, file, quantize, trust_remote_code))
 
 
-def _find_base(place: Place, settings: AdapterConfig, base: str | None) -> tuple[Place, str | None]:
+def _find_base(place: ModelFolder, settings: AdapterConfig, base: str | None) -> tuple[ModelFolder, str | None]:
     if base is not None:
         model, _, revision = (base, "", "") if os.path.exists(os.path.expanduser(base)) else base.partition("@")
         return _find(model, revision or (settings.revision if model == settings.base else None), None, None)

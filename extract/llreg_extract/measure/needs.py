@@ -1,4 +1,4 @@
-"""What it takes to score a model, told before anything of it is loaded: bytes to download, memory, a device's memory."""
+"""What it takes to score a model, told before anything of it is loaded: bytes to download, and memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 
 from llreg_extract.files.checkpoint import check_tokenizer, weight_files
 from llreg_extract.files.hub import RepoFile, needed_files
-from llreg_extract.files.quantize import packed_bytes, stays_packed
-from llreg_extract.libraries import require
-from llreg_extract.loading.model import device_name
+from llreg_extract.loading.quantization import packed_bytes, stays_packed
 from llreg_extract.source import Source
 
 # What is asked for beyond the weights: activations, logits, and what torch itself holds. Batches shrink where
@@ -40,24 +38,6 @@ class Needs:
     def memory_bytes(self) -> int | None:
         """1.2 times the weights and 512 MiB; None where the weights are not known."""
         return None if self.weight_bytes is None else int(self.weight_bytes * (1 + MARGIN_SHARE)) + MARGIN_BYTES
-
-
-@dataclass(frozen=True)
-class DeviceMemory:
-    """A device and its memory.
-
-    Attributes
-    ----------
-    name : str
-        As provenance has it.
-    type : {"cpu", "cuda"}
-    num_bytes : int or None
-        Memory of a GPU in all; of a CPU what is available now. None where the system does not tell.
-    """
-
-    name: str
-    type: str
-    num_bytes: int | None
 
 
 def needs(source: Source, *, dtype: str, trust_remote_code: bool = False) -> Needs:
@@ -111,49 +91,3 @@ def _files(source: Source, trust_remote_code: bool) -> list[RepoFile]:
 def _sum(sizes: Iterable[int | None]) -> int | None:
     listed = list(sizes)
     return None if None in listed else sum(size for size in listed if size is not None)
-
-
-def device_memory(device: str) -> DeviceMemory:
-    """A device's name and memory.
-
-    Parameters
-    ----------
-    device : str
-        From `choose`: "cpu", "cuda" or "cuda:N".
-    """
-    require("torch")
-    kind, _, number = device.partition(":")
-    if kind == "cuda":
-        import torch
-
-        return DeviceMemory(device_name(device), kind, torch.cuda.get_device_properties(int(number or 0)).total_memory)
-    return DeviceMemory(device_name(device), kind, available_memory())
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that this process may still take: of the machine, or of its container where that has less."""
-    limits = [_available_here(), _available_in_group(Path("/sys/fs/cgroup"))]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _available_here() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:  # not Linux: what is there in all
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _available_in_group(group: Path) -> int | None:
-    """What a control group (version 2) leaves: its limit, less what it uses and could not give back."""
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0, limit - used + int(stat.get("inactive_file", 0)))
-    except (OSError, ValueError):  # no such group, or "max": no limit
-        return None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llreg_extract.libraries import quiet, require
-from llreg_extract.loading.model import Model, make_ready
+from llreg_extract.loading.load import make_ready
+from llreg_extract.model import Model
 from llreg_extract.scoring.encoding import PROBE_TEXT
 from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
@@ -65,7 +66,7 @@ def random_model(shape: str, texts: Sequence[str], *, dtype: str, device: str) -
         One of `SHAPES`.
     texts : sequence of str
     dtype, device : str
-        As `llreg_extract.loading.model.choose` gives them.
+        As `llreg_extract.choose` gives them.
 
     Raises
     ------

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.libraries import is_out_of_memory
-from llreg_extract.loading.model import Model, load
+from llreg_extract.loading.load import load
 from llreg_extract.measure.flops import Flops, count_flops, matmul_peak
 from llreg_extract.measure.shapes import random_model
+from llreg_extract.model import Model
+from llreg_extract.scoring.batches import default_batch_tokens
 from llreg_extract.scoring.encoding import Encoded, encode
-from llreg_extract.scoring.scores import Status, default_batch_tokens, iter_scores
+from llreg_extract.scoring.scores import Status, iter_scores
 from llreg_extract.source import Source
 from llreg_schemas.errors import LlregError, ModelError
 
@@ -37,7 +39,7 @@ class Trial:
     model : Source or str
         A pinned model, or the name of a shape (`llreg_extract.measure.shapes.SHAPES`) to fill with random weights.
     dtype, device : str
-        As `llreg_extract.loading.model.choose` gives them.
+        As `llreg_extract.choose` gives them.
     batch_tokens : int or None
         Padded tokens of a batch at most; None: the device's default.
     texts : sequence of str
@@ -175,7 +177,7 @@ def measure_here(trial: Trial) -> Speed:
     Raises
     ------
     LlregError
-        As `llreg_extract.loading.model.load` and `llreg_extract.scoring.scores.iter_scores` do.
+        As `llreg_extract.load` and `llreg_extract.iter_scores` do.
     """
     model = _make_model(trial)
     encoded = encode(model, trial.texts)

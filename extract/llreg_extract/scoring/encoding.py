@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llreg_schemas.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from llreg_extract.loading.model import Model
+    from llreg_extract.model import Model
 
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest."
 

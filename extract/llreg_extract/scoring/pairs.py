@@ -17,7 +17,7 @@ from llreg_schemas.errors import ModelError, UnsupportedModelError
 from llreg_schemas.records import Rendering
 
 if TYPE_CHECKING:
-    from llreg_extract.loading.model import Model
+    from llreg_extract.model import Model
 
 # What strftime writes at midnight of llreg_schemas.records.PROMPT_DATE, in the C locale.
 # fmt: off

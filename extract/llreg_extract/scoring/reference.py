@@ -10,7 +10,7 @@ import numpy as np
 
 from llreg_extract.fast import replay
 from llreg_extract.fast.replay import call_options
-from llreg_extract.loading.model import Model
+from llreg_extract.model import Model
 from llreg_extract.scoring.scores import Scores, Status
 
 

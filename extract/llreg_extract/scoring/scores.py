@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 
 from llreg_extract.fast.kernels import fast_products
 from llreg_extract.libraries import first_line, is_out_of_memory
-from llreg_extract.loading.model import Model
-from llreg_extract.loading.state import keeps_state, rope_boundary
-from llreg_extract.scoring.batching import BatchPlan
+from llreg_extract.model import Model
+from llreg_extract.quirks import keeps_state, rope_boundary
+from llreg_extract.scoring.batches import BatchPlan, default_batch_tokens
 from llreg_extract.scoring.encoding import Encoded, encode
 from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import InputError, ModelError
 
-# Padded tokens of a batch. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and
-# leave threads idle at the end; on a GPU they fill the device.
-_BUDGET = {"cpu": 256, "cuda": 16_384}
-_SMALL, _SMALL_BUDGET = 1_000_000_000, 65_536  # parameters below which a GPU waits for launches at the usual budget
 _SLOW_BATCH = 20.0  # seconds; on a slower machine batches shrink, so that an interruption loses little
 
 
@@ -79,14 +75,6 @@ class Scores:
     log_likelihood: NDArray[np.float32]
     num_tokens: NDArray[np.int32]
     status: NDArray[np.int8]
-
-
-def default_batch_tokens(device_type: str, num_parameters: int | None = None) -> int:
-    """Padded tokens of a batch at most, where the caller does not say: 256 on a CPU, 16,384 on a GPU, 65,536 there
-    for a model of less than a billion parameters."""
-    if device_type == "cuda" and num_parameters is not None and num_parameters < _SMALL:
-        return _SMALL_BUDGET
-    return _BUDGET.get(device_type, _BUDGET["cpu"])
 
 
 def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None) -> Scores:

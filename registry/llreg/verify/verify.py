@@ -12,7 +12,7 @@ import numpy as np
 import llreg_extract
 from llreg.verify.comparison import Agreement
 from llreg.verify.rescoring import Rescoring, Sample, scorable
-from llreg_extract.files.quantize import quantize_of
+from llreg_extract.source import quantize_of
 from llreg_schemas import sha256_text
 from llreg_schemas.errors import InputError, MissingExtraError, ModelError, NonFiniteError
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llreg_extract import load, score
-from llreg_extract.find import resolve
+from llreg_extract.find.resolve import resolve
 from llreg_extract.measure.flops import Flops, count_flops, matmul_peak
 from llreg_extract.measure.shapes import SHAPES, random_model
 from llreg_extract.measure.speed import Trial, measure, measure_here, peak_resident

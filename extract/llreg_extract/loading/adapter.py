@@ -1,72 +1,16 @@
-"""PEFT adapters: what adapter_config.json says, and laying an adapter over its base model."""
+"""Laying a PEFT adapter over its base model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from llreg_extract.files.checkpoint import ADAPTER_WEIGHTS
 from llreg_extract.libraries import first_line
 from llreg_schemas.errors import UnsupportedModelError
 
-# Methods that change what the model reads, or mix adapters by what it reads: no weights come of them.
-_NOT_WEIGHTS = ("PROMPT", "PREFIX_TUNING", "P_TUNING", "CPT", "CARTRIDGE", "XLORA", "POLY", "SHADOW")
 _MODULE = "base_model.model."  # what peft puts before the name of a module of the base
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What an adapter says of itself.
-
-    Attributes
-    ----------
-    method : str
-        As peft names it: "LORA".
-    base : str or None
-        Hub id or path of the model it was trained on.
-    revision : str or None
-        Revision of that model.
-    """
-
-    method: str
-    base: str | None
-    revision: str | None
-
-
-def read_adapter_config(path: Path, name: str) -> AdapterConfig:
-    """The adapter_config.json of an adapter that llreg can score.
-
-    Raises
-    ------
-    UnsupportedModelError
-        It is malformed, or no adapter of weights.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} is not JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} names no peft_type, so its kind is unknown")
-    method = config["peft_type"]
-    if any(word in method for word in _NOT_WEIGHTS):
-        raise UnsupportedModelError(
-            f"{name} is a {method} adapter, which changes what the model reads and not its weights: llreg scores adapters "
-            "of weights, such as LoRA"
-        )
-    # The first is a name of Python code to import; the second acts only behind tokens that a text does not hold.
-    for key in ("megatron_config", "alora_invocation_tokens"):
-        if config.get(key):
-            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take")
-    return AdapterConfig(method, _text(config, "base_model_name_or_path"), _text(config, "revision"))
-
-
-def _text(config: Mapping[str, Any], key: str) -> str | None:
-    value = config.get(key)
-    return value if isinstance(value, str) and value else None
 
 
 def lay_over(module: Any, folder: Path, name: str) -> Any:

@@ -16,9 +16,8 @@ from typing import Any
 
 from llreg_extract.libraries import first_line, quiet, require_for_model
 from llreg_extract.source import Source
-from llreg_schemas.errors import InputError, ModelError, UnsupportedModelError
+from llreg_schemas.errors import ModelError, UnsupportedModelError
 
-LABELS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
 # Bytes a packed parameter takes: with a float32 scale for each block of 64 where there are 4 bits (one a row is nothing).
 _PACKED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 64}
 # Module and what pip calls it. For other methods transformers tells what is missing.
@@ -31,22 +30,6 @@ _PACKAGES = {
 }
 _UNPACKED = ("compressed-tensors", "fp8")  # unpacked once, while they are loaded
 _KERNELS = {"mxfp4": ("kernels", "triton")}  # unpacked so too where these are not installed
-
-
-def check_quantize(quantize: str) -> None:
-    """Check that it is one of the quantisations that can be asked for.
-
-    Raises
-    ------
-    InputError
-    """
-    if quantize not in LABELS:
-        raise InputError(f"unknown quantisation {quantize!r}: choose {' or '.join(LABELS)}")
-
-
-def quantize_of(label: str | None) -> str | None:
-    """The `quantize` that a row's quantisation was made with; None where the checkpoint itself was like that."""
-    return next((quantize for quantize, own in LABELS.items() if own == label), None)
 
 
 def packed_bytes(source: Source, dtype_bytes: int, parameters: int) -> int:

@@ -18,16 +18,9 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.tools import model_hub
 
 import llreg_extract
-
-# The folder is no package: pytest runs with --import-mode=importlib.
-_spec = importlib.util.spec_from_file_location("hubserver", Path(__file__).with_name("hubserver.py"))
-assert _spec is not None
-assert _spec.loader is not None
-hubserver = importlib.util.module_from_spec(_spec)
-sys.modules["hubserver"] = hubserver
-_spec.loader.exec_module(hubserver)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER_SHA = "89abcdef0123456789abcdef0123456789abcdef"
@@ -154,27 +147,27 @@ def repos(toy_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     toy = toy_model("gpt2")
     card = {"license": "mit", "base_model": "org/base", "base_model_relation": "finetune"}
     return {
-        "org/toy": hubserver.Repo(
+        "org/toy": model_hub.Repo(
             toy, branches=("main", "side"), card=card, tags=("code", "license:apache-2.0"), downloads=1234
         ),
-        "org/tagged": hubserver.Repo(
+        "org/tagged": model_hub.Repo(
             toy,
             tags=("license:apache-2.0", "base_model:org/base", "base_model:quantized:org/base", *map(str, range(300))),
             parameters={"BF16": 70_000, "F32": 30_000},
         ),
-        "org/old": hubserver.Repo(toy, moved_to="org/toy"),
-        "org/sharded": hubserver.Repo(sharded),
-        "org/gated": hubserver.Repo(toy, gated=True),
-        "org/forbidden": hubserver.Repo(toy, refuse=403),
-        "org/broken": hubserver.Repo(toy, refuse=503),
-        "org/t5": hubserver.Repo(toy_model("t5")),
-        "org/pickled": hubserver.Repo(pickled),
-        "org/ggufs": hubserver.Repo(ggufs),
-        "org/data": hubserver.Repo(data),
-        "org/nested": hubserver.Repo(nested),
-        "org/deepgguf": hubserver.Repo(deepgguf),
-        "org/adapter": hubserver.Repo(adapter_folder(nested.parent / "adapter", "last", "org/toy"), sha=OTHER_SHA),
-        "org/orphan": hubserver.Repo(adapter_folder(nested.parent / "orphan", "", "/home/somebody/toy"), sha=OTHER_SHA),
+        "org/old": model_hub.Repo(toy, moved_to="org/toy"),
+        "org/sharded": model_hub.Repo(sharded),
+        "org/gated": model_hub.Repo(toy, gated=True),
+        "org/forbidden": model_hub.Repo(toy, refuse=403),
+        "org/broken": model_hub.Repo(toy, refuse=503),
+        "org/t5": model_hub.Repo(toy_model("t5")),
+        "org/pickled": model_hub.Repo(pickled),
+        "org/ggufs": model_hub.Repo(ggufs),
+        "org/data": model_hub.Repo(data),
+        "org/nested": model_hub.Repo(nested),
+        "org/deepgguf": model_hub.Repo(deepgguf),
+        "org/adapter": model_hub.Repo(adapter_folder(nested.parent / "adapter", "last", "org/toy"), sha=OTHER_SHA),
+        "org/orphan": model_hub.Repo(adapter_folder(nested.parent / "orphan", "", "/home/somebody/toy"), sha=OTHER_SHA),
     }
 
 
@@ -220,7 +213,7 @@ def adapter_folder(root: Path, subfolder: str, base: str) -> Path:
 def told(repos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client said to all cases, online and then offline from the same cache."""
     home = tmp_path_factory.mktemp("hf")
-    with hubserver.serve(repos) as (endpoint, log):
+    with model_hub.serve(repos) as (endpoint, log):
         local = {"local adapter": {"model": str(repos["org/adapter"].folder / "last")}}
         answers = client({**CASES, **({**ADAPTERS, **local} if HAS_PEFT else {})}, endpoint, home)
         requests = list(log)
@@ -439,7 +432,7 @@ def test_a_gguf_is_described_without_being_fetched(toy_model: Callable[..., Path
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with hubserver.serve({"org/q": hubserver.Repo(tmp_path / "repo")}) as (endpoint, log):
+    with model_hub.serve({"org/q": model_hub.Repo(tmp_path / "repo")}) as (endpoint, log):
         told = client({"it": {"model": "org/q/sub/toy.gguf"}}, endpoint, tmp_path / "hf")["it"]
     source = told["source"]
     assert (source["name"], source["file"], source["quantization"]) == ("org/q", "sub/toy.gguf", "gguf:Q4_0")

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llreg_extract.fast import attention, replay
-from llreg_extract.fast.kernels import fast_products
+from llreg_extract.fast import kernels, replay
 from llreg_extract.libraries import is_out_of_memory
-from llreg_extract.loading.state import rope_boundary
+from llreg_extract.quirks import rope_boundary
 from llreg_extract.scoring.encoding import PROBE_TEXT
 from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from llreg_extract.loading.model import Model
+    from llreg_extract.model import Model
 
 _LENGTH = 160  # tokens of the probe at most: more than one block of attention
 # Root mean square over the tokens of a probe, and largest, in nats: rounding in the weights' dtype stays below (SmolLM2 in
@@ -87,9 +86,9 @@ def _use_replay(model: Model, agrees: Callable[[], bool]) -> None:
 def _use_blocks(model: Model, agrees: Callable[[], bool]) -> None:
     if model.device.type != "cpu" or model.attention != "sdpa":
         return
-    model.module.set_attn_implementation(attention.register())
-    if model.module.config._attn_implementation == attention.NAME and _attempt(agrees):
-        model.attention = attention.NAME
+    model.module.set_attn_implementation(kernels.register())
+    if model.module.config._attn_implementation == kernels.NAME and _attempt(agrees):
+        model.attention = kernels.NAME
     else:
         model.module.set_attn_implementation(model.library_attention)
 
@@ -126,7 +125,7 @@ def _log_probs(
     model: Model, sequences: list[NDArray[np.int32]], starts: list[int] | None = None
 ) -> list[NDArray[np.float32]]:
     # The plain pass too: which library multiplies is decided by a check of its own.
-    with fast_products(model.device.type):
+    with kernels.fast_products(model.device.type):
         return token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
 
 

@@ -15,7 +15,7 @@ import llreg_extract
 from llreg_schemas.errors import InputError, ModelError, UnsupportedModelError
 
 Editable = Callable[..., Path]
-SCHEMA = Path(__file__).parents[2] / "schemas" / "llreg_schemas" / "row.schema.json"
+SCHEMA = Path(__file__).parents[3] / "schemas" / "llreg_schemas" / "row.schema.json"
 
 
 def load(folder: Path, **options: Any) -> llreg_extract.Model:
@@ -137,7 +137,7 @@ def test_a_bert_that_is_a_decoder_is_scored(editable: Editable) -> None:
 
 
 def test_where_padding_changes_values_texts_go_alone(toy_model: Callable[..., Path]) -> None:
-    from llreg_extract.fast.selfcheck import prepare
+    from llreg_extract.loading.selfcheck import prepare
 
     model = load(toy_model("llama"))
     assert model.batching

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import llreg_extract
 from llreg_extract import Status
-from llreg_extract.scoring.batching import BatchPlan
+from llreg_extract.scoring.batches import BatchPlan
 from llreg_schemas.errors import InputError, ModelError, UnsupportedModelError
 
 KINDS = ["gpt2", "gpt_neox", "llama", "mistral", "gemma2", "phi3", "mamba", "bloom"]

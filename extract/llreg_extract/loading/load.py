@@ -1,23 +1,155 @@
-"""From a pinned model's files to tokenizer and module: where transformers loads from, with which options."""
+"""Load a pinned model for scoring, and describe what it runs on."""
 
 from __future__ import annotations
 
 import errno
 import io
+import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.adapter import lay_over
 from llreg_extract.files.checkpoint import TOKENIZER_FILES, check_tokenizer, matching
-from llreg_extract.files.hub import adapter_folder
-from llreg_extract.files.quantize import finish, loading_config
-from llreg_extract.libraries import first_line, is_out_of_memory
-from llreg_extract.scoring.encoding import PROBE_TEXT
+from llreg_extract.files.config import context_length
+from llreg_extract.files.hub import adapter_folder, download
+from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require, require_for_model
+from llreg_extract.loading.adapter import lay_over
+from llreg_extract.loading.device import choose, device_name
+from llreg_extract.loading.quantization import chatter_withheld, finish, loading_config, packages
+from llreg_extract.loading.selfcheck import prepare
+from llreg_extract.model import Model
+from llreg_extract.scoring.encoding import PROBE_TEXT, special_prefix
 from llreg_extract.source import Source
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
+
+
+def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Model:
+    """Load tokenizer and weights, check them, and return the model ready for scoring.
+
+    Parameters
+    ----------
+    source : Source
+        From `resolve`.
+    dtype, device : str
+        As for `choose`.
+    trust_remote_code : bool
+        Whether code from the checkpoint may run.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        It cannot be loaded: no tokenizer, no memory, files that do not fit together.
+    ModelNotFoundError, ModelAccessError
+        A Hub model's files cannot be fetched.
+    UnsupportedModelError
+        Weights are missing, or the model is not causal.
+    InputError, MissingExtraError
+        As for `choose`.
+    """
+    require("torch", "transformers", "safetensors")
+    for package in ["gguf"] * bool(source.file) + ["peft"] * bool(source.adapter):
+        require_for_model(package)
+    dtype, device = choose(source, dtype=dtype, device=device)
+    folder = download(source, trust_remote_code=trust_remote_code)
+    with (
+        quiet(),
+        chatter_withheld(source),
+        load_errors(source.name),
+        checkpoint_folder(folder, source) as (place, options),
+    ):
+        options["trust_remote_code"] = trust_remote_code
+        tokenizer = read_tokenizer(source, folder, place, options)
+        module = read_module(source, place, options, dtype, device)
+        return make_ready(source, module, tokenizer, dtype, trust_remote_code=trust_remote_code)
+
+
+def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust_remote_code: bool = False) -> Model:
+    """Check a module that is loaded, and set the fastest way to score it.
+
+    Parameters
+    ----------
+    source : Source
+    module : torch.nn.Module
+        Causal language model of transformers, in evaluation mode.
+    tokenizer : transformers tokenizer
+    dtype : str
+        Of the weights.
+    trust_remote_code : bool
+        Whether code from the checkpoint was allowed to run.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model is not causal.
+    """
+    attention = str(getattr(module.config, "_attn_implementation", None) or "none")
+    model = Model(
+        source=source,
+        module=module,
+        tokenizer=tokenizer,
+        device=module.device,
+        weight_dtype=dtype,
+        context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
+        attention=attention,
+        library_attention=attention,
+        first_token_scored=special_prefix(tokenizer) > 0,
+        threads=_available_cpus(),
+        trust_remote_code=trust_remote_code,
+    )
+    prepare(model)
+    return model
+
+
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
+    """Load a model's tokenizer alone, as `load` does; all its files are downloaded if need be.
+
+    Raises
+    ------
+    ModelError
+        As `load`.
+    """
+    folder = download(source, trust_remote_code=trust_remote_code)
+    with quiet(), load_errors(source.name), checkpoint_folder(folder, source) as (place, options):
+        options["trust_remote_code"] = trust_remote_code
+        return read_tokenizer(source, folder, place, options)
+
+
+def environment(model: Model) -> dict[str, Any]:
+    """What the scores were computed with: pieces of a row's provenance.
+
+    Returns
+    -------
+    dict
+        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" as ``row.schema.json`` has them.
+    """
+    used = ("torch", "transformers", "tokenizers", *packages(model.source))
+    versions = {"python": platform.python_version(), **{name: version(name) for name in used}}
+    return {
+        "versions": versions,
+        "device": {"type": model.device.type, "name": device_name(model.device)},
+        "attention": model.attention,
+        "scoring_path": model.path,
+        "batching": model.batching,
+        "trust_remote_code": model.trust_remote_code,
+    }
+
+
+def _smallest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import llreg_extract
 from llreg_extract.fast import replay
-from llreg_extract.fast.attention import blocked_attention
-from llreg_extract.fast.kernels import fast_products
-from llreg_extract.fast.selfcheck import prepare
+from llreg_extract.fast.kernels import blocked_attention, fast_products
+from llreg_extract.loading.selfcheck import prepare
 from llreg_extract.scoring.forward import token_log_probs
 
 CPU = torch.device("cpu")
@@ -237,7 +236,7 @@ def test_products_go_back_to_where_they_went() -> None:
 
 
 def test_large_logits_do_not_cost_a_16_bit_model_its_exact_head(toy_model: Callable[..., Path]) -> None:
-    from llreg_extract.loading.model import make_ready
+    from llreg_extract.loading.load import make_ready
 
     model = load(toy_model("llama"), dtype="bfloat16")
     replay.remove(model.module)

@@ -1,20 +1,30 @@
-"""A model repository on the Hub at one commit: pinned and described before anything of it is downloaded."""
+"""Where a model's files are: a directory, or a repository on the Hub at one commit, pinned before it is downloaded."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
-from llreg_extract.files.checkpoint import WEIGHTS, WEIGHTS_INDEX, count_elements, in_folder, indexed_weights
+from llreg_extract.files.card import read_card
+from llreg_extract.files.checkpoint import (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    count_elements,
+    hash_file,
+    hash_files,
+    in_folder,
+    indexed_weights,
+    read_elements,
+    weight_files,
+)
 from llreg_extract.files.hub import TIMEOUT
 from llreg_extract.files.hub_errors import hub_errors
-from llreg_extract.find.card import read_card
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Kind, is_name
 from llreg_schemas.errors import ModelNotFoundError
@@ -23,8 +33,111 @@ _HEADER_BLOCK = 4 << 20  # 4 MiB: bytes fetched at a time while reading a GGUF h
 _SAFETENSORS_BLOCK = 256 << 10  # 256 KiB: the header of a safetensors file of some thousand tensors
 
 
+class ModelFolder(Protocol):
+    """Where a model's files are: a repository of the Hub or a directory, or a folder of one."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def subfolder(self) -> str | None: ...
+    @property
+    def files(self) -> Collection[str]: ...
+    @property
+    def root(self) -> Collection[str]: ...
+    @property
+    def card(self) -> dict[str, Any]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def elements(self) -> Any: ...
+    def revision(self, files: Iterable[str], *, weights: bool = False) -> str: ...
+    def fetch(self, file: str) -> Path: ...
+    def open(self, file: str) -> AbstractContextManager[BinaryIO]: ...
+
+
 @dataclass(frozen=True)
-class HubRepo:
+class LocalFolder:
+    """A model directory, or a folder of it.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    name : str
+        The model's.
+    subfolder : str or None
+        The folder inside it that has the model's files.
+    """
+
+    path: Path
+    name: str
+    subfolder: str | None = None
+
+    kind: ClassVar[Kind] = "local"
+    facts: ClassVar[Mapping[str, Any]] = {"created": None}
+
+    @property
+    def location(self) -> str:
+        """Path of the directory."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Path of the folder with the model's files."""
+        return self.path / (self.subfolder or "")
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Names of the files in its folder."""
+        if not self.folder.is_dir():
+            raise ModelNotFoundError(f"{self.path.name} has no folder {self.subfolder}: check the name")
+        return [entry.name for entry in self.folder.iterdir() if entry.is_file()]
+
+    @cached_property
+    def root(self) -> list[str]:
+        """Names of the files in the directory."""
+        return [entry.name for entry in self.path.iterdir() if entry.is_file()]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Metadata of its model card."""
+        return read_card(self.folder / "README.md") or read_card(self.path / "README.md")
+
+    @cached_property
+    def elements(self) -> Counter[str]:
+        """Elements of the weights by safetensors dtype."""
+        return read_elements(self.folder, weight_files(self.folder, self.name))
+
+    def revision(self, files: Iterable[str], *, weights: bool = False) -> str:
+        """``sha256:<hex>`` over files, named as seen from the directory, and if asked for over the weights.
+
+        A GGUF file is hashed alone, without its name.
+        """
+        named = list(files)
+        if len(named) == 1 and named[0].lower().endswith(".gguf"):
+            return f"sha256:{hash_file(self.path / named[0])}"
+        if weights:
+            _ = self.elements  # which refuses what is no safetensors file
+            named += in_folder(self.subfolder, weight_files(self.folder, self.name))
+        return f"sha256:{hash_files(self.path, set(named))}"
+
+    def fetch(self, file: str) -> Path:
+        """Path of a file of its folder."""
+        return self.folder / file
+
+    @contextmanager
+    def open(self, file: str) -> Iterator[BinaryIO]:
+        """Open a file of its folder."""
+        with (self.folder / file).open("rb") as stream:
+            yield stream
+
+
+@dataclass(frozen=True)
+class HubFolder:
     """A model repository, or a folder of it, at one commit.
 
     Attributes
@@ -64,7 +177,7 @@ class HubRepo:
         start = f"{self.subfolder}/" if self.subfolder else ""
         return [file[len(start) :] for file in self.root if file.startswith(start)]
 
-    def within(self, subfolder: str | None) -> HubRepo:
+    def within(self, subfolder: str | None) -> HubFolder:
         """Its folder of that name.
 
         Raises
@@ -133,7 +246,7 @@ class HubRepo:
                 yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, remote), block))
 
 
-def open_repo(repo: str, revision: str | None) -> HubRepo:
+def open_repo(repo: str, revision: str | None) -> HubFolder:
     """Pin a repository's revision to a commit before anything of it is downloaded.
 
     Raises
@@ -150,7 +263,7 @@ def open_repo(repo: str, revision: str | None) -> HubRepo:
             return _cached_repo(repo, revision)
         files = [sibling.rfilename for sibling in info.siblings or []]
         _remember_revision(repo, revision, files)
-    return HubRepo(
+    return HubFolder(
         location=repo,
         name=info.id if is_name(info.id) else repo,
         sha=str(info.sha),
@@ -176,9 +289,9 @@ def _remember_revision(repo: str, revision: str | None, files: Collection[str]) 
         hf_hub_download(repo, small, revision=revision)
 
 
-def _cached_repo(repo: str, revision: str | None) -> HubRepo:
+def _cached_repo(repo: str, revision: str | None) -> HubFolder:
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    return HubRepo(repo, repo, folder.name, files, read_card(folder / "README.md"), {}, {"created": None})
+    return HubFolder(repo, repo, folder.name, files, read_card(folder / "README.md"), {}, {"created": None})

@@ -183,7 +183,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     def find(name: str, *rest: Any) -> Any:
         return None if name in modules else found(name, *rest)
 
-    for place in ("quantize", "libraries"):
+    for place in ("loading.quantization", "libraries"):
         monkeypatch.setattr(f"llreg_extract.{place}.find_spec", find)
 
 
@@ -286,7 +286,7 @@ def test_what_a_checkpoint_misses_is_told_before_its_weights_are_needed(
 def test_a_library_that_computes_in_another_dtype_is_told(toy_model: ToyModel) -> None:
     from dataclasses import replace
 
-    from llreg_extract.files.quantize import finish
+    from llreg_extract.loading.quantization import finish
 
     model = load(toy_model("llama"))
     source = replace(model.source, settings={"quant_method": "awq"})

@@ -1,0 +1,154 @@
+"""From a folder with a model's files to a pinned `Source`: checked as far as config and headers tell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from llreg_extract.files.card import clean, declared
+from llreg_extract.files.checkpoint import (
+    ADAPTER_CONFIG,
+    TOKENIZER_FILES,
+    TOKENIZER_VOCABULARIES,
+    adapter_files,
+    check_whole_gguf,
+    deciding_files,
+    in_folder,
+    matching,
+    pick_gguf,
+    prevailing_dtype,
+    tokenizer_place,
+)
+from llreg_extract.files.config import (
+    architecture,
+    check_causal,
+    checkpoint_dtype,
+    complete_config,
+    context_length,
+    count_linear_parameters,
+    count_parameters,
+    quantization,
+    quantization_settings,
+    read_config,
+)
+from llreg_extract.files.gguf_header import GGUFHeader, read_gguf_header
+from llreg_extract.find.folder import ModelFolder
+from llreg_extract.libraries import require_for_model
+from llreg_extract.source import QUANTIZATIONS, Adapter, Source, check_file_name
+from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
+
+# Architectures of llama.cpp that are no causal language models.
+_GGUF_REFUSED = ("t5", "bert", "nomic-bert", "jina-bert", "modern-bert", "clip")
+
+
+def adapter_source(folder: ModelFolder, under: Source) -> Source:
+    """The source of an adapter over a pinned base model."""
+    require_for_model("peft")
+    files = in_folder(folder.subfolder, adapter_files(folder.files, folder.name))
+    adapter = Adapter(under.name, folder.kind, folder.location, folder.revision(files), folder.subfolder)
+    known = declared(
+        folder.card,
+        architecture=under.declared["architecture"],
+        num_parameters=under.declared["num_parameters"],
+        context_length=under.declared["context_length"],
+        **folder.facts,
+    )
+    known["base_model"] = known["base_model"] or [under.name]
+    known["relation"] = known["relation"] or "adapter"
+    own = matching(folder.files, TOKENIZER_VOCABULARIES)
+    return replace(
+        under, name=folder.name, adapter=adapter, declared=known, tokenizer="adapter" if own else under.tokenizer
+    )
+
+
+def model_source(folder: ModelFolder, file: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
+    """The source of a model that is no adapter."""
+    if file is None and ADAPTER_CONFIG in folder.files:
+        raise UnsupportedModelError(
+            f"{folder.name} is itself an adapter and cannot be the base of another: merge it, and give the result with --base"
+        )
+    where = "/".join([folder.location, *([folder.subfolder] if folder.subfolder else [])])
+    file = file or pick_gguf(folder.name, folder.files, where)
+    if file is not None:
+        return _gguf(folder, file, quantize)
+    return _checkpoint(folder, quantize, trust_remote_code)
+
+
+def _checkpoint(folder: ModelFolder, quantize: str | None, trust_remote_code: bool) -> Source:
+    if "config.json" not in folder.files:
+        raise ModelNotFoundError(f"{folder.name} has no config.json: it is not a transformers model")
+    config = complete_config(read_config(folder.fetch("config.json"), folder.name), folder.name)
+    check_causal(config, folder.name, trust_remote_code=trust_remote_code)
+    method, settings = quantization(config), quantization_settings(config)
+    if method and quantize:
+        raise InputError(
+            f"{folder.name} is quantised already ({method}): --quantize goes with a checkpoint that is not"
+        )
+    tokenizer = tokenizer_place(folder.files, folder.root) if folder.subfolder else "weights"
+    files = in_folder(folder.subfolder, deciding_files(folder.files, trust_remote_code=trust_remote_code))
+    files += matching(folder.root, TOKENIZER_FILES) if tokenizer == "root" else []
+    return Source(
+        name=folder.name,
+        kind=folder.kind,
+        location=folder.location,
+        revision=folder.revision(files, weights=True),
+        file=None,
+        quantization=QUANTIZATIONS[quantize] if quantize else _label(method),
+        checkpoint_dtype=checkpoint_dtype(config) or prevailing_dtype(folder.elements),
+        declared=declared(
+            folder.card,
+            architecture=architecture(config),
+            # Packed weights are not parameters, so a quantised checkpoint's headers do not count them.
+            num_parameters=count_parameters(config) if method else folder.elements.total() or None,
+            context_length=context_length(config),
+            **folder.facts,
+        ),
+        subfolder=folder.subfolder,
+        quantize=quantize,
+        packed_parameters=count_linear_parameters(config) if quantize else None,
+        settings=settings,
+        tokenizer=tokenizer,
+    )
+
+
+def _gguf(folder: ModelFolder, file: str, quantize: str | None) -> Source:
+    require_for_model("gguf")
+    name, inside = folder.name, in_folder(folder.subfolder, [file])[0]
+    check_file_name(inside)
+    check_whole_gguf(name, file)
+    if quantize is not None:
+        raise InputError(f"{name} is a GGUF file: --quantize goes with safetensors that are not quantised")
+    with folder.open(file) as stream:
+        header = read_gguf_header(stream, name)
+    if (header.architecture or "").startswith(_GGUF_REFUSED):
+        raise UnsupportedModelError(
+            f"{name} is a {header.architecture} GGUF, not a causal language model: llreg scores decoder-only models"
+        )
+    return Source(
+        name=name,
+        kind=folder.kind,
+        location=folder.location,
+        revision=folder.revision([inside]),
+        file=inside,
+        quantization=header.quantization,
+        checkpoint_dtype="float32",
+        declared=_declared_of_gguf(header, folder),
+    )
+
+
+def _declared_of_gguf(header: GGUFHeader, folder: ModelFolder) -> dict[str, Any]:
+    own = {"license": header.metadata.get("general.license"), "base_model": header.base_models}
+    return declared(
+        {**own, **(folder.card if folder.kind == "hub" else {})},
+        architecture=None,  # llama.cpp's names are not transformers'; the loaded class fills it in
+        num_parameters=header.num_parameters,
+        context_length=header.context_length,
+        **folder.facts,
+    )
+
+
+def _label(method: str | None) -> str | None:
+    """A quantisation's name, held to the characters that rows allow."""
+    text = clean(method)
+    return re.sub(r"[^A-Za-z0-9._:+-]", "-", text).lstrip("._:+-")[:100] or "unknown" if text else None

@@ -1,0 +1,156 @@
+"""Devices: which one a model is scored on, in which dtype, and what this machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llreg_extract.libraries import require
+from llreg_extract.loading.quantization import check_device
+from llreg_extract.source import Source
+from llreg_schemas.errors import InputError
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """A device and its memory.
+
+    Attributes
+    ----------
+    name : str
+        As provenance has it.
+    type : {"cpu", "cuda"}
+    num_bytes : int or None
+        Memory of a GPU in all; of a CPU what is available now. None where the system does not tell.
+    """
+
+    name: str
+    type: str
+    num_bytes: int | None
+
+
+def choose(source: Source, *, dtype: str = "auto", device: str = "auto", gpus: int | None = None) -> tuple[str, str]:
+    """Decide dtype and device without loading anything.
+
+    Parameters
+    ----------
+    source : Source
+    dtype : str
+        "float32", "bfloat16", "float16", or "auto": float32 on a CPU, the checkpoint's own on a GPU.
+    device : str
+        "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one.
+    gpus : int, optional
+        GPUs of the machine that will score it; those of this one if not given.
+
+    Returns
+    -------
+    weight_dtype, device : str
+
+    Raises
+    ------
+    InputError
+        An unknown value, or a GPU that is not there.
+    UnsupportedModelError
+        The checkpoint is quantised in a way that cannot be loaded on this machine's device.
+    MissingExtraError
+        torch is not installed.
+    """
+    require("torch")
+    if dtype not in ("auto", *_DTYPES):
+        raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise InputError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
+    elsewhere = gpus is not None
+    gpus = count_gpus() if gpus is None else gpus
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise InputError(
+            f"device {device} was asked for and torch sees {gpus or 'no'} CUDA GPU{'s' * (gpus > 1)} here: use "
+            "--device cpu, or a torch built for CUDA (https://pytorch.org/get-started)"
+        )
+    if kind == "auto":
+        device = "cuda" if gpus else "cpu"
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else source.checkpoint_dtype
+    if not elsewhere:
+        check_device(source, device)
+    return dtype, device
+
+
+def count_gpus() -> int:
+    """CUDA GPUs that torch sees on this machine.
+
+    Raises
+    ------
+    MissingExtraError
+        torch is not installed.
+    """
+    require("torch")
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_name(device: Any) -> str:
+    """Name of a torch device, or of one as `choose` gives it, as provenance has it."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def device_memory(device: str) -> DeviceMemory:
+    """A device's name and memory.
+
+    Parameters
+    ----------
+    device : str
+        From `choose`: "cpu", "cuda" or "cuda:N".
+    """
+    require("torch")
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        import torch
+
+        return DeviceMemory(device_name(device), kind, torch.cuda.get_device_properties(int(number or 0)).total_memory)
+    return DeviceMemory(device_name(device), kind, available_memory())
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this process may still take: of the machine, or of its container where that has less."""
+    limits = [_available_here(), _available_in_group(Path("/sys/fs/cgroup"))]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _available_here() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:  # not Linux: what is there in all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _available_in_group(group: Path) -> int | None:
+    """What a control group (version 2) leaves: its limit, less what it uses and could not give back."""
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(0, limit - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return None

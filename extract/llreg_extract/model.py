@@ -1,0 +1,71 @@
+"""A loaded model: the only type that holds torch objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llreg_extract.source import Source
+
+
+@dataclass
+class Model:
+    """A loaded model, ready for scoring.
+
+    Attributes
+    ----------
+    source : Source
+    module : torch.nn.Module
+        In evaluation mode, on `device`.
+    tokenizer : transformers tokenizer
+    device : torch.device
+    weight_dtype : str
+        "float32", "bfloat16" or "float16".
+    context_length : int or None
+        Longest text in tokens that is scored; None where nothing limits it.
+    attention : str
+        The attention implementation in use: one of transformers, or "llreg_blocked".
+    first_token_scored : bool
+        Whether the tokenizer puts a special token before a text, so that all its own tokens are scored.
+    threads : int
+        Worker threads for scoring on the CPU.
+    batching : bool
+        Whether texts may share a batch; False where the self-check saw padding change a value.
+    path : {"replay", "logits"}
+        How log-probabilities are computed: the head only where a token is scored, or the model's own whole logits. See
+        `llreg_extract.loading.selfcheck`.
+    base : torch.nn.Module or None
+        What a replay takes the hidden states from; see `llreg_extract.fast.replay`.
+    library_attention : str
+        The attention implementation that transformers chose.
+    trust_remote_code : bool
+        Whether code from the checkpoint was allowed to run.
+    """
+
+    source: Source
+    module: Any
+    tokenizer: Any
+    device: Any
+    weight_dtype: str
+    context_length: int | None
+    attention: str
+    first_token_scored: bool
+    threads: int
+    batching: bool = True
+    path: str = "logits"
+    base: Any = None
+    library_attention: str = "none"
+    trust_remote_code: bool = False
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """`source.declared`, with what only the loaded model shows filled in where it was unknown."""
+        known = dict(self.source.declared)
+        if known["architecture"] is None:
+            known["architecture"] = type(self.module).__name__
+        if known["num_parameters"] is None and self.source.quantization is None:
+            known["num_parameters"] = int(self.module.num_parameters())
+        if known.get("context_length") is None:
+            known["context_length"] = self.context_length
+        return known
