@@ -210,7 +210,7 @@ def test_nearest_in_blocks_is_nearest(groups: Registry, monkeypatch: pytest.Monk
 
 def test_many_rows_are_mapped_without_their_matrix(groups: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {method: make_map(groups, method=method, perplexity=5.0) for method in ("tsne", "pca")}  # type: ignore[arg-type]
-    for module in ("embedding", "making"):
+    for module in ("embedding", "make"):
         monkeypatch.setattr(f"llreg.maps.{module}.DENSE_ROWS", 50)
     many = make_map(groups, method="pca")
     np.testing.assert_allclose(many.map.xy, few["pca"].map.xy, atol=1e-5)

@@ -12,7 +12,7 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COMMON = 3  # rows that a rotation and a reflection need
+COMMON_ROWS = 3  # that a rotation and a reflection need
 
 
 def align(made: Map, to: Map) -> Map:
@@ -39,8 +39,8 @@ def align(made: Map, to: Map) -> Map:
             f"align it to one made with {made.method}"
         )
     mine, theirs = common_rows(made, to)
-    if len(mine) < _COMMON:
-        raise InputError(f"aligning needs {_COMMON} rows that both maps hold; they share {len(mine)}")
+    if len(mine) < COMMON_ROWS:
+        raise InputError(f"aligning needs {COMMON_ROWS} rows that both maps hold; they share {len(mine)}")
     if any(made.axes):
         return made.moved(made.xy * _best_signs(made.xy[mine], to.xy[theirs]), to.id)
     rotation, shift = procrustes(made.xy[mine], to.xy[theirs])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llreg.geometry.kl.rows import Rows
-    from llreg.geometry.tree.tree import Tree
+    from llreg.geometry.tree.tree import Method, Tree
+    from llreg.geometry.view.view import AnyView
+    from llreg.store.contents import Contents
 
 NEWICK_ENDINGS = (".nwk", ".newick", ".tree")
 _WIDTH, _DPI, _MOST_PIXELS = 7.5, 200, 60_000  # inches, dots an inch, and what a raster may measure in either direction
@@ -45,6 +47,55 @@ class Categories:
 
     title: str
     values: Sequence[str | None]
+
+
+def save_tree(
+    registry: Contents,
+    paths: Sequence[Path],
+    models: Sequence[str] | None = None,
+    *,
+    view: AnyView = "default",
+    method: Method = "average",
+    bootstrap: int = 0,
+    seed: int = 42,
+    color: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tree:
+    """Make a tree of rows and write it to files.
+
+    Parameters
+    ----------
+    registry : Contents
+    paths : sequence of Path
+        .nwk, .newick and .tree are Newick, .png, .svg and .pdf figures; may be empty.
+    models : sequence of str, optional
+        Which rows, as in `Contents.find`; by default all that have a distance.
+    view : View, mapping, path or "default"
+        As in `llreg.geometry.view.view.view_of`.
+    method, bootstrap, seed, progress
+        As in `llreg.geometry.tree.tree.make_tree`.
+    color : str, optional
+        Field of the rows' metadata by which a figure marks its leaves, as in `categories`.
+
+    Raises
+    ------
+    InputError
+        If a file's ending is not known, no row has the field, or there are too few rows.
+    NotFoundError, MissingExtraError, StorageError
+    """
+    from llreg.geometry.kl.rows import load_rows, with_distances
+    from llreg.geometry.tree.tree import make_tree
+    from llreg.geometry.view.view import view_of
+
+    check_endings(paths)
+    rows = load_rows(registry, models, view_of(registry, view))
+    if models is None:
+        rows = with_distances(rows)  # a row that was named and has no distance is an error
+    marks = categories(rows, color) if color else None
+    tree = make_tree(rows, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
+    for path in paths:
+        write_tree(tree, path, color=marks)
+    return tree
 
 
 def categories(rows: Rows, field: str) -> Categories:
