@@ -143,7 +143,7 @@ class Report:
 def bench(
     model: str | None = None,
     *,
-    shape: str = "smollm2-135m",
+    shape: str | None = None,
     registry: Contents | None = None,
     revision: str | None = None,
     dtypes: Sequence[str] = (),
@@ -162,14 +162,14 @@ def bench(
     ----------
     model : str, optional
         Hub id, directory or ``.gguf`` file. If not given, random weights are measured.
-    shape : str
-        Whose shape they have; one of `SHAPES`.
+    shape : str, optional
+        Whose shape they have: one of `SHAPES`, smollm2-135m if not given.
     registry : Contents, optional
         Whose texts are scored: 256 of them, drawn by `seed`. If not given, those of the embedded text set.
     revision : str, optional
         Branch, tag or commit on the Hub.
     dtypes : sequence of str
-        If not given, float32 and bfloat16, and float16 of a model saved in it.
+        "all", or some of `DTYPES`. If not given, float32 and bfloat16, and float16 of a model saved in it.
     device : str
         As for `llreg.add.add.add`.
     batch_tokens : sequence of int
@@ -185,7 +185,7 @@ def bench(
     Raises
     ------
     InputError
-        An unknown shape, dtype or device.
+        An unknown shape, dtype or device; or a model and a shape.
     ModelError
         If the model is not found, or cannot be fetched.
     MissingExtraError
@@ -195,12 +195,15 @@ def bench(
     from llreg_extract.loading.device import device_name
     from llreg_extract.measure.speed import Trial, measure
 
+    if model is not None and shape is not None:
+        raise InputError("give a MODEL or a --shape, not both")
     source: llreg_extract.Source | None = None
+    shape = shape or "smollm2-135m"
     if model is not None:
         source = llreg_extract.resolve(model, revision=revision, trust_remote_code=trust_remote_code)
     elif shape not in SHAPES:
         raise InputError(f"unknown shape {shape!r}: choose one of {', '.join(SHAPES)}")
-    chosen = list(dict.fromkeys(dtypes or _default_dtypes(source)))
+    chosen = list(DTYPES) if "all" in dtypes else list(dict.fromkeys(dtypes or _default_dtypes(source)))
     where = _check(source, chosen, device)
     texts = _texts(registry, seed)
     if source is not None:

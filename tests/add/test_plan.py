@@ -245,3 +245,19 @@ def test_the_plan_as_json(small_registry: Registry, toy_model: ToyModel) -> None
     assert [model["state"] for model in document["models"]] == ["to do", "problem"]
     assert (document["problems"], document["download_bytes"], document["seconds"]) == (1, 0, None)
     assert document["devices"]["cpu"]["num_bytes"] > 0
+
+
+def test_a_run_that_is_planned_first(small_registry: Registry, toy_model: ToyModel) -> None:
+    """A problem fails untried; what the check raises ends the run before it begins."""
+    models, plans = ["no where", str(toy_model())], []
+    results = add.add(small_registry, models, on_plan=plans.append)
+    assert [result.status for result in results] == ["failed", "added"]
+    assert results[0].message == plans[0].models[0].problem
+
+    def refuse(plan: Plan) -> None:
+        raise InputError("nothing was added")
+
+    with pytest.raises(InputError, match="nothing was added"):
+        add.add(small_registry, models, on_plan=refuse, overwrite="always")
+    with pytest.raises(InputError, match="check what this machine can do"):
+        add.add(small_registry, models, on_plan=refuse, cluster="tcp://127.0.0.1:9")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from llreg import atomic
 from llreg.add.evictions import Evictions
 from llreg.add.job import Scoring
 from llreg.add.pinned import pin
+from llreg.add.plan import Plan, plan
 from llreg.add.prefetch import Ahead
 from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Entry, Request, check_texts, read_requests
@@ -33,6 +34,7 @@ def add(
     evict: bool = False,
     workers: int | Literal["auto"] | None = None,
     cluster: str | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     **options: Any,
 ) -> list[AddResult]:
     """Compute the rows of models and write them into the registry.
@@ -57,6 +59,9 @@ def add(
     cluster : str, optional
         Score on the workers of the Dask scheduler at this address that offer the resource GPU; "local" is
         ``workers="auto"``.
+    on_plan : callable, optional
+        Plan all models first, as `llreg.add.plan.plan` does, and call this with the plan: what it raises ends the run
+        before anything is downloaded. Models with a problem fail with it, untried.
     **options
         See `llreg.add.request.Options`.
 
@@ -68,7 +73,8 @@ def add(
     Raises
     ------
     InputError
-        If the options do not fit together, or no scheduler answers.
+        If the options do not fit together, or no scheduler answers; also `on_plan` with a cluster, since a plan tells
+        what this machine can do.
     MissingExtraError
         If workers are asked for and distributed is not installed.
     ClusterError
@@ -78,8 +84,15 @@ def add(
     """
     if order not in ORDERS:
         raise InputError(f"order: expected one of {', '.join(ORDERS)}; got {order!r}")
-    requests = read_requests(registry, models, options)
     report = reporter or Reporter()
+    if on_plan is not None:
+        if cluster not in (None, "local"):
+            raise InputError("--dry-run and --strict check what this machine can do: give them without --cluster")
+        planned = plan(registry, models, progress=report.look_up, evict=evict, **options)
+        on_plan(planned)
+        run_options = {"order": order, "evict": evict, "workers": workers, "cluster": cluster, **options}
+        return planned.results(add(registry, planned.good, reporter=report, **run_options))
+    requests = read_requests(registry, models, options)
     atomic.sweep(registry.path)
     atomic.check_writable(registry.path)
     check_texts(registry, requests)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import llreg_extract
 from llreg.add.pinned import Pinned, find_present, journal_of, pin
+from llreg.add.reporter import AddResult
 from llreg.add.request import Entry, Request, check_texts, read_requests
 from llreg.units import shown_bytes
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from llreg.add.reporter import AddResult
     from llreg.store.contents import Contents
 
 BYTES_A_TOKEN = 4.0  # of English text, where no row tells; exact counts would cost every model's tokenizer
@@ -116,8 +116,6 @@ class Plan:
 
     def results(self, added: Sequence[AddResult]) -> list[AddResult]:
         """Results of all models in the order given: those of `good`, and the problems as "failed"."""
-        from llreg.add.reporter import AddResult
-
         rest = iter(added)
         return [
             next(rest) if model.problem is None else AddResult(model.model, "failed", None, model.problem)
