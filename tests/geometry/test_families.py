@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from llreg.geometry.families import families_of, stem
+from llreg.geometry.families import families_of, read_families, stem
 from llreg.registry import Registry
 from llreg.store.rowfile import Row
 from llreg_schemas import RowRecord
+from llreg_schemas.errors import InputError
 
 MakeRow = Callable[..., Row]
 
@@ -73,3 +75,24 @@ def test_circles_end(record: Record) -> None:
         record("d/z", ["b/y"]),
     ]
     assert families_of(records) == ["x", "x", "A", "x"]
+
+
+def test_families_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "families.csv"
+    path.write_text("\ufefffamily,model,note\nx,a/b,1\n,a/c,2\ny,a/d\n", encoding="utf-8")
+    assert read_families(path) == {"a/b": "x", "a/d": "y"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "expected CSV with columns model and family"),
+        (b"model,kind\na/b,x\n", "expected CSV with columns model and family"),
+        (b"model,family\na/b,\xe9\n", "expected CSV in UTF-8"),
+    ],
+)
+def test_a_file_without_families(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "families.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=problem):
+        read_families(path)

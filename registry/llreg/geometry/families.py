@@ -1,16 +1,42 @@
-"""Families of models, as declared: what cross-validation must not split."""
+"""Families of models, as declared or from a file: what cross-validation must not split."""
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from llreg_schemas import RowRecord
+from llreg_schemas.errors import InputError
 
 # "7b", "1_6b", "8x7b", "410m": from there on a name tells the size and what was done to it.
 _SIZE = re.compile(
     r"(\d+x)?\d+([._]\d+)?[kmbt]|nano|micro|tiny|mini|small|base|medium|large|x+l",
 )
+
+
+def read_families(path: Path) -> dict[str, str]:
+    """Families that are known, from a CSV file with columns model and family: what `llreg.geometry.lineage.lineage` takes.
+
+    Returns
+    -------
+    dict of str to str
+        Family by model name; without those whose family is empty.
+
+    Raises
+    ------
+    InputError
+        If it is no CSV in UTF-8 with these columns.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected CSV in UTF-8 with columns model and family") from error
+    if not lines or not {"model", "family"} <= set(lines[0]):
+        raise InputError(f"{path}: expected CSV with columns model and family")
+    return {line["model"]: line["family"] for line in lines if line["family"]}
 
 
 def families_of(records: Sequence[RowRecord]) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_rows
 from llreg.geometry.kl.rows import load_rows
-from llreg.geometry.neighbors import Neighbor, neighbors
+from llreg.geometry.neighbors import Neighbor, neighbor_labels, neighbors
 from llreg.geometry.view.view import View, view_of
 from llreg_schemas.errors import InputError
 
@@ -83,6 +83,15 @@ class Lineage:
     num_tests: int
     version: str
     view: View
+
+    @property
+    def labels(self) -> list[str]:
+        """What the relatives are called: model names where they are unique among them, else row ids."""
+        return neighbor_labels([relative.neighbor for relative in self.relatives])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, with the view's document."""
+        return {**asdict(self), "view": self.view.to_json()}
 
 
 def lineage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from llreg.geometry.kl.noise import Verdict, verdict
 from llreg.geometry.kl.rows import seen_designs
 from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
 from llreg.geometry.view.view import View, view_of
+from llreg.printable import short_names
 from llreg.store.zarr_write import model_columns
 from llreg_schemas.errors import InputError
 
@@ -85,6 +86,26 @@ class Neighbors:
     missing_bases: Sequence[str]
     version: str
     view: View
+
+    @property
+    def labels(self) -> list[str]:
+        """What the nearest rows are called: model names where they are unique among them, else row ids."""
+        return neighbor_labels(self.nearest)
+
+    @property
+    def distant_bases(self) -> list[Neighbor]:
+        """Rows of the declared base models that are not among the nearest."""
+        nearest = {neighbor.row_id for neighbor in self.nearest}
+        return [base for base in self.bases if base.row_id not in nearest]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, with the view's document."""
+        return {**asdict(self), "view": self.view.to_json()}
+
+
+def neighbor_labels(nearest: Sequence[Neighbor]) -> list[str]:
+    """Model names where they are unique among these, else row ids."""
+    return short_names([neighbor.model for neighbor in nearest], [neighbor.row_id for neighbor in nearest])
 
 
 def neighbors(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_rows
+from llreg.geometry.kl.pairs import records_along
 from llreg.geometry.steps import sizes_of, steps_of
 from llreg_schemas.errors import InputError
 
@@ -66,6 +67,12 @@ def trajectory(rows: Rows, *, order: Sequence[float] | None = None, by: Axis = "
     clock = _clock(rows, order, by)
     positions = np.argsort(clock, kind="stable")  # NaN, the final model, goes last
     return _measure(rows.take(positions), clock[positions], timed=by == "step", since=since)
+
+
+def trajectory_json(path: Dataset) -> dict[str, Any]:
+    """A trajectory as plain values: attributes, numbers of the whole path, and a dict for each checkpoint."""
+    scalars = {str(name): path[name].item() for name in path.data_vars if not path[name].dims}
+    return {**path.attrs, **scalars, "checkpoints": records_along(path, "checkpoint")}
 
 
 def _clock(rows: Rows, order: Sequence[float] | None, by: str) -> NDArray[np.float64]:

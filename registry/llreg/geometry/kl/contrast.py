@@ -2,18 +2,88 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_matrix
+from llreg.geometry.kl.pairs import records_along
+from llreg.geometry.kl.rows import Rows, load_rows
+from llreg.geometry.view.view import View, view_of
+from llreg.texts.items import beginning
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import Dataset
 
-    from llreg.geometry.kl.rows import Rows
+    from llreg.store.contents import Contents
+
+_SNIPPET = 60  # characters of a text that are shown
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Where two rows differ.
+
+    Attributes
+    ----------
+    rows : Rows
+        The two.
+    subsets : list of dict, or None
+        The variables of `by_subset`, a dict for each subset.
+    texts : list of dict, or None
+        The variables of `widest_texts`, a dict for each text, and ``start``, its first characters on one line (of a pair
+        those of the response; empty where the text is not on this machine).
+    """
+
+    rows: Rows
+    subsets: list[dict[str, Any]] | None = None
+    texts: list[dict[str, Any]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: models (row ids), version, id of the view, and what was asked for of subsets and texts."""
+        parts = {"subsets": self.subsets, "texts": self.texts}
+        return {
+            "models": self.rows.row_ids,
+            "version": self.rows.version,
+            "view": self.rows.view.id,
+            **{name: records for name, records in parts.items() if records is not None},
+        }
+
+
+def contrast(
+    registry: Contents, models: Sequence[str], *, view: View | None = None, subsets: bool = True, texts: int = 0
+) -> Contrast:
+    """Where two rows differ: by subset, and in which texts most.
+
+    Parameters
+    ----------
+    registry : Contents
+    models : sequence of str
+        Two rows, as in `Contents.find`.
+    view : View, optional
+        The registry's own by default.
+    subsets : bool
+        Whether to compare them by subset.
+    texts : int
+        How many texts to name; 0 for none.
+
+    Raises
+    ------
+    NotFoundError
+        If a name means no row.
+    InputError
+        If these are not two rows, or they share fewer than two texts.
+    """
+    rows = load_rows(registry, models, view_of(registry, view))
+    by_text = records_along(widest_texts(rows, texts), "text") if texts else None
+    for record in by_text or ():
+        start = beginning(registry.texts.texts[record["text"]])[: 4 * _SNIPPET]  # enough left when blanks are joined
+        record["start"] = " ".join(start.split())[:_SNIPPET]
+    return Contrast(rows, records_along(by_subset(rows), "subset") if subsets else None, by_text)
 
 
 def by_subset(rows: Rows) -> Dataset:
