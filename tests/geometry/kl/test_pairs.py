@@ -61,7 +61,7 @@ def test_pairs_of_one_row_nearest_first(filled: Registry, make_row: MakeRow) -> 
     nothing[:1] = -1.0
     write_row(filled.path, make_row(filled, "short/m", 8, log_likelihood=nothing))
     found = list_pairs(filled, to="org/m0")
-    assert [found.labels[pair["other"]] for pair in found.pairs][0] == "copy/m0"
+    assert found.labels[found.pairs[0]["other"]] == "copy/m0"
     assert [pair["verdict"] for pair in found.pairs] == ["identical", "different", "different", "unknown"]
     assert math.isnan(found.pairs[-1]["kl"])
     header, lines = found.table()

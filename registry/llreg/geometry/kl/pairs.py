@@ -163,4 +163,5 @@ def _pairs_of(result: Dataset, *, nats: bool, of_first: bool) -> list[dict[str, 
 def records_along(data: Dataset, dim: str) -> list[dict[str, Any]]:
     """The variables and coordinates of one dim as plain values, a dict for each label."""
     names = [dim, *(str(name) for name in data.variables if name != dim and data[name].dims == (dim,))]
-    return [dict(zip(names, values, strict=True)) for values in zip(*(data[name].values.tolist() for name in names))]
+    columns = [data[name].values.tolist() for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
