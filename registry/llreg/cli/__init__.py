@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -68,6 +68,27 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                code = super().main(*args, standalone_mode=False, **extra)
+            except click.ClickException as error:
+                error.show()
+                code = error.exit_code
+            except LlregError as error:
+                click.echo(f"llreg: {printable(str(error))}", err=True)
+                code = 1
+            except (click.Abort, KeyboardInterrupt):
+                click.echo(
+                    "llreg: interrupted; what was done is kept, the same command goes on from here", err=True
+                )
+                code = 1
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -118,17 +139,5 @@ def _show_warning(
 
 
 def main() -> None:
-    """Entry point: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
-    warnings.showwarning = _show_warning
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except LlregError as error:
-        click.echo(f"llreg: {printable(str(error))}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("llreg: interrupted; what was done is kept, the same command goes on from here", err=True)
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    """Entry point of ``llreg`` and ``python -m llreg``."""
+    cli.main()
