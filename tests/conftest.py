@@ -8,15 +8,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
-from tests.warm import WarmCommands
+from tests.tools.commands import Cli, Result, run_in_process
 
 import llreg
 from llreg.locate import init
@@ -65,17 +65,6 @@ SMALL_PAIRS: list[dict[str, Any]] = [
 ]
 
 MakeRow = Callable[..., Row]
-
-
-class Result(NamedTuple):
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Result]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -250,21 +239,11 @@ def llreg_command() -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "llreg"], extra
 
 
-@pytest.fixture(scope="session")
-def warm_commands(
-    tmp_path_factory: pytest.TempPathFactory, llreg_command: tuple[list[str], dict[str, str]]
-) -> Iterator[WarmCommands]:
-    """A process that has the libraries of commands and forks for each."""
-    commands = WarmCommands(tmp_path_factory.mktemp("commands"), llreg_command[1])
-    yield commands
-    commands.close()
-
-
 @pytest.fixture
-def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]], warm_commands: WarmCommands) -> Cli:
-    """Run ``llreg ARGS`` in a process of its own, in an empty directory, and return code, stdout and stderr.
+def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run ``llreg ARGS`` in an empty directory, or in `cwd`, and return code, stdout and stderr.
 
-    With ``cold=True`` that is a fresh Python, otherwise a fork of one that has imported the libraries.
+    It runs in this process; with ``process=True`` in a fresh Python, for what only a process has.
     """
     argv, extra = llreg_command
     elsewhere = tmp_path / "elsewhere"
@@ -274,19 +253,17 @@ def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]], warm_co
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
-        cold: bool = False,
+        process: bool = False,
     ) -> Result:
         if cwd is None:
             elsewhere.mkdir(exist_ok=True)
-        given, place, whole = list(map(str, args)), cwd or elsewhere, {**os.environ, **extra, **(env or {})}
-        if not cold and warm_commands.can_run(whole):
-            started = warm_commands.start(given, place, whole)
-            out, err = started.communicate(timeout)
-            return Result(started.returncode or 0, out, err)
+        words, folder = list(map(str, args)), cwd or elsewhere
+        if not process:
+            return run_in_process(words, folder, env or {}, monkeypatch)
         done = subprocess.run(
-            [*argv, *given],
-            cwd=place,
-            env=whole,
+            [*argv, *words],
+            cwd=folder,
+            env={**os.environ, **extra, **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

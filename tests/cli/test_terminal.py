@@ -146,7 +146,15 @@ class TestNamesFromStrangers:
 
 def test_unicode_reaches_a_terminal_that_has_none(cli: Cli, small_registry: Registry) -> None:
     """Under LC_ALL=C output is still UTF-8, and nothing crashes."""
-    result = cli("-r", small_registry.path, "texts", "show", "3", env={"LC_ALL": "C", "PYTHONUTF8": "", "LANG": "C"})
+    result = cli(
+        "-r",
+        small_registry.path,
+        "texts",
+        "show",
+        "3",
+        env={"LC_ALL": "C", "PYTHONUTF8": "", "LANG": "C"},
+        process=True,
+    )
     assert (result.code, result.out) == (0, "数学は楽しい。明日も続ける。\n")
 
 

@@ -86,7 +86,11 @@ class TestPresets:
         (tmp_path / "block").mkdir()
         (tmp_path / "block" / "sitecustomize.py").write_text("import sys; sys.modules['datasets'] = None\n")
         path = os.pathsep.join([str(tmp_path / "block"), *filter(None, _python_path())])
-        refused(cli("texts", "build", "pile-10k", env={"PYTHONPATH": path}), "datasets", 'pip install "llreg[texts]"')
+        refused(
+            cli("texts", "build", "pile-10k", env={"PYTHONPATH": path}, process=True),
+            "datasets",
+            'pip install "llreg[texts]"',
+        )
 
 
 def _python_path() -> list[str]:

@@ -83,9 +83,7 @@ class _LazyGroup(click.Group):
                 click.echo(f"llreg: {printable(str(error))}", err=True)
                 code = 1
             except (click.Abort, KeyboardInterrupt):
-                click.echo(
-                    "llreg: interrupted; what was done is kept, the same command goes on from here", err=True
-                )
+                click.echo("llreg: interrupted; what was done is kept, the same command goes on from here", err=True)
                 code = 1
         sys.exit(code if isinstance(code, int) else 0)
 

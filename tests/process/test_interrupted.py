@@ -7,13 +7,13 @@ import os
 import random
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.warm import Started, WarmCommands
 
 from llreg.add.journal import Journal
 from llreg.locate import init
@@ -25,7 +25,8 @@ pytest.importorskip("transformers")
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 ToyModel = Callable[..., Path]
-Start = Callable[..., Started]
+Process = subprocess.Popen[str]
+Start = Callable[..., Process]
 DEADLINE = 120.0  # seconds
 
 
@@ -36,12 +37,20 @@ def slow_model(toy_model: ToyModel) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(llreg_command: tuple[list[str], dict[str, str]], warm_commands: WarmCommands) -> Start:
+def start(llreg_command: tuple[list[str], dict[str, str]]) -> Start:
     """Start ``llreg -r REGISTRY add MODEL`` and return the process."""
+    argv, extra = llreg_command
 
-    def run(registry: Registry, model: Path, *options: str) -> Started:
-        env = {**os.environ, **llreg_command[1], "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-        return warm_commands.start(["-r", str(registry.path), "add", str(model), *options], registry.path, env)
+    def run(registry: Registry, model: Path, *options: str) -> Process:
+        return subprocess.Popen(
+            [*argv, "-r", str(registry.path), "add", str(model), *options],
+            cwd=registry.path,
+            env={**os.environ, **extra, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     return run
 
@@ -74,7 +83,7 @@ def _journal_size(registry: Registry) -> int:
     return sum(path.stat().st_size for path in _journals(registry))
 
 
-def _wait_for_growth(process: Started, registry: Registry, beyond: int) -> bool:
+def _wait_for_growth(process: Process, registry: Registry, beyond: int) -> bool:
     """Wait until the journal is larger than `beyond` bytes; False if the process ended first."""
     limit = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < limit:
@@ -137,7 +146,7 @@ def test_killed_again_and_again(registry: Registry, slow_model: Path, start: Sta
     for attempt in range(3):
         process = start(registry, slow_model)
         if attempt == 0:
-            time.sleep(rng.uniform(0.1, 2.0))
+            time.sleep(rng.uniform(0.5, 5.0))  # imports take a few seconds
         elif _wait_for_growth(process, registry, kept):
             time.sleep(rng.uniform(0.0, 0.3))
         if process.poll() is None:
