@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, TextIO
 
@@ -68,14 +69,14 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, *rest, standalone_mode=False, **extra)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
-                code = super().main(*args, standalone_mode=False, **extra)
+                code = super().main(args, *rest, standalone_mode=False, **extra)
             except click.ClickException as error:
                 error.show()
                 code = error.exit_code
