@@ -24,8 +24,8 @@ import numpy as np
 from _contenders import Child, Round, Setup, has_harness
 from _measure import machine, markdown, show_seconds
 
+from llreg.printable import shown_bytes
 from llreg.texts.textset import load_texts
-from llreg.units import shown_bytes
 
 if TYPE_CHECKING:
     from llreg_extract.measure.flops import Flops

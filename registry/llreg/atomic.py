@@ -18,12 +18,13 @@ from llreg_schemas.errors import InputError, storage_errors
 
 # What zipfile raises of a file that is damaged, or no zip.
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError)
+STATE = ".llreg"  # directory in a registry: locks, partial runs and temporary files; never published
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def state_dir(root: Path) -> Path:
-    """``.llreg`` of a registry: locks, partial runs and temporary files; never published."""
-    path = root / ".llreg"
+    """The directory `STATE` of a registry, made if it is missing."""
+    path = root / STATE
     with storage_errors(path):
         path.mkdir(exist_ok=True)
     return path
@@ -194,7 +195,7 @@ def lock(root: Path, name: str, *, waiting: Callable[[], None] | None = None) ->
 
 def sweep(root: Path) -> None:
     """Remove temporary files that killed processes left behind more than an hour ago."""
-    path = root / ".llreg" / "tmp"
+    path = root / STATE / "tmp"
     limit = time.time() - STALE_TEMP_SECONDS
     for entry in path.iterdir() if path.is_dir() else ():
         with suppress(OSError):  # another process may sweep, too

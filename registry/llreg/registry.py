@@ -198,21 +198,27 @@ class Registry(Contents):
 
         return make_subset(self, size, view=self.seen_through(view), **options)
 
+    def summary(self) -> list[dict[str, Any]]:
+        """A line a row, as `llreg ls` shows it; see `llreg.store.listings.summary`."""
+        from llreg.store.listings import summary
+
+        return summary(self)
+
     def status(self) -> dict[str, Any]:
-        """What is not built or not finished; see `llreg.store.history.status`."""
-        from llreg.store.history import status
+        """What is not built or not finished; see `llreg.store.listings.status`."""
+        from llreg.store.listings import status
 
         return status(self)
 
     def log(self) -> list[dict[str, Any]]:
-        """What happened, newest first; see `llreg.store.history.log`."""
-        from llreg.store.history import log
+        """What happened, newest first; see `llreg.store.listings.log`."""
+        from llreg.store.listings import log
 
         return log(self)
 
     def diff(self, old: str, new: str | None = None) -> dict[str, Any]:
-        """Rows that one version has and another has not; see `llreg.store.history.diff`."""
-        from llreg.store.history import diff
+        """Rows that one version has and another has not; see `llreg.store.listings.diff`."""
+        from llreg.store.listings import diff
 
         return diff(self, old, new)
 
@@ -244,25 +250,25 @@ class Registry(Contents):
 
     def build(self) -> str:
         """Make ``store.zarr``, ``models.parquet`` and the card from the accepted rows; return the version id."""
-        from llreg.store.maintenance import build
+        from llreg.store.build import build
 
         return build(self)
 
     def check_build(self) -> list[str]:
         """What is not current in the build; an empty list if it is."""
-        from llreg.store.maintenance import check_build
+        from llreg.store.build import check_build
 
         return check_build(self)
 
     def tag(self, name: str) -> dict[str, Any]:
-        """Name the present version; see `llreg.store.maintenance.tag`."""
-        from llreg.store.maintenance import tag
+        """Name the present version; see `llreg.store.versions.tag`."""
+        from llreg.store.versions import tag
 
         return tag(self, name)
 
     def retract(self, name: str, *, why: str) -> RowRecord:
-        """Withdraw a row; see `llreg.store.maintenance.retract`."""
-        from llreg.store.maintenance import retract
+        """Withdraw a row; see `llreg.store.versions.retract`."""
+        from llreg.store.versions import retract
 
         return retract(self, name, why=why)
 

@@ -119,7 +119,39 @@ class RowRecord:
     @property
     def sort_key(self) -> tuple[str, str]:
         """Order of rows in a build: time added, then digest, so that new rows go last."""
-        return str(self.provenance["added_at"]), self.digest
+        return self.added_at, self.digest
+
+    # What is read most of the two JSON objects
+
+    @property
+    def added_at(self) -> str:
+        """Time the row was computed, UTC, as ``2026-01-02T03:04:05.000000Z``."""
+        return str(self.provenance["added_at"])
+
+    @property
+    def contributor(self) -> str | None:
+        """Who added the row; None where it does not say."""
+        return self.provenance.get("contributor")
+
+    @property
+    def base_models(self) -> list[str]:
+        """Models that this one declares it was derived from."""
+        return list(self.declared.get("base_model") or ())
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Parameters, as declared."""
+        return self.declared.get("num_parameters")
+
+    @property
+    def architecture(self) -> str | None:
+        """Class of the model, as its config declares it."""
+        return self.declared.get("architecture")
+
+    @property
+    def licence(self) -> str | None:
+        """Licence of the model, as declared."""
+        return self.declared.get("licence")
 
 
 @dataclass(frozen=True)
@@ -154,6 +186,47 @@ class TextSetInfo:
     def to_json(self) -> dict[str, Any]:
         """The header as JSON; without what only pairs have where there are none."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+class RegistryInfo(dict[str, Any]):
+    """registry.json: its JSON object, with names for what is read of it most."""
+
+    @property
+    def name(self) -> str:
+        """Name of the registry."""
+        return str(self["name"])
+
+    @property
+    def licence(self) -> str:
+        """Licence of the rows."""
+        return str(self["licence"])
+
+    @property
+    def text_set(self) -> TextSetInfo:
+        """Header of its text set."""
+        return TextSetInfo(**self["text_set"])
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether its texts are (prompt, response) pairs."""
+        return self.text_set.kind == PAIRS
+
+    @property
+    def protocol_id(self) -> str:
+        """Id of its protocol, 64 hex digits."""
+        return str(self["protocol"]["id"])
+
+    @property
+    def rendering(self) -> Rendering | None:
+        """How models see the prompts of its pairs; None in a registry of texts."""
+        rendering: Rendering | None = self["protocol"].get("prompt")
+        return rendering
+
+    @property
+    def view(self) -> Mapping[str, Any]:
+        """Document of its default view."""
+        view: Mapping[str, Any] = self["view"]
+        return view
 
 
 def modelmap_protocol(text_set: str) -> dict[str, Any]:

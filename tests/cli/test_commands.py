@@ -254,7 +254,7 @@ def test_validate(cli: Cli, filled: Registry, tmp_path: Path) -> None:
     assert cli("-r", filled.path, "validate", copy).code == 0
     path.write_bytes(path.read_bytes()[:-40])
     result = cli("-r", filled.path, "validate")
-    shown = filled.shown(path)
+    shown = filled.label(path)
     assert (result.code, result.out.startswith(f"{shown}: expected a whole row file")) == (1, True)
     assert "1 problems in 3 row files" in result.err
     assert cli("-r", filled.path, "validate", "-q").out == f"{shown}\n"

@@ -60,13 +60,13 @@ def _edit(members: Members, member: str, path: str, value: Any) -> Members:
 
 def _refused(data: bytes) -> str:
     with pytest.raises(InvalidFileError) as caught:
-        parse_row(data, N, shown="row")
+        parse_row(data, N, label="row")
     assert str(caught.value).isprintable()
     return str(caught.value)
 
 
 def test_the_members_alone_are_a_row(members: Members, row: Row) -> None:
-    assert parse_row(_zip(members), N, shown="row").record == row.record
+    assert parse_row(_zip(members), N, label="row").record == row.record
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -239,7 +239,7 @@ def test_good_row_in_a_wrong_folder(small_registry: Registry, row: Row) -> None:
     other.parent.mkdir()
     path.rename(other)
     assert small_registry.records() == []
-    assert [problem.file for problem in small_registry.validate()] == [small_registry.shown(other)]
+    assert [problem.file for problem in small_registry.validate()] == [small_registry.label(other)]
 
 
 def test_row_under_another_rows_name(small_registry: Registry, make_row: MakeRow, row: Row) -> None:

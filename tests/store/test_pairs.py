@@ -195,7 +195,7 @@ class TestRowFile:
             changed = row.arrays[name].copy()
             changed[0] -= 1
             with pytest.raises(InvalidFileError, match="digest: expected the digest of the values"):
-                parse_row(to_zip(replace(row, **{name: changed})), N, shown="row")
+                parse_row(to_zip(replace(row, **{name: changed})), N, label="row")
 
     @pytest.mark.parametrize(
         "name", ["log_likelihood_response/zarr.json", "num_tokens_response/c/0", "num_tokens/c/0", "log_likelihood/c/0"]
@@ -208,7 +208,7 @@ class TestRowFile:
             for entry, data in members.items():
                 archive.writestr(entry, data)
         with pytest.raises(InvalidFileError, match="expected the members"):
-            parse_row(buffer.getvalue(), N, shown="row")
+            parse_row(buffer.getvalue(), N, label="row")
 
     def test_rows_of_texts_are_refused_here(self, pair_registry: Registry, rows: list[Row]) -> None:
         halved = replace(rows[0], log_likelihood_response=None, num_tokens_response=None)

@@ -120,13 +120,13 @@ def test_truncated_at_every_length(row_file: Path) -> None:
     data = row_file.read_bytes()
     for length in [*range(0, len(data), 23), len(data) - 1]:
         with pytest.raises(InvalidFileError, match=r"^row: .*(truncated|damaged)"):
-            parse_row(data[:length], N, shown="row")
+            parse_row(data[:length], N, label="row")
 
 
 def _same_or_refused(data: bytes, row: Row, what: str) -> bool:
     """Whether it was refused; what is accepted must be the row, unchanged where the digest covers it."""
     try:
-        back = parse_row(data, N, shown="row")
+        back = parse_row(data, N, label="row")
     except InvalidFileError as error:
         return error.file == "row"
     assert back.record.digest == row.record.digest, what
@@ -166,7 +166,7 @@ def test_random_regions_overwritten_cut_or_repeated(row_file: Path) -> None:
 )
 def test_something_else_entirely(data: bytes) -> None:
     with pytest.raises(InvalidFileError, match=r"^row: expected"):
-        parse_row(data, N, shown="row")
+        parse_row(data, N, label="row")
 
 
 def test_missing_file_and_directory_in_its_place(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from llreg.geometry.subset.subset import describe_subset, make_subset, subset_errors
 from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.find import find_record
+from llreg.store.contents import find_record
+from llreg.store.listings import summarise
 from llreg.store.rowfile import Row, row_path, write_row
 from llreg.store.subsets import check_subset, dump_subset, load_subset, read_designs, store_subset, subset_path
-from llreg.store.summary import summarise
 from llreg_schemas import RowRecord, hash_json, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
@@ -265,7 +265,7 @@ def test_a_view_beyond_the_subset_is_told(filled: Registry) -> None:
 def test_means_are_estimates_for_all_texts(filled: Registry, document: Document) -> None:
     full = filled.row("org/m0")
     sizes = filled.text_index.bytes_per_text
-    (plain,) = summarise([full.record], sizes, lambda _: full.log_likelihood[None])
+    (plain,) = summarise([full.record], sizes, lambda _: full.log_likelihood[None], [None])
     assert plain["subset"] is None
     assert plain["mean_log_likelihood"] == pytest.approx(full.log_likelihood.astype(float).mean())
     estimates = []

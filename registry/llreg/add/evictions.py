@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import llreg_extract
-from llreg.units import shown_bytes
+from llreg.printable import shown_bytes
 from llreg_schemas.errors import ModelError
 
 if TYPE_CHECKING:

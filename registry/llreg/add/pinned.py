@@ -10,6 +10,7 @@ import llreg_extract
 from llreg._version import __version__
 from llreg.add.journal import Journal
 from llreg.add.request import Options, Request
+from llreg.store.layout import RUNS
 from llreg_schemas import Identity, RowRecord, hash_json
 from llreg_schemas.errors import InputError
 
@@ -56,8 +57,8 @@ def pin(registry: Contents, request: Request, *, gpus: int | None = None) -> Pin
     identity = Identity(
         **source.identity,
         weight_dtype=dtype,
-        text_set=registry.info["text_set"]["id"],
-        protocol=registry.info["protocol"]["id"],
+        text_set=registry.info.text_set.id,
+        protocol=registry.info.protocol_id,
         subset=None if request.subset is None else request.subset["id"],
     )
     return Pinned(source, dtype, device, identity)
@@ -113,7 +114,7 @@ def _lacks_texts(registry: Contents, record: RowRecord) -> bool:
 
 def runs_dir(root: Path) -> Path:
     """Where a registry keeps unfinished runs."""
-    return root / ".llreg" / "runs"
+    return root / RUNS
 
 
 def journal_of(registry: Contents, pinned: Pinned, options: Options) -> Journal:

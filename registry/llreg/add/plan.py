@@ -14,7 +14,7 @@ import llreg_extract
 from llreg.add.pinned import Pinned, find_present, journal_of, pin
 from llreg.add.reporter import AddResult
 from llreg.add.request import Entry, Request, check_texts, read_requests
-from llreg.units import shown_bytes
+from llreg.printable import shown_bytes
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, ModelError
 
@@ -365,7 +365,7 @@ def _was_timed(record: RowRecord) -> bool:
         isinstance(provenance.get("device"), Mapping)
         and provenance.get("seconds")
         and provenance.get("tokens")
-        and record.declared.get("num_parameters")
+        and record.num_parameters
     )
 
 

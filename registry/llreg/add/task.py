@@ -16,9 +16,9 @@ from llreg.add.pinned import Pinned, find_present, journal_of, runs_dir
 from llreg.add.reporter import AddResult
 from llreg.add.request import Request
 from llreg.add.sequences import row_entries, sequence_places
-from llreg.store.maintenance import retract
 from llreg.store.rowfile import Row, write_row
 from llreg.store.subsets import store_subset
+from llreg.store.versions import retract
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, LlregError, NonFiniteError, storage_errors
 

@@ -12,8 +12,7 @@ import click
 
 from llreg.cli.common import Context, count, note, print_json, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
-from llreg.printable import printable
-from llreg.units import duration, short_count, shown_bytes
+from llreg.printable import duration, printable, short_count, shown_bytes
 
 if TYPE_CHECKING:
     from llreg.add.plan import Plan, PlannedModel

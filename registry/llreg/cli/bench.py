@@ -10,8 +10,7 @@ import click
 from llreg.bench import DTYPES, SHAPES
 from llreg.cli.common import Context, note, print_json, print_table
 from llreg.cli.options import in_registry, json_option
-from llreg.printable import printable
-from llreg.units import shown_bytes
+from llreg.printable import printable, shown_bytes
 
 if TYPE_CHECKING:
     from llreg.bench import Report

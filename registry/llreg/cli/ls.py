@@ -8,8 +8,7 @@ import click
 
 from llreg.cli.common import Context, cell, print_json, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
-from llreg.printable import printable
-from llreg.units import short_count
+from llreg.printable import printable, short_count
 
 if TYPE_CHECKING:
     from llreg.registry import Registry

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llreg.printable import harmless, printable
 from llreg.store.annotations import read_annotations
 from llreg.store.arrays import PAIR_VARIABLES
-from llreg.store.zarr_write import model_columns
+from llreg.store.columns import ROW_COLUMNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,20 +103,16 @@ def make_column(name: str, values: Iterable[Any]) -> Column:
 
 def row_columns(records: Sequence[RowRecord]) -> list[Column]:
     """Metadata as ``models.parquet`` has it, the sample of texts a row was scored on, and more that rows declare."""
-    declared = [record.declared for record in records]
-    found = [
-        Column(name, "text", values)
-        for name, values in model_columns(records).items()
-        if name not in ("base_model", "num_parameters")
+    columns = [
+        Column(column.name, column.kind, column.values(records))
+        for column in sorted(ROW_COLUMNS, key=lambda column: column.kind != "text")
     ]
-    found += [
-        Column("base_model", "list", [list(entry.get("base_model") or ()) for entry in declared]),
-        Column("num_parameters", "integer", [entry.get("num_parameters") for entry in declared]),
+    columns += [
         Column("source", "text", [record.identity.source for record in records]),
         Column("text_subset", "text", [record.identity.subset or "" for record in records]),
     ]
-    more = [make_column(name, [entry.get(name) for entry in declared]) for name in _DECLARED]
-    return found + [column for column in more if any(value is not None for value in column.values)]
+    more = [make_column(name, [record.declared.get(name) for record in records]) for name in _DECLARED]
+    return columns + [column for column in more if any(value is not None for value in column.values)]
 
 
 def annotated_columns(registry: Contents, records: Sequence[RowRecord], taken: Iterable[str]) -> list[Column]:

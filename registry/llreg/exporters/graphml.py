@@ -74,7 +74,7 @@ def find_edges(rows: Rows, k: int, *, progress: Callable[[int, int], None] | Non
         places.setdefault(name, []).append(position)
     for start, record in enumerate(rows.records):
         near = [int(end) for end in nearest[start] if end >= 0]
-        declared = dict.fromkeys(record.declared.get("base_model") or ())
+        declared = dict.fromkeys(record.base_models)
         bases = [end for name in declared for end in places.get(name, ()) if end != start]
         found = _distances(rows, start, [*near, *bases])
         for rank, (end, (kl, kl_se)) in enumerate(zip(near, found, strict=False), 1):

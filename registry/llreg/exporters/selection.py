@@ -126,7 +126,7 @@ class Selection:
         """A variable as it is stored, array of shape (n_block, n_texts)."""
         total = self.registry.num_texts
         columns = slice(None) if len(self.texts) == total else self.texts
-        return self.source.read(name, [record.digest for record in self.records[block]], columns, total)
+        return self.source.read(name, [record.digest for record in self.records[block]], columns)
 
 
 def select(registry: Contents, models: Sequence[str] | None, view: View | None) -> Selection:
@@ -155,7 +155,7 @@ def select(registry: Contents, models: Sequence[str] | None, view: View | None) 
         raise InputError(f"{twice[0]} is given twice; an export holds each row once")
     seen = View() if view is None else view
     texts = np.arange(registry.num_texts) if view is None else seen.texts(registry.text_index)
-    source = RowSource(registry.store, registry.row_files, registry.read_file)
+    source = registry.row_source()
     return Selection(registry, source, records, version, seen, view is None, texts)
 
 
@@ -163,8 +163,8 @@ def make_stamp(registry: Contents, version: str, view: View, values: str) -> dic
     """Ids of what an export is of, and what its values are: raw, view, or a kind of distance."""
     return {
         "version": version,
-        "text_set": str(registry.info["text_set"]["id"]),
-        "protocol": str(registry.info["protocol"]["id"]),
+        "text_set": registry.info.text_set.id,
+        "protocol": registry.info.protocol_id,
         "view": view.id,
         "values": values,
     }

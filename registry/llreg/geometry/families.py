@@ -64,8 +64,7 @@ def families_of(records: Sequence[RowRecord]) -> list[str]:
     stems = [stem(_root(record.identity.name, bases)) for record in records]
     declared = {own for own, record in zip(stems, records, strict=True) if _base(record)}
     return [
-        own if own in declared else str(record.declared.get("architecture") or own)
-        for own, record in zip(stems, records, strict=True)
+        own if own in declared else str(record.architecture or own) for own, record in zip(stems, records, strict=True)
     ]
 
 
@@ -78,7 +77,7 @@ def stem(name: str) -> str:
 
 def _base(record: RowRecord) -> str | None:
     """The first declared base that is not the model itself."""
-    for base in record.declared.get("base_model") or ():
+    for base in record.base_models:
         if base != record.identity.name:
             return str(base)
     return None

@@ -199,10 +199,8 @@ class _Null:
         rows = wanted + _sample(len(records), _MAX_ROWS, wanted)
         some = [records[k] for k in rows]  # the query is the first
         self._family = np.array(related_groups(records, families))[rows]
-        self._architecture = np.unique(
-            [record.declared.get("architecture") or "" for record in some], return_inverse=True
-        )[1]
-        self._log_size = np.log2([float(record.declared.get("num_parameters") or np.nan) for record in some])
+        self._architecture = np.unique([record.architecture or "" for record in some], return_inverse=True)[1]
+        self._log_size = np.log2([float(record.num_parameters or np.nan) for record in some])
         scores = self._pair_scores(registry, some, view)
         self._of_query = scores[0]
         one, other = np.triu_indices(len(some), 1)
@@ -272,7 +270,7 @@ def related_groups(records: Sequence[RowRecord], families: Mapping[str, str]) ->
         return name
 
     for record in records:
-        for base in record.declared.get("base_model") or ():
+        for base in record.base_models:
             parent[root(record.identity.name)] = root(str(base))
         if record.identity.name in families:
             parent[root(record.identity.name)] = root(f"family\n{families[record.identity.name]}")  # no model's name

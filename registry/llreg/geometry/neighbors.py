@@ -17,7 +17,7 @@ from llreg.geometry.kl.rows import seen_designs
 from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
 from llreg.geometry.view.view import View, view_of
 from llreg.printable import short_names
-from llreg.store.zarr_write import model_columns
+from llreg.store.columns import ROW_COLUMNS
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def neighbors(
         raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
     kl = _distances(registry, values, candidates, seen, design)
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
-    declared = set(record.declared.get("base_model") or ()) if record else set()
+    declared = set(record.base_models) if record else set()
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
     based = [position for position in ranks if candidates[position].identity.name in declared]
     found = _described(registry, record, values, candidates, [*map(int, order[:k]), *based], ranks, seen)
@@ -290,7 +290,7 @@ def _noise(registry: Contents, records: Sequence[RowRecord], view: View) -> NDAr
 def relation(record: RowRecord, other: RowRecord) -> str:
     """What two records declare of each other."""
     model, there = record.identity.name, other.identity.name
-    bases, their_bases = (set(entry.declared.get("base_model") or ()) for entry in (record, other))
+    bases, their_bases = (set(entry.base_models) for entry in (record, other))
     if model == there:
         return "same model"
     if there in bases:
@@ -313,7 +313,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 def _filtered(records: Sequence[RowRecord], where: Sequence[str]) -> list[RowRecord]:
     """Records that meet all conditions."""
-    columns = model_columns(records)
+    columns = {column.name: column.stored(records) for column in ROW_COLUMNS}
     keep = [True] * len(records)
     for condition in where:
         match = _CONDITION.fullmatch(condition)

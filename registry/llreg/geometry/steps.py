@@ -111,7 +111,7 @@ def sizes_of(records: Sequence[RowRecord]) -> NDArray[np.float64]:
     InputError
         If a row declares none.
     """
-    sizes = [record.declared.get("num_parameters") for record in records]
+    sizes = [record.num_parameters for record in records]
     for record, size in zip(records, sizes, strict=True):
         if not isinstance(size, (int, float)):
             raise InputError(f"{record.identity.name} declares no number of parameters; give the sizes with --order")

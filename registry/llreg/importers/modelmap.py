@@ -297,7 +297,7 @@ def _float(value: Any) -> float | None:
 
 
 def _check_text_set(registry: Contents) -> None:
-    name = str(registry.info["text_set"]["name"])
+    name = registry.info.text_set.name
     if name in _TEXT_SETS or _recipe_name(registry) in _TEXT_SETS:
         return
     raise InputError(

@@ -264,8 +264,8 @@ def _make_rows(
             revision=each.revision or None,
             weight_dtype=each.weight_dtype,
             quantization=each.quantization or None,
-            text_set=registry.info["text_set"]["id"],
-            protocol=registry.info["protocol"]["id"],
+            text_set=registry.info.text_set.id,
+            protocol=registry.info.protocol_id,
         )
         if identity.id in seen:
             raise InputError(f"{each.place}: it stands there twice, with one revision and dtype; keep one of the two")

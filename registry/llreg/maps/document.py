@@ -123,7 +123,7 @@ class Map:
         InputError
             If it has another text set or protocol.
         """
-        theirs = {"text set": registry.info["text_set"]["id"], "protocol": registry.info["protocol"]["id"]}
+        theirs = {"text set": registry.info.text_set.id, "protocol": registry.info.protocol_id}
         for what, mine in (("text set", self.text_set), ("protocol", self.protocol)):
             if theirs[what] != mine:
                 raise InputError(

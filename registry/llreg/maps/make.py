@@ -195,8 +195,8 @@ def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:
     """What a map says of the rows it is made of."""
     return {
         "registry": rows.registry,
-        "text_set": registry.info["text_set"]["id"],
-        "protocol": registry.info["protocol"]["id"],
+        "text_set": registry.info.text_set.id,
+        "protocol": registry.info.protocol_id,
         "version": rows.version,
         "view": rows.view,
         "row_ids": rows.row_ids,

@@ -81,7 +81,7 @@ def declared_edges(records: Sequence[RowRecord]) -> list[tuple[int, int, str]]:
         by_model.setdefault(record.identity.name, []).append(k)
     edges = []
     for child, record in enumerate(records):
-        for base in record.declared.get("base_model") or ():
+        for base in record.base_models:
             parents = [k for k in by_model.get(base, []) if records[k].identity.name != record.identity.name]
             if parents:
                 alike = [k for k in parents if records[k].identity.weight_dtype == record.identity.weight_dtype]

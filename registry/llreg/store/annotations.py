@@ -163,12 +163,12 @@ def read_one(registry: Contents, name: str) -> Annotations:
     registry.folder.fetch(path)
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
-            raise InvalidFileError(registry.shown(path), f"expected at most {MAX_TABLE_BYTES:,} bytes")
+            raise InvalidFileError(registry.label(path), f"expected at most {MAX_TABLE_BYTES:,} bytes")
         columns = pq.read_table(io.BytesIO(path.read_bytes())).to_pydict()
     except (pa.ArrowException, OSError) as error:
-        raise InvalidFileError(registry.shown(path), f"expected a Parquet file; {error}") from error
+        raise InvalidFileError(registry.label(path), f"expected a Parquet file; {error}") from error
     if _MODEL not in columns:
-        raise InvalidFileError(registry.shown(path), f"expected a column {_MODEL!r}")
+        raise InvalidFileError(registry.label(path), f"expected a column {_MODEL!r}")
     models = [str(model) for model in columns.pop(_MODEL)]
     return Annotations(name, columns, models)
 

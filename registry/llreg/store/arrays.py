@@ -35,6 +35,6 @@ def dtype_of(name: str) -> Dtype:
     return "int32" if is_count(name) else "float32"
 
 
-def attributes(name: str, *, pairs: bool) -> dict[str, Any]:
+def array_attributes(name: str, *, pairs: bool) -> dict[str, Any]:
     """Attributes of a variable's array, here and in the store."""
     return {"long_name": (_OF_PAIRS if pairs else _OF_TEXTS)[name], "units": "1" if is_count(name) else "nat"}

@@ -3,33 +3,134 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llreg import atomic
+from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.card import make_card
+from llreg.store.columns import ROW_COLUMNS
 from llreg.store.layout import CARD, STORE, TABLE
-from llreg.store.rowfile import Row
-from llreg.store.zarr_write import model_columns, write_store
+from llreg.store.rowfile import Row, write_row
+from llreg.store.zarr_write import write_store
 from llreg.texts.textset import TextIndex
-from llreg_schemas import RowRecord
+from llreg_schemas import RowRecord, version_id
+from llreg_schemas.errors import InvalidFileError
+from llreg_schemas.records import RegistryInfo
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from llreg.store.contents import Contents
 
 _ROW_GROUP = 256  # rows; the Dataset Viewer reads by row group
 
+Source = Callable[[Sequence[RowRecord]], Iterable[Row]]  # of some rows, those that it has, intact
 
-def store_attributes(info: Mapping[str, Any], retracted: Collection[str] = ()) -> dict[str, Any]:
-    """Attributes of the store: what its rows have in common, and the digests that were retracted."""
-    return {
-        **({"retracted": sorted(retracted)} if retracted else {}),
-        "title": f"{info['name']}: log-likelihoods of language models",
-        "registry": info["name"],
-        "text_set": info["text_set"]["id"],
-        "protocol": info["protocol"]["id"],
-        "view": info["view"]["id"],
-        "licence": info["licence"],
-        "Conventions": "llreg-1",
-    }
+
+# Making a registry's build
+
+
+def build(registry: Contents) -> str:
+    """Make the build from the accepted rows and put it in the place of the old one.
+
+    Returns
+    -------
+    str
+        The version id, 64 hex digits.
+
+    Raises
+    ------
+    InvalidFileError
+        If a row file is damaged; the old build stays.
+    StorageError
+        If the disk is full or read-only; the old build stays.
+    """
+    registry.check_changeable()
+    atomic.sweep(registry.path)
+    with atomic.lock(registry.path, "build"), atomic.staging_directory(registry.path) as staging:
+        records = stage_build(registry, staging)
+        save_dropped_rows(registry, records)
+        put_build(registry.path, staging)
+    return version_id(record.digest for record in records)
+
+
+def check_build(registry: Contents) -> list[str]:
+    """Build anew beside the build and say what differs; an empty list if it is current."""
+    registry.check_changeable()
+    with atomic.staging_directory(registry.path) as staging:
+        stage_build(registry, staging)
+        return differences(registry.path, staging)
+
+
+def stage_build(registry: Contents, directory: Path) -> list[RowRecord]:
+    """Write the build of the accepted rows into an empty directory, made if it is missing; return their records."""
+    records = registry.records(strict=True)
+    rows = gather(records, row_sources(registry))
+    write_build(directory, rows, records, registry.text_index, registry.info, registry.retractions())
+    return records
+
+
+def row_sources(registry: Contents) -> list[Source]:
+    """Where a registry's rows are: their files, else the build."""
+    files = registry.row_files()
+
+    def from_files(records: Sequence[RowRecord]) -> Iterator[Row]:
+        return (registry.read_file(files[record.digest]) for record in records if record.digest in files)
+
+    return [from_files, lambda records: registry.store.intact_rows(records).values()]
+
+
+def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[Row]:
+    """Rows with the given records, a shard's worth in memory.
+
+    Parameters
+    ----------
+    records : sequence of RowRecord
+    sources : sequence of callable
+        Each gives those of some rows that it has, intact; asked in this order.
+
+    Raises
+    ------
+    InvalidFileError
+        If no source has a row.
+    """
+    for start in range(0, len(records), SHARD_ROWS):
+        batch = records[start : start + SHARD_ROWS]
+        rows: dict[str, Row] = {}
+        for source in sources:
+            missing = [record for record in batch if record.digest not in rows]
+            if missing:
+                rows |= {row.record.digest: row for row in source(missing)}
+        for record in batch:
+            if record.digest not in rows:
+                raise InvalidFileError(
+                    STORE,
+                    f"the values of {record.row_id} were changed and its row file is not here; get it again from where it came",
+                )
+            # Two contributors may have measured the same values: which record counts is for the caller to say.
+            yield replace(rows[record.digest], record=record)
+
+
+def save_dropped_rows(registry: Contents, records: Iterable[RowRecord]) -> None:
+    """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
+    safe = {record.digest for record in records} | set(registry.row_files())
+    dropped = [record for record in registry.store.records() if record.digest not in safe]
+    for row in registry.store.intact_rows(dropped).values():
+        write_row(registry.path, row)
+
+
+def put_build(root: Path, new: Path) -> None:
+    """Put a build in the place of a registry's; one rename makes its rows change for readers."""
+    atomic.swap_directory(root, new / STORE, root / STORE)
+    for name in (TABLE, CARD):
+        atomic.write_atomic(root, root / name, (new / name).read_bytes())
+
+
+# Writing its parts
 
 
 def write_build(
@@ -37,7 +138,7 @@ def write_build(
     rows: Iterable[Row],
     records: Sequence[RowRecord],
     texts: TextIndex,
-    info: Mapping[str, Any],
+    info: RegistryInfo,
     retracted: Collection[str] = (),
 ) -> None:
     """Write the build's parts into an empty directory; it is made if it is missing.
@@ -46,66 +147,75 @@ def write_build(
     ----------
     directory : Path
     rows : iterable of Row
-        In the order of `records`, which must be sorted by `RowRecord.sort_key`.
+        In the order of `records`, which must be sorted by `RowRecord.sort_key`; each is read once.
     records : sequence of RowRecord
     texts : TextIndex
-    info : mapping
-        registry.json.
+    info : RegistryInfo
     retracted : collection of str
         Digests of the retracted rows: readers go by the store while a pull has not written the files yet.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     directory.mkdir(exist_ok=True)
-    table = _TableWriter(directory / TABLE, pairs=texts.has_pairs)
-    write_store(directory / STORE, table.passing(rows), records, texts, store_attributes(info, retracted))
-    table.close()
+    vectors = [name for name in row_variables(pairs=texts.has_pairs) if not is_count(name)]
+    arrow_types = {"text": pa.string(), "integer": pa.int64(), "list": pa.list_(pa.string())}
+    schema = pa.schema(
+        [
+            *((column.name, arrow_types[column.kind]) for column in ROW_COLUMNS),
+            ("mean_log_likelihood", pa.float64()),
+            *((name, pa.list_(pa.float32())) for name in vectors),
+        ]
+    )
+    with pq.ParquetWriter(directory / TABLE, schema, compression="zstd", use_dictionary=False) as table:
+
+        def written(rows: Iterable[Row]) -> Iterator[Row]:
+            """The rows, each written to the table on its way to the store."""
+            batch: list[Row] = []
+            for row in rows:
+                batch.append(row)
+                if len(batch) == _ROW_GROUP:
+                    table.write_table(_to_table(batch, schema, vectors))
+                    batch = []
+                yield row
+            if batch:
+                table.write_table(_to_table(batch, schema, vectors))
+
+        write_store(directory / STORE, written(rows), records, texts, store_attributes(info, retracted))
     (directory / CARD).write_text(make_card(info, records), encoding="utf-8")
 
 
-class _TableWriter:
-    """``models.parquet``: one line a row, the vector as one list<float32> column; of pairs a second one."""
+def store_attributes(info: RegistryInfo, retracted: Collection[str] = ()) -> dict[str, Any]:
+    """Attributes of the store: what its rows have in common, and the digests that were retracted."""
+    return {
+        **({"retracted": sorted(retracted)} if retracted else {}),
+        "title": f"{info.name}: log-likelihoods of language models",
+        "registry": info.name,
+        "text_set": info.text_set.id,
+        "protocol": info.protocol_id,
+        "view": info.view["id"],
+        "licence": info.licence,
+        "Conventions": "llreg-1",
+    }
 
-    def __init__(self, path: Path, *, pairs: bool) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        self._pa = pa
-        names = model_columns([])
-        kinds = {name: pa.int64() if name == "num_parameters" else pa.string() for name in names}
-        kinds["base_model"] = pa.list_(pa.string())
-        self._vectors = [name for name in row_variables(pairs=pairs) if not is_count(name)]
-        vectors = [(name, pa.list_(pa.float32())) for name in self._vectors]
-        self._schema = pa.schema([*kinds.items(), ("mean_log_likelihood", pa.float64()), *vectors])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=False)
-        self._batch: list[Row] = []
+def _to_table(rows: Sequence[Row], schema: pa.Schema, vectors: Sequence[str]) -> pa.Table:
+    """Some lines of ``models.parquet``."""
+    import numpy as np
+    import pyarrow as pa
 
-    def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Hand the rows on, writing each on its way, so that they are read once."""
-        for row in rows:
-            self._batch.append(row)
-            if len(self._batch) == _ROW_GROUP:
-                self._flush()
-            yield row
+    records = [row.record for row in rows]
+    columns: dict[str, list[Any]] = {column.name: column.values(records) for column in ROW_COLUMNS}
+    columns["mean_log_likelihood"] = [
+        # A mean over a sample that favours some texts would not compare with the others.
+        None if row.record.identity.subset else float(np.nanmean(row.log_likelihood.astype(np.float64)))
+        for row in rows
+    ]
+    columns |= {name: [row.arrays[name] for row in rows] for name in vectors}
+    return pa.table(columns, schema=schema)
 
-    def _flush(self) -> None:
-        import numpy as np
 
-        columns: dict[str, list[Any]] = model_columns([row.record for row in self._batch])
-        columns["num_parameters"] = [None if n < 0 else n for n in columns["num_parameters"]]
-        columns["base_model"] = [list(row.record.declared.get("base_model") or ()) for row in self._batch]
-        columns["mean_log_likelihood"] = [
-            # A mean over a sample that favours some texts would not compare with the others.
-            None if row.record.identity.subset else float(np.nanmean(row.log_likelihood.astype(np.float64)))
-            for row in self._batch
-        ]
-        for name in self._vectors:
-            columns[name] = [row.arrays[name] for row in self._batch]
-        self._writer.write_table(self._pa.table(columns, schema=self._schema))
-        self._batch = []
-
-    def close(self) -> None:
-        if self._batch:
-            self._flush()
-        self._writer.close()
+# Comparing two builds
 
 
 def differences(current: Path, fresh: Path) -> list[str]:
@@ -113,28 +223,22 @@ def differences(current: Path, fresh: Path) -> list[str]:
 
     Bytes decide; where only bytes differ, as after another library version wrote them, content does.
     """
-    found = []
-    if not (current / STORE).is_dir():
-        found.append(f"{STORE} is missing")
-    elif _tree(current / STORE) != _tree(fresh / STORE) and not _same_store(current / STORE, fresh / STORE):
-        found.append(f"{STORE} differs from the rows")
-    if not (current / TABLE).is_file():
-        found.append(f"{TABLE} is missing")
-    elif not _same_file(current / TABLE, fresh / TABLE) and not _same_table(current / TABLE, fresh / TABLE):
-        found.append(f"{TABLE} differs from the rows")
-    if not (current / CARD).is_file():
-        found.append(f"{CARD} is missing")
-    elif not _same_file(current / CARD, fresh / CARD):
-        found.append(f"{CARD} differs from the rows")
-    return found
+
+    def state(name: str, same_content: Callable[[Path, Path], bool]) -> str | None:
+        ours, theirs = current / name, fresh / name
+        if not (ours.is_dir() if name == STORE else ours.is_file()):
+            return f"{name} is missing"
+        same = _bytes_below(ours) == _bytes_below(theirs) or same_content(ours, theirs)
+        return None if same else f"{name} differs from the rows"
+
+    states = [state(STORE, _same_store), state(TABLE, _same_table), state(CARD, lambda ours, theirs: False)]
+    return [text for text in states if text]
 
 
-def _same_file(a: Path, b: Path) -> bool:
-    return a.read_bytes() == b.read_bytes()
-
-
-def _tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+def _bytes_below(path: Path) -> dict[Path, bytes]:
+    """Content of a file, or of all files below a directory."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return {file.relative_to(path): file.read_bytes() for file in files}
 
 
 def _same_store(a: Path, b: Path) -> bool:
@@ -161,11 +265,11 @@ def _same_table(a: Path, b: Path) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def columns(path: Path) -> Any:
+    def content(path: Path) -> Any:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
         return table.schema.remove_metadata(), [repr(column.to_pylist()) for column in table.columns]
 
     try:
-        return bool(columns(a) == columns(b))
+        return bool(content(a) == content(b))
     except (pa.ArrowException, OSError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.store import rowfile
 from llreg.store.arrays import row_variables
-from llreg.store.documents import check_ids, read_manifest
-from llreg.store.find import find_record, find_records
+from llreg.store.documents import read_info, read_manifest, read_retraction
 from llreg.store.folder import Folder, LocalFolder
-from llreg.store.layout import CONFIG, COPY, RECIPE, STORE, TEXTS
+from llreg.store.layout import CONFIG, COPY, RECIPE, RETRACTIONS, ROWS, STORE, TEXTS, VERSIONS, version_file
 from llreg.store.rowfile import Row
 from llreg.store.zarr_read import StoreReader
 from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_index
-from llreg_schemas import Identity, RowRecord, parse, version_id
+from llreg_schemas import Identity, RowRecord, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llreg.store.dataset import RowSource
     from llreg.texts.design import Design
     from llreg.texts.recipe import Recipe
-    from llreg_schemas.records import Rendering
+    from llreg_schemas.records import RegistryInfo, Rendering
 
 
 def open_folder(path: str | Path, revision: str | None = None) -> Contents:
@@ -63,6 +63,13 @@ class Contents:
         Its build.
     revision : str, optional
         A version's tag.
+
+    Attributes
+    ----------
+    path : Path
+        Its directory.
+    info : RegistryInfo
+        registry.json.
     """
 
     def __init__(self, folder: Folder, store: StoreReader, *, revision: str | None = None) -> None:
@@ -103,20 +110,18 @@ class Contents:
         if self.revision is not None:
             raise InputError(f"version {self.revision} is fixed; open the registry without a version to {doing}")
 
-    def _read_config(self) -> dict[str, Any]:
-        file = self.path / CONFIG
-        self.folder.fetch(file)
+    def _read_config(self) -> RegistryInfo:
+        path = self.path / CONFIG
+        self.folder.fetch(path)
         try:
-            data = file.read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             raise NotFoundError(
                 f"{self.path} is not a registry (no {CONFIG}); make one with: llreg init {self.path}"
             ) from None
         except OSError as error:
             raise InvalidFileError(CONFIG, f"cannot be read: {error.strerror}") from error
-        info = parse("registry", data, str(file))
-        check_ids(info, str(file))
-        return info
+        return read_info(data, str(path))
 
     def reload(self) -> None:
         """Read registry.json again, after it was replaced."""
@@ -127,18 +132,17 @@ class Contents:
     @property
     def name(self) -> str:
         """Name of the registry."""
-        return str(self.info["name"])
+        return self.info.name
 
     @property
     def num_texts(self) -> int:
         """Texts in its text set."""
-        return int(self.info["text_set"]["num_texts"])
+        return self.info.text_set.num_texts
 
     @property
     def rendering(self) -> Rendering | None:
         """How models see the prompts of its (prompt, response) pairs; None in a registry of texts."""
-        found: Rendering | None = self.info["protocol"].get("prompt")
-        return found
+        return self.info.rendering
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -148,13 +152,13 @@ class Contents:
     @property
     def clip(self) -> float | None:
         """Frozen clip threshold of the default view, nats per text; None: values as they are."""
-        value = self.view_document["clip"]
-        return None if value is None else float(value)
+        clip = self.view_document["clip"]
+        return None if clip is None else float(clip)
 
     @property
     def view_document(self) -> Mapping[str, Any]:
         """Document of the default view: of a named version the one it was named with."""
-        current: Mapping[str, Any] = self.info["view"]
+        current = self.info.view
         if self.revision is None:
             return current
         manifest = self.version_manifest(self.revision)
@@ -165,8 +169,8 @@ class Contents:
                 LlregWarning,
                 stacklevel=3,
             )
-        kept: Mapping[str, Any] = manifest.get("view_document", current)
-        return kept
+        view: Mapping[str, Any] = manifest.get("view_document", current)
+        return view
 
     @cached_property
     def text_index(self) -> TextIndex:
@@ -204,20 +208,20 @@ class Contents:
 
         path = self.path / RECIPE
         self.folder.fetch(path)
-        return read_recipe(self._bytes(path), self.shown(path)) if path.is_file() else None
+        return read_recipe(self._bytes(path), self.label(path)) if path.is_file() else None
 
     # What is in it
 
     def row_files(self) -> dict[str, Path]:
         """Row files by the digest in their name; their content is not read."""
-        rows = self.path / "rows"
-        found: dict[str, Path] = {}
+        rows = self.path / ROWS
+        files: dict[str, Path] = {}
         for folder in self.folder.folders(rows):
             for name in self.folder.names(rows / folder):
-                digest = rowfile.digest_in_name(name)
-                if digest and digest[:2] == folder and (digest not in found or self.is_sound(rows / folder / name)):
-                    found[digest] = rows / folder / name
-        return found
+                path, digest = rows / folder / name, rowfile.digest_in_name(name)
+                if digest and digest[:2] == folder and (digest not in files or self.is_sound(path)):
+                    files[digest] = path
+        return files
 
     def is_sound(self, path: Path) -> bool:
         """Whether a row file can be read: asked where two files claim one digest."""
@@ -229,15 +233,8 @@ class Contents:
 
     def retractions(self) -> dict[str, dict[str, Any]]:
         """Retractions by row digest."""
-        found = {}
-        for path in self._documents("retractions"):
-            document = parse("retraction", self._bytes(path), self.shown(path))
-            if path.stem != document["digest"]:
-                raise InvalidFileError(
-                    self.shown(path), f"expected {path.stem}; got {document['digest']}", field="digest"
-                )
-            found[path.stem] = document
-        return found
+        paths = self._documents(RETRACTIONS)
+        return {path.stem: read_retraction(path.stem, self._bytes(path), self.label(path)) for path in paths}
 
     def _documents(self, directory: str) -> list[Path]:
         """JSON files of a directory."""
@@ -263,41 +260,39 @@ class Contents:
             If rows of the version are not here.
         """
         while True:
-            seen = self.store.signature()
-            found = self._accepted_records(strict)
-            if strict or self.store.signature() == seen:  # else rows, or retractions, of two stores
+            signature = self.store.signature()
+            records = self._accepted_records(strict)
+            if strict or self.store.signature() == signature:  # else rows, or retractions, of two stores
                 break
-        missing = (self._frozen or frozenset()) - set(found)
-        if missing:
+        num_missing = len((self._frozen or frozenset()) - records.keys())
+        if num_missing:
             raise NotFoundError(
-                f"version {self.revision} holds {len(missing):,} rows that are not here; get them from where the registry came"
+                f"version {self.revision} holds {num_missing:,} rows that are not here; get them from where the registry came"
             )
-        return sorted(found.values(), key=lambda record: record.sort_key)
+        return sorted(records.values(), key=lambda record: record.sort_key)
 
     def _accepted_records(self, strict: bool) -> dict[str, RowRecord]:
-        stored, files_there = self.build_records(), self.row_files()
-        accepted = self._accepted(strict)  # read last: a row retracted meanwhile is left out, never one too many seen
-        found = {digest: record for digest, record in stored.items() if accepted(digest)}
-        for digest, path in files_there.items():
-            if accepted(digest) and (strict or digest not in found):
+        stored, files = self.build_records(), self.row_files()
+        # Read last: a row that is retracted meanwhile is left out, never one too many shown.
+        accepted = stored.keys() | files.keys()
+        if self._frozen is not None:
+            accepted &= self._frozen
+        else:
+            accepted -= self.retractions().keys()
+            if not strict:
+                # A pull swaps the store in before it writes the files of new retractions: the store names them, too,
+                # so that rows come and go in one step.
+                accepted -= self.store.retracted()
+        records = {digest: record for digest, record in stored.items() if digest in accepted}
+        for digest, path in files.items():
+            if digest in accepted and (strict or digest not in records):
                 try:
-                    found[digest] = self.file_record(path)
+                    records[digest] = self.file_record(path)
                 except InvalidFileError as error:
                     if strict:
                         raise
                     warnings.warn(f"left out, {error}", LlregWarning, stacklevel=3)
-        return found
-
-    def _accepted(self, strict: bool) -> Callable[[str], bool]:
-        if self._frozen is not None:
-            return self._frozen.__contains__
-        files = self.retractions().keys()
-        if strict:
-            return lambda digest: digest not in files
-        # A pull swaps the store in before it writes the files of new retractions: the store names them, too, so that
-        # rows come and go in one step.
-        retracted = self.store.retracted() | files
-        return lambda digest: digest not in retracted
+        return records
 
     def digests(self) -> set[str]:
         """Digests of the accepted rows."""
@@ -307,17 +302,13 @@ class Contents:
         """Records of the rows in the build, by digest."""
         return {record.digest: record for record in self.store.records()}
 
-    def has_build(self) -> bool:
-        """Whether there is a build."""
-        return self.store.exists()
-
     def all_records(self) -> dict[str, RowRecord]:
         """Records of every row that is here, retracted ones too, by digest."""
-        found = self.build_records()
+        records = self.build_records()
         for digest, path in self.row_files().items():
-            if digest not in found and self.is_sound(path):
-                found[digest] = self.file_record(path)
-        return found
+            if digest not in records and self.is_sound(path):
+                records[digest] = self.file_record(path)
+        return records
 
     def file_record(self, path: Path) -> RowRecord:
         """Record of a row file, read once: a row file never changes."""
@@ -336,27 +327,28 @@ class Contents:
     def read_file(self, path: Path) -> Row:
         """Read and check one of the registry's row files."""
         self.folder.fetch(path)
-        row = rowfile.read_row(path, self.num_texts, shown=self.shown(path))
-        self.check_row(row, self.shown(path))
-        if self.path / rowfile.row_path(row.record) != path:
-            raise InvalidFileError(self.shown(path), f"expected the name {rowfile.row_path(row.record)}")
+        row = rowfile.read_row(path, self.num_texts, label=self.label(path))
+        self.check_row(row, self.label(path))
+        expected = rowfile.row_path(row.record)
+        if self.path / expected != path:
+            raise InvalidFileError(self.label(path), f"expected the name {expected}")
         return row
 
-    def check_row(self, row: Row, shown: str) -> None:
+    def check_row(self, row: Row, label: str) -> None:
         """Check a row's values, counts and identity against this registry."""
         from llreg.store.rowcheck import check_values
 
-        check_values(row, self.info, self.text_index.bytes_per_text, shown)
+        check_values(row, self.info, self.text_index.bytes_per_text, label)
 
     def _bytes(self, path: Path) -> bytes:
         self.folder.fetch(path)
         try:
             return path.read_bytes()
         except OSError as error:
-            raise InvalidFileError(self.shown(path), f"cannot be read: {error.strerror}") from error
+            raise InvalidFileError(self.label(path), f"cannot be read: {error.strerror}") from error
 
-    def shown(self, path: Path) -> str:
-        """A path as messages show it: relative to the registry."""
+    def label(self, path: Path) -> str:
+        """A path as messages name it: relative to the registry."""
         return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else str(path)
 
     def find(self, name: str) -> RowRecord:
@@ -371,28 +363,6 @@ class Contents:
         """
         return find_record(self.records(), name)
 
-    def summary(self) -> list[dict[str, Any]]:
-        """A line a row: what `llreg ls` shows.
-
-        Returns
-        -------
-        list of dict
-            Keys model, row_id, revision, weights, num_parameters, texts_scored, subset (id of the sample of texts it was
-            scored on, or None), mean_log_likelihood (nats per
-            text, over the scored texts), bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of
-            the scored texts), added_at, contributor.
-        """
-        from llreg.store.summary import summarise
-
-        records = self.records()
-        source = self._source()
-        return summarise(
-            records,
-            self.text_index.bytes_per_text,
-            lambda ids: source.read("log_likelihood", ids, slice(None), self.num_texts),
-            self.designs(records),
-        )
-
     def replicates(self, identity: Identity) -> list[RowRecord]:
         """Accepted rows with this identity: the same measurement, made more than once."""
         return [record for record in self.records() if record.identity.id == identity.id]
@@ -400,8 +370,8 @@ class Contents:
     def row(self, name: str) -> Row:
         """One row with its values; `name` as in `find`."""
         record = self.find(name)
-        stored = self.store.intact_rows([record])
-        return stored.get(record.digest) or self.read_file(self.row_files()[record.digest])
+        row = self.store.intact_rows([record]).get(record.digest)
+        return row or self.read_file(self.row_files()[record.digest])
 
     def select(self, models: Sequence[str] | None) -> tuple[list[RowRecord], str]:
         """Records of some rows, as in `find`, in the order given (of all in build order if None), and the version."""
@@ -432,7 +402,7 @@ class Contents:
         """
         if variable not in self.variables:
             raise InputError(f"no variable {variable!r} in {self.name}: its rows have {', '.join(self.variables)}")
-        return self._source().read(variable, [record.digest for record in records], texts, self.num_texts)
+        return self.row_source().read(variable, [record.digest for record in records], texts)
 
     def designs(self, records: Sequence[RowRecord]) -> list[Design | None]:
         """How the texts of each row were drawn; None for a row scored on the whole set."""
@@ -440,10 +410,11 @@ class Contents:
 
         return read_designs(self, records)
 
-    def _source(self) -> RowSource:
+    def row_source(self) -> RowSource:
+        """Where values of rows are read from; it stays usable while rows come and go."""
         from llreg.store.dataset import RowSource
 
-        return RowSource(self.store, self.row_files, self.read_file)
+        return RowSource(self.store, self.row_files, self.read_file, self.num_texts)
 
     def dataset(self, models: Sequence[str] | None = None) -> Dataset:
         """The rows as a lazy `xarray.Dataset` with dims (model, text).
@@ -464,22 +435,58 @@ class Contents:
 
         records, version = self.select(models)
         attrs = {"registry": self.name, "version": version, "view": self.view_document["id"]}
-        return make_dataset(self._source(), records, self.text_index, attrs)
+        return make_dataset(self.row_source(), records, self.text_index, attrs)
 
     # Versions
 
     def versions(self) -> list[dict[str, Any]]:
         """Manifests of the named versions, oldest first."""
-        manifests = [self._manifest(path) for path in self._documents("versions")]
+        manifests = [self._manifest(path) for path in self._documents(VERSIONS)]
         return sorted(manifests, key=lambda manifest: (manifest["created"], manifest["tag"]))
 
     def version_manifest(self, tag: str) -> dict[str, Any]:
         """Manifest of one named version."""
-        path = self.path / "versions" / f"{tag}.json"
-        if path not in self._documents("versions"):
-            known = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
-            raise NotFoundError(f"no version {tag!r} in {self.where}; versions here: {known}")
+        path = self.path / version_file(tag)
+        if path not in self._documents(VERSIONS):
+            tags = ", ".join(manifest["tag"] for manifest in self.versions()) or "none"
+            raise NotFoundError(f"no version {tag!r} in {self.where}; versions here: {tags}")
         return self._manifest(path)
 
     def _manifest(self, path: Path) -> dict[str, Any]:
-        return read_manifest(path.stem, self._bytes(path), self.shown(path))
+        return read_manifest(path.stem, self._bytes(path), self.label(path))
+
+
+def find_records(records: Sequence[RowRecord], names: Sequence[str]) -> list[RowRecord]:
+    """The one record of each name, as in `find_record`; row ids, of which there may be many, are looked up at once."""
+    by_id = {record.row_id: record for record in records}
+    return [by_id[name] if name in by_id else find_record(records, name) for name in names]
+
+
+def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
+    """The one record that `name` means: a model or adapter name, a row id, or a digest prefix of 6 or more digits.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the message names those whose names are nearest.
+    InputError
+        If there are several; the message lists their ids and what they differ in.
+    """
+    by_id = [record for record in records if record.row_id == name]
+    by_model = [record for record in records if record.identity.name == name]
+    by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
+    matches = by_id or by_model or by_digest
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        names = sorted({record.identity.name for record in records})
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
+        raise NotFoundError(f"no row of {name} in this registry; {hint}")
+    ids = []
+    for record in matches:
+        identity = record.identity
+        subset = f"text subset {identity.subset[:8]}" if identity.subset else None
+        parts = (identity.weight_dtype, identity.quantization, identity.file or identity.subfolder, subset)
+        ids.append(f"{record.row_id} ({', '.join(part for part in parts if part)})")
+    raise InputError(f"{name} has {len(matches)} rows; name one by its id: {', '.join(ids)}")

@@ -11,12 +11,12 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from llreg.store.arrays import attributes, dtype_of, row_variables
+from llreg.store.arrays import array_attributes, dtype_of, row_variables
+from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS
 from llreg.store.rowfile import Row
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import model_columns, text_columns
 from llreg.texts.textset import TextIndex
-from llreg_schemas import RowRecord, canonical_json
+from llreg_schemas import RowRecord
 from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -33,18 +33,30 @@ class RowSource:
         Gives the row files that are there by digest; used for rows that the store does not hold.
     read_file : callable
         Reads and checks a row file.
+    num_texts : int
     """
 
     def __init__(
-        self, store: StoreReader, row_files: Callable[[], Mapping[str, Path]], read_file: Callable[[Path], Row]
+        self,
+        store: StoreReader,
+        row_files: Callable[[], Mapping[str, Path]],
+        read_file: Callable[[Path], Row],
+        num_texts: int,
     ) -> None:
         self._store, self._row_files, self._read_file = store, row_files, read_file
-        self._files = row_files()
+        self._files: Mapping[str, Path] = {}
+        self._num_texts = num_texts
 
-    def read(
-        self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], num_texts: int
-    ) -> NDArray[Any]:
+    def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp] = slice(None)) -> NDArray[Any]:
         """Values of some rows.
+
+        Parameters
+        ----------
+        name : str
+            One of the rows' arrays.
+        digests : sequence of str
+        columns : slice or intp array
+            Texts; all by default.
 
         Returns
         -------
@@ -58,35 +70,28 @@ class RowSource:
         while True:
             stored = set(self._store.digests())
             try:
-                return self._read(name, digests, columns, num_texts, stored)
+                return self._read(name, digests, columns, stored)
             except NotFoundError:
                 if stored == set(self._store.digests()):  # else a new build came between, with other rows
                     raise
 
     def _read(
-        self,
-        name: str,
-        digests: Sequence[str],
-        columns: slice | NDArray[np.intp],
-        num_texts: int,
-        stored: Collection[str],
+        self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], stored: Collection[str]
     ) -> NDArray[Any]:
         inside = [k for k, digest in enumerate(digests) if digest in stored]
-        width = len(range(*columns.indices(num_texts))) if isinstance(columns, slice) else len(columns)
-        values = np.empty((len(digests), width), dtype_of(name))
+        width = len(range(*columns.indices(self._num_texts))) if isinstance(columns, slice) else len(columns)
+        values = np.empty((len(digests), width), dtype_of(name))  # (n_models, n_columns)
         if inside:
             values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
         for k, digest in enumerate(digests):
-            if digest not in stored:
-                values[k] = self._read_file(self._path(digest)).arrays[name][columns]
+            if digest in stored:
+                continue
+            if digest not in self._files:
+                self._files = self._row_files()  # also a row that was retracted since has left the store for a file
+            if digest not in self._files:
+                raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
+            values[k] = self._read_file(self._files[digest]).arrays[name][columns]
         return values
-
-    def _path(self, digest: str) -> Path:
-        if digest not in self._files:
-            self._files = self._row_files()  # a row that was retracted since has left the store for a file
-        if digest not in self._files:
-            raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
-        return self._files[digest]
 
 
 class _Values(BackendArray):
@@ -102,13 +107,13 @@ class _Values(BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         rows, columns = key
-        wanted = np.arange(self.shape[0])[rows]
-        digests = [self._digests[k] for k in np.atleast_1d(wanted)]
-        single = isinstance(columns, (int, np.integer))
-        values = self._source.read(self._name, digests, np.array([columns]) if single else columns, self.shape[1])
-        if single:
+        positions = np.arange(self.shape[0])[rows]  # (n_rows,), or a number
+        digests = [self._digests[k] for k in np.atleast_1d(positions)]
+        is_single = isinstance(columns, (int, np.integer))
+        values = self._source.read(self._name, digests, np.array([columns]) if is_single else columns)
+        if is_single:
             values = values[:, 0]
-        return np.asarray(values if np.ndim(wanted) else values[0])
+        return np.asarray(values if np.ndim(positions) else values[0])
 
 
 def make_dataset(
@@ -128,15 +133,14 @@ def make_dataset(
         name: Variable(
             ("model", "text"),
             indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))),
-            attributes(name, pairs=texts.has_pairs),
+            array_attributes(name, pairs=texts.has_pairs),
         )
         for name in row_variables(pairs=texts.has_pairs)
     }
-    rows: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
-    coordinates = {name: ("model", np.array(values, dtype=_column_dtype(name))) for name, values in rows.items()}
-    coordinates |= {name: ("text", np.array(values)) for name, values in text_columns(texts).items()}
+    coordinates: dict[str, tuple[str, NDArray[Any]]] = {}
+    for column in STORE_COLUMNS:
+        dtype = np.int64 if column.kind == "integer" else object
+        coordinates[column.name] = "model", np.array(column.stored(records), dtype=dtype)
+    for column in TEXT_COLUMNS:
+        coordinates[column.name] = "text", np.array(column.get(texts))
     return Dataset(variables, coordinates, attrs=dict(attrs))
-
-
-def _column_dtype(name: str) -> Any:
-    return np.int64 if name == "num_parameters" else object

@@ -1,4 +1,4 @@
-"""What the documents of a registry must say of each other, beyond their schemas."""
+"""The JSON documents of a registry: what they must say of each other, beyond their schemas."""
 
 from __future__ import annotations
 
@@ -7,32 +7,40 @@ from typing import Any
 
 from llreg_schemas import hash_json, parse, version_id
 from llreg_schemas.errors import InvalidFileError
-from llreg_schemas.records import CONDITIONAL_NAME, PAIRS
+from llreg_schemas.records import CONDITIONAL_NAME, RegistryInfo
 
 
-def check_ids(info: Mapping[str, Any], shown: str) -> None:
-    """The ids in registry.json must be the hashes of what they name.
+def read_info(data: bytes, label: str) -> RegistryInfo:
+    """registry.json; its ids must be the hashes of what they name.
+
+    Parameters
+    ----------
+    data : bytes
+    label : str
+        Name used in messages.
 
     Raises
     ------
-    InvalidFileError
+    InvalidFileError, FormatVersionError
     """
-    if info["protocol"]["text_set"] != info["text_set"]["id"]:
-        raise InvalidFileError(shown, "expected the id of the text set", field="protocol.text_set")
-    pairs, conditional = info["text_set"].get("kind") == PAIRS, info["protocol"]["name"] == CONDITIONAL_NAME
-    if not pairs == conditional == ("mean_prompt_bytes" in info["text_set"]):
+    info = RegistryInfo(parse("registry", data, label))
+    if info["protocol"]["text_set"] != info.text_set.id:
+        raise InvalidFileError(label, "expected the id of the text set", field="protocol.text_set")
+    conditional, prompts = info["protocol"]["name"] == CONDITIONAL_NAME, info.text_set.mean_prompt_bytes is not None
+    if not info.has_pairs == conditional == prompts:
         raise InvalidFileError(
-            shown,
-            f"expected the protocol {CONDITIONAL_NAME}, kind {PAIRS} and mean_prompt_bytes of a set of pairs, or none of them",
+            label,
+            f"expected the protocol {CONDITIONAL_NAME}, kind pairs and mean_prompt_bytes of a set of pairs, or none of them",
             field="text_set",
         )
     for part in ("protocol", "view"):
         expected = _hash_of_rules(info[part])
         if expected != info[part]["id"]:
-            raise InvalidFileError(shown, f"expected the hash of the {part}, {expected[:12]}…", field=f"{part}.id")
+            raise InvalidFileError(label, f"expected the hash of the {part}, {expected[:12]}…", field=f"{part}.id")
+    return info
 
 
-def read_manifest(tag: str, data: bytes, shown: str) -> dict[str, Any]:
+def read_manifest(tag: str, data: bytes, label: str) -> dict[str, Any]:
     """The manifest of a named version, checked against its own name, rows and view.
 
     Parameters
@@ -40,23 +48,32 @@ def read_manifest(tag: str, data: bytes, shown: str) -> dict[str, Any]:
     tag : str
         As its file's name says.
     data : bytes
-    shown : str
+    label : str
         Name used in messages.
 
     Raises
     ------
     InvalidFileError
     """
-    manifest = parse("version", data, shown)
+    manifest = parse("version", data, label)
     if manifest["tag"] != tag:
-        raise InvalidFileError(shown, f"expected {tag!r}; got {manifest['tag']!r}", field="tag")
+        raise InvalidFileError(label, f"expected {tag!r}; got {manifest['tag']!r}", field="tag")
     view = manifest.get("view_document")
     if view is not None and not _hash_of_rules(view) == view["id"] == manifest["view"]:
-        raise InvalidFileError(shown, "expected the view that `view` names", field="view_document")
+        raise InvalidFileError(label, "expected the view that `view` names", field="view_document")
     if manifest["version"] != version_id(manifest["rows"]):
-        raise InvalidFileError(shown, "expected the version id of the rows it lists", field="version")
+        raise InvalidFileError(label, "expected the version id of the rows it lists", field="version")
     return manifest
 
 
+def read_retraction(digest: str, data: bytes, label: str) -> dict[str, Any]:
+    """The retraction of a row, whose digest its file's name says; parameters and errors are those of `read_manifest`."""
+    document = parse("retraction", data, label)
+    if document["digest"] != digest:
+        raise InvalidFileError(label, f"expected {digest}; got {document['digest']}", field="digest")
+    return document
+
+
 def _hash_of_rules(document: Mapping[str, Any]) -> str:
+    """The id that a protocol or view must have."""
     return hash_json({key: value for key, value in document.items() if key != "id"})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from llreg_schemas.records import RegistryInfo
 
 
 class Folder(Protocol):
@@ -42,13 +44,12 @@ class RegistryFiles(Protocol):
     path : Path
         Directory of the registry.
     folder : Folder
-    info : dict
-        registry.json.
+    info : RegistryInfo
     """
 
     path: Path
     folder: Folder
-    info: dict[str, Any]
+    info: RegistryInfo
 
 
 class LocalFolder:

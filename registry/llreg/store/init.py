@@ -82,21 +82,21 @@ def make_registry(
     return root
 
 
-def _protocol(texts: TextSet, prompt: Rendering | None, shown: str) -> dict[str, Any]:
+def _protocol(texts: TextSet, prompt: Rendering | None, label: str) -> dict[str, Any]:
     """The protocol that fits the texts."""
     if not texts.has_pairs:
         if prompt is not None:
-            raise InputError(f"prompt {prompt!r} is for pairs of prompt and response; {shown} holds texts")
+            raise InputError(f"prompt {prompt!r} is for pairs of prompt and response; {label} holds texts")
         return modelmap_protocol(texts.info.id)
     if prompt not in RENDERINGS:
         raise InputError(
-            f"{shown} holds prompts: say how models shall see them, --prompt chat-template (through their own chat "
+            f"{label} holds prompts: say how models shall see them, --prompt chat-template (through their own chat "
             f"template) or --prompt raw (as they are){'' if prompt is None else f'; got {prompt!r}'}"
         )
     conversation = next((k for k, pair in enumerate(texts.complete(), 1) if not isinstance(pair.prompt, str)), None)
     if prompt == "raw" and conversation is not None:
         raise InputError(
-            f"{shown}: the prompt of pair {conversation} is a list of messages, which only a chat template can render: "
+            f"{label}: the prompt of pair {conversation} is a list of messages, which only a chat template can render: "
             "use --prompt chat-template, or give prompts as text"
         )
     return conditional_protocol(texts.info.id, prompt)

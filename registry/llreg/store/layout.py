@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llreg.atomic import STATE
+
+# Written when the registry is made
 CONFIG, TEXTS, RECIPE = "registry.json", "texts.parquet", "recipe.json"
-COPY = ".llreg/texts.parquet"  # the whole text set, where it must not be published
-STORE, TABLE, CARD = "store.zarr", "models.parquet", "README.md"
-BUILD = (STORE, TABLE, CARD)  # derived from the rows
+# Grown by its users
 ROWS, RETRACTIONS, VERSIONS, SUBSETS, ANNOTATIONS = "rows", "retractions", "versions", "subsets", "annotations"
+# Derived from the rows
+STORE, TABLE, CARD = "store.zarr", "models.parquet", "README.md"
+BUILD = (STORE, TABLE, CARD)
+# Of this machine only, never published
+REMOTE = f"{STATE}/remote.json"  # where the registry was pulled from
+RUNS = f"{STATE}/runs"  # journals of models that are being scored
+COPY = f"{STATE}/texts.parquet"  # the whole text set, where it must not be published
+PARTIAL = f"{STATE}/texts.partial"  # state of a text set that is being rebuilt
+
+
+def retraction_file(digest: str) -> str:
+    """Path of a row's retraction in its registry."""
+    return f"{RETRACTIONS}/{digest}.json"
+
+
+def version_file(tag: str) -> str:
+    """Path of a named version's manifest in its registry."""
+    return f"{VERSIONS}/{tag}.json"
+
+
+def subset_file(subset: str) -> str:
+    """Path of a text subset in its registry, by its id."""
+    return f"{SUBSETS}/{subset}.json"
 
 
 def enclosing() -> list[Path]:
     """The working directory and those around it, innermost first."""
     try:
-        here = Path.cwd()
+        directory = Path.cwd()
     except FileNotFoundError:  # the working directory was removed
         return []
-    return [here, *here.parents]
+    return [directory, *directory.parents]

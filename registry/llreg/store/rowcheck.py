@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import InvalidFileError
-from llreg_schemas.records import PAIRS
+from llreg_schemas.records import RegistryInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,17 +19,16 @@ _NATS_PER_TOKEN = 10_000  # far beyond what a model can lose on one token
 _EXTRA_TOKENS = 16  # special tokens around a text
 
 
-def check_values(row: Row, info: Mapping[str, Any], num_bytes: NDArray[np.float64], shown: str) -> None:
+def check_values(row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], label: str) -> None:
     """Check a row's values, counts and identity against the registry it is in.
 
     Parameters
     ----------
     row : Row
-    info : mapping
-        registry.json.
+    info : RegistryInfo
     num_bytes : float64 array of shape (n_texts,)
         UTF-8 bytes of the texts.
-    shown : str
+    label : str
         Name of the file in messages.
 
     Raises
@@ -40,24 +39,25 @@ def check_values(row: Row, info: Mapping[str, Any], num_bytes: NDArray[np.float6
     import numpy as np
 
     identity = row.record.identity
-    for field, expected in (("text_set", info["text_set"]["id"]), ("protocol", info["protocol"]["id"])):
-        got = getattr(identity, field)
+    for field, got, expected in (
+        ("text_set", identity.text_set, info.text_set.id),
+        ("protocol", identity.protocol, info.protocol_id),
+    ):
         if got != expected:
             raise InvalidFileError(
-                shown,
+                label,
                 f"expected this registry's {expected[:12]}…; got {got[:12]}…: such rows are not comparable",
                 field=f"identity.{field}",
             )
-    expected_arrays = row_variables(pairs=info["text_set"].get("kind") == PAIRS)
+    expected_arrays = row_variables(pairs=info.has_pairs)
     if tuple(row.arrays) != expected_arrays:
         raise InvalidFileError(
-            shown, f"expected the arrays {', '.join(expected_arrays)}; got {', '.join(row.arrays)}", field="zarr.json"
+            label, f"expected the arrays {', '.join(expected_arrays)}; got {', '.join(row.arrays)}", field="zarr.json"
         )
     if np.isnan(row.log_likelihood).all():
-        raise InvalidFileError(shown, "expected at least one scored text; all are NaN", field="log_likelihood")
+        raise InvalidFileError(label, "expected at least one scored text; all are NaN", field="log_likelihood")
     for suffix in suffixes(row):
-        _check_arrays(row, suffix, num_bytes, shown)
-        _check_counts(row, suffix, shown)
+        _check_arrays(row, suffix, num_bytes, label)
 
 
 def suffixes(row: Row) -> list[str]:
@@ -65,59 +65,48 @@ def suffixes(row: Row) -> list[str]:
     return [name.removeprefix("num_tokens") for name in row.arrays if is_count(name)]
 
 
-def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], shown: str) -> None:
+def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: str) -> None:
     import numpy as np
 
-    named, counted = f"log_likelihood{suffix}", f"num_tokens{suffix}"
-    values, tokens = row.arrays[named], row.arrays[counted]
+    values_name, tokens_name = f"log_likelihood{suffix}", f"num_tokens{suffix}"
+    values, tokens = row.arrays[values_name], row.arrays[tokens_name]  # both (n_texts,)
     missing = np.isnan(values)
-    refuse(np.isinf(values), shown, named, "a finite number or NaN", values)
-    refuse(values > 0, shown, named, "at most 0 nats (a probability is at most 1)", values)
-    limit = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
-    if row.record.identity.source == "imported" and not tokens.any():  # unknown
-        possible = limit
-    else:
-        refuse(tokens < 0, shown, counted, "at least 0", tokens)
-        refuse(missing != (tokens == 0), shown, counted, f"0 exactly where {named} is NaN", tokens)
-        refuse(tokens > limit, shown, counted, "no more tokens than the text can hold", tokens)
-        possible = tokens.astype(np.float64)
-    refuse(
-        values < -_NATS_PER_TOKEN * possible,
-        shown,
-        named,
-        f"at least {-_NATS_PER_TOKEN} nats a token",
-        values,
-    )
+    refuse(np.isinf(values), label, values_name, "a finite number or NaN", values)
+    refuse(values > 0, label, values_name, "at most 0 nats (a probability is at most 1)", values)
+    most_tokens = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
+    if row.record.identity.source != "imported" or tokens.any():  # else the counts are unknown
+        refuse(tokens < 0, label, tokens_name, "at least 0", tokens)
+        refuse(missing != (tokens == 0), label, tokens_name, f"0 exactly where {values_name} is NaN", tokens)
+        refuse(tokens > most_tokens, label, tokens_name, "no more tokens than the text can hold", tokens)
+        most_tokens = tokens.astype(np.float64)
+    lowest = -_NATS_PER_TOKEN * most_tokens
+    refuse(values < lowest, label, values_name, f"at least {-_NATS_PER_TOKEN} nats a token", values)
 
-
-def refuse(wrong: Any, shown: str, field: str, expected: str, values: Any) -> None:
-    if wrong.any():
-        text = int(wrong.argmax())
-        raise InvalidFileError(shown, f"expected {expected}; got {values[text]} at text {text}", field=field)
-
-
-def _check_counts(row: Row, suffix: str, shown: str) -> None:
-    import numpy as np
-
-    provenance, counted = row.record.provenance, f"num_tokens{suffix}"
-    total, told = int(row.arrays[counted].sum(dtype=np.int64)), provenance.get(f"tokens{suffix}")
-    if told != total:
+    # The record must count what the arrays hold.
+    provenance = row.record.provenance
+    total, recorded = int(tokens.sum(dtype=np.int64)), provenance.get(f"tokens{suffix}")
+    if recorded != total:
         raise InvalidFileError(
-            shown,
-            f"expected {total:,}, the sum of {counted}; got {'nothing' if told is None else f'{told:,}'}",
+            label,
+            f"expected {total:,}, the sum of {tokens_name}; got {'nothing' if recorded is None else f'{recorded:,}'}",
             field=f"provenance.tokens{suffix}",
         )
-    reasons = left_out(provenance, suffix)
-    missing = int(np.isnan(row.arrays[f"log_likelihood{suffix}"]).sum())
-    if reasons > missing:
+    check_left_out(provenance, suffix, int(missing.sum()), "as many as are NaN", label)
+
+
+def refuse(wrong: NDArray[np.bool_], label: str, field: str, expected: str, values: NDArray[Any]) -> None:
+    """Refuse an array that has a wrong value, naming the first one."""
+    if wrong.any():
+        text = int(wrong.argmax())
+        raise InvalidFileError(label, f"expected {expected}; got {values[text]} at text {text}", field=field)
+
+
+def check_left_out(provenance: Mapping[str, Any], suffix: str, most: int, why: str, label: str) -> None:
+    """Refuse a record that gives a reason for more texts without a value than there can be."""
+    num_texts = sum(provenance.get(f"{name}{suffix}", 0) for name in ("over_context", "non_finite", "unscored"))
+    if num_texts > most:
         raise InvalidFileError(
-            shown,
-            f"expected at most {missing:,} texts over the context, non-finite or unscored, as many as are NaN; "
-            f"got {reasons:,}",
+            label,
+            f"expected at most {most:,} texts over the context, non-finite or unscored, {why}; got {num_texts:,}",
             field="provenance",
         )
-
-
-def left_out(provenance: Mapping[str, Any], suffix: str) -> int:
-    """Texts that a record gives a reason for having no value of."""
-    return sum(provenance.get(f"{name}{suffix}", 0) for name in ("over_context", "non_finite", "unscored"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.atomic import write_atomic
-from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, attributes, dtype_of, is_count
+from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, array_attributes, dtype_of, is_count
 from llreg_schemas import RowRecord, canonical_json, check, row_digest
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
@@ -117,7 +117,7 @@ def _to_zarr(row: Row) -> dict[str, bytes]:
             compressors=[GzipCodec(level=6)],
             fill_value=0 if is_count(name) else float("nan"),
             dimension_names=["text"],
-            attributes=attributes(name, pairs=len(arrays) > len(TEXT_VARIABLES)),
+            attributes=array_attributes(name, pairs=len(arrays) > len(TEXT_VARIABLES)),
             config={"write_empty_chunks": True},  # every row file has the same members
         )
         array[:] = values
@@ -129,7 +129,7 @@ def _timeless(key: str, data: bytes) -> bytes:
     return data[:4] + bytes(4) + data[8:] if key.endswith("/c/0") else data
 
 
-def read_row(path: Path, num_texts: int, *, shown: str | None = None) -> Row:
+def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
     """Read a row file and check its form, its record and its digest.
 
     Parameters
@@ -137,7 +137,7 @@ def read_row(path: Path, num_texts: int, *, shown: str | None = None) -> Row:
     path : Path
     num_texts : int
         Texts in the registry's text set; bounds every allocation.
-    shown : str, optional
+    label : str, optional
         Name used in messages; by default the path.
 
     Raises
@@ -145,17 +145,17 @@ def read_row(path: Path, num_texts: int, *, shown: str | None = None) -> Row:
     InvalidFileError
         If the file is truncated, tampered with, or not a row of a set of `num_texts` texts.
     """
-    return parse_row(_read_bounded(path, num_texts, shown or str(path)), num_texts, shown=shown or str(path))
+    return parse_row(_read_bounded(path, num_texts, label or str(path)), num_texts, label=label or str(path))
 
 
-def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
+def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
     """As `read_row`, from the file's bytes."""
     import numpy as np
 
-    members = _members(data, num_texts, shown)
-    record = RowRecord.from_json(check("row", _attributes(members["zarr.json"], shown), shown))
+    members = _members(data, num_texts, label)
+    record = RowRecord.from_json(check("row", _attributes(members["zarr.json"], label), label))
     values = {
-        name: np.frombuffer(_decode(members, name, num_texts, shown), dtype=_ENDS[dtype_of(name)]).astype(
+        name: np.frombuffer(_decode(members, name, num_texts, label), dtype=_ENDS[dtype_of(name)]).astype(
             dtype_of(name)
         )
         for name in PAIR_VARIABLES
@@ -165,7 +165,7 @@ def parse_row(data: bytes, num_texts: int, *, shown: str) -> Row:
     digest = row_digest(record.identity.to_json(), **row.arrays)
     if digest != record.digest:
         raise InvalidFileError(
-            shown,
+            label,
             f"expected the digest of the values, {digest[:12]}…; got {record.digest[:12]}…: "
             "the file was changed after it was written; get the original again",
             field="digest",
@@ -179,18 +179,18 @@ def row_limit(num_texts: int) -> int:
     return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
 
 
-def _read_bounded(path: Path, num_texts: int, shown: str) -> bytes:
+def _read_bounded(path: Path, num_texts: int, label: str) -> bytes:
     limit = row_limit(num_texts)
     try:
         size = path.stat().st_size
         if size > limit:
-            raise InvalidFileError(shown, f"expected at most {limit:,} bytes for {num_texts:,} texts; got {size:,}")
+            raise InvalidFileError(label, f"expected at most {limit:,} bytes for {num_texts:,} texts; got {size:,}")
         return path.read_bytes()
     except OSError as error:
-        raise InvalidFileError(shown, f"cannot be read: {error.strerror}") from error
+        raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
 
 
-def _members(data: bytes, num_texts: int, shown: str) -> dict[str, bytes]:
+def _members(data: bytes, num_texts: int, label: str) -> dict[str, bytes]:
     """The zip's members, after checking names, sizes and that they are stored."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -198,16 +198,16 @@ def _members(data: bytes, num_texts: int, shown: str) -> dict[str, bytes]:
             names = [entry.filename for entry in entries]
             expected = _member_names(names)
             if sorted(names) != expected:
-                raise InvalidFileError(shown, f"expected the members {expected}; got {sorted(names)[:12]}")
+                raise InvalidFileError(label, f"expected the members {expected}; got {sorted(names)[:12]}")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
-                    raise InvalidFileError(shown, "expected an uncompressed zip", field=entry.filename)
+                    raise InvalidFileError(label, "expected an uncompressed zip", field=entry.filename)
             return {entry.filename: archive.read(entry) for entry in entries}
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
         if isinstance(error, InvalidFileError):
             raise
         raise InvalidFileError(
-            shown, f"expected a whole row file; it is truncated or damaged ({error}); get the original again"
+            label, f"expected a whole row file; it is truncated or damaged ({error}); get the original again"
         ) from error
 
 
@@ -218,36 +218,36 @@ def _member_names(there: Sequence[str]) -> list[str]:
     return sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
 
 
-def _attributes(data: bytes, shown: str) -> Any:
-    document = _json(data, shown, "zarr.json")
+def _attributes(data: bytes, label: str) -> Any:
+    document = _json(data, label, "zarr.json")
     if document.get("zarr_format") != 3 or document.get("node_type") != "group":
-        raise InvalidFileError(shown, "expected a Zarr v3 group", field="zarr.json")
+        raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
     return document.get("attributes")
 
 
-def _decode(members: dict[str, bytes], name: str, num_texts: int, shown: str) -> bytes:
+def _decode(members: dict[str, bytes], name: str, num_texts: int, label: str) -> bytes:
     """The raw little-endian bytes of one array, never more than its shape implies."""
-    metadata = _json(members[f"{name}/zarr.json"], shown, name)
-    _check_profile(metadata, name, num_texts, shown)
+    metadata = _json(members[f"{name}/zarr.json"], label, name)
+    _check_profile(metadata, name, num_texts, label)
     size = 4 * num_texts
     stream = zlib.decompressobj(wbits=31)  # 31: gzip framing
     try:
         raw = stream.decompress(members[f"{name}/c/0"], size + 1)
     except zlib.error as error:
-        raise InvalidFileError(shown, f"expected gzip data; {error}", field=name) from error
+        raise InvalidFileError(label, f"expected gzip data; {error}", field=name) from error
     if len(raw) != size or not stream.eof or stream.unused_data:
-        raise InvalidFileError(shown, f"expected exactly {size:,} bytes of values", field=name)
+        raise InvalidFileError(label, f"expected exactly {size:,} bytes of values", field=name)
     return raw
 
 
-def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, shown: str) -> None:
+def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, label: str) -> None:
     shape, dtype = metadata.get("shape"), metadata.get("data_type")
     if shape != [num_texts]:
         raise InvalidFileError(
-            shown, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
+            label, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
         )
     if dtype != dtype_of(name):
-        raise InvalidFileError(shown, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
+        raise InvalidFileError(label, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
     codecs = metadata.get("codecs")
     kinds = (
         [codec.get("name") if isinstance(codec, dict) else None for codec in codecs] if isinstance(codecs, list) else []
@@ -255,9 +255,9 @@ def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, shown: s
     grid = metadata.get("chunk_grid")
     chunk = _configuration(grid).get("chunk_shape")
     if metadata.get("zarr_format") != 3 or kinds != ["bytes", "gzip"] or chunk != [num_texts]:
-        raise InvalidFileError(shown, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
+        raise InvalidFileError(label, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
     if not isinstance(codecs, list) or _configuration(codecs[0]).get("endian") != "little":
-        raise InvalidFileError(shown, "expected little-endian values", field=name)
+        raise InvalidFileError(label, "expected little-endian values", field=name)
 
 
 def _configuration(part: Any) -> dict[str, Any]:
@@ -265,11 +265,11 @@ def _configuration(part: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _json(data: bytes, shown: str, field: str) -> dict[str, Any]:
+def _json(data: bytes, label: str, field: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidFileError(shown, f"expected JSON; {error}", field=field) from error
+        raise InvalidFileError(label, f"expected JSON; {error}", field=field) from error
     if not isinstance(document, dict):
-        raise InvalidFileError(shown, "expected a JSON object", field=field)
+        raise InvalidFileError(label, "expected a JSON object", field=field)
     return document

@@ -85,7 +85,7 @@ def dump_subset(document: Mapping[str, Any]) -> bytes:
     return f"{canonical_json(document)}\n".encode()
 
 
-def check_subset(document: dict[str, Any], info: Mapping[str, Any], shown: str) -> dict[str, Any]:
+def check_subset(document: dict[str, Any], info: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return a subset's document if it is one of this registry, drawn as it says.
 
     Parameters
@@ -94,7 +94,7 @@ def check_subset(document: dict[str, Any], info: Mapping[str, Any], shown: str) 
         That ``subset.schema.json`` accepts.
     info : mapping
         registry.json.
-    shown : str
+    label : str
         Name of the file in messages.
 
     Raises
@@ -103,32 +103,32 @@ def check_subset(document: dict[str, Any], info: Mapping[str, Any], shown: str) 
     """
     if document["text_set"] != info["text_set"]["id"] or document["num_texts"] != info["text_set"]["num_texts"]:
         raise InvalidFileError(
-            shown, f"expected this registry's text set, {info['text_set']['id'][:12]}…", field="text_set"
+            label, f"expected this registry's text set, {info['text_set']['id'][:12]}…", field="text_set"
         )
     if len(document["chances"]) != document["num_texts"]:
-        raise InvalidFileError(shown, f"expected {document['num_texts']:,}, one a text", field="chances")
+        raise InvalidFileError(label, f"expected {document['num_texts']:,}, one a text", field="chances")
     if not 0 < sum(document["chances"]) * document["draws"] < _MAX_TICKETS:
-        raise InvalidFileError(shown, "expected a sum above 0, and below 2**62 times the draws", field="chances")
+        raise InvalidFileError(label, "expected a sum above 0, and below 2**62 times the draws", field="chances")
     expected = hash_json({name: value for name, value in document.items() if name != "id"})
     if document["id"] != expected:
         raise InvalidFileError(
-            shown, f"expected the hash of the other fields, {expected[:12]}…; it was edited by hand", field="id"
+            label, f"expected the hash of the other fields, {expected[:12]}…; it was edited by hand", field="id"
         )
-    _check_draw(document, shown)
+    _check_draw(document, label)
     return document
 
 
-def _check_draw(document: Mapping[str, Any], shown: str) -> None:
+def _check_draw(document: Mapping[str, Any], label: str) -> None:
     if document["draws"] > DRAWS_A_TEXT * document["num_texts"]:
-        raise InvalidFileError(shown, f"expected at most {DRAWS_A_TEXT} a text of the set", field="draws")
+        raise InvalidFileError(label, f"expected at most {DRAWS_A_TEXT} a text of the set", field="draws")
     try:
         counts = draw_subset(document)
     except InputError as error:
-        raise InvalidFileError(shown, str(error), field="draws") from error
+        raise InvalidFileError(label, str(error), field="draws") from error
     texts = counts.nonzero()[0]
     if document["texts"] != texts.tolist() or document["counts"] != counts[texts].tolist():
         raise InvalidFileError(
-            shown, "expected the texts that its chances and seed draw: they were chosen by hand", field="texts"
+            label, "expected the texts that its chances and seed draw: they were chosen by hand", field="texts"
         )
 
 
@@ -141,29 +141,29 @@ def read_subset(registry: RegistryFiles, subset: str) -> dict[str, Any]:
         If it is missing or damaged.
     """
     path = subset_path(registry.path, subset)
-    shown = f"{SUBSETS}/{path.name}"
+    label = f"{SUBSETS}/{path.name}"
     registry.folder.fetch(path)
     try:
         status = path.stat()
     except OSError as error:
         raise InvalidFileError(
-            shown,
+            label,
             f"cannot be read: {error.strerror}; rows were scored on this subset: get it from where they came",
         ) from error
     text_set = registry.info["text_set"]
-    return _read(path, shown, (status.st_mtime_ns, status.st_size), text_set["id"], text_set["num_texts"])
+    return _read(path, label, (status.st_mtime_ns, status.st_size), text_set["id"], text_set["num_texts"])
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, shown: str, _: tuple[int, int], text_set: str, num_texts: int) -> dict[str, Any]:
+def _read(path: Path, label: str, _: tuple[int, int], text_set: str, num_texts: int) -> dict[str, Any]:
     """Read and check a subset file once while it stays the same."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidFileError(shown, f"cannot be read: {error.strerror}") from error
-    document = check_subset(parse("subset", data, shown), {"text_set": {"id": text_set, "num_texts": num_texts}}, shown)
+        raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
+    document = check_subset(parse("subset", data, label), {"text_set": {"id": text_set, "num_texts": num_texts}}, label)
     if document["id"] != path.stem:
-        raise InvalidFileError(shown, f"expected {path.stem}; got {document['id']}", field="id")
+        raise InvalidFileError(label, f"expected {path.stem}; got {document['id']}", field="id")
     return document
 
 

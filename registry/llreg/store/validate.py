@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llreg.settings import SHARD_ROWS
 from llreg.store.annotations import read_annotations
 from llreg.store.layout import STORE
-from llreg.store.rowcheck import left_out, refuse, suffixes
+from llreg.store.rowcheck import check_left_out, refuse, suffixes
 from llreg.store.rowfile import Row, digest_in_name
 from llreg.store.subsets import list_subsets, read_subset
 from llreg_schemas import check
@@ -67,31 +67,31 @@ def validate(
 
 
 def _check_row_file(registry: Contents, path: Path, seen: dict[str, Path]) -> list[Problem]:
-    shown = registry.shown(path)
+    label = registry.label(path)
     inside = path.is_relative_to(registry.path / "rows")
     if not (registry.folder.is_file(path) if inside else path.is_file() and not path.is_symlink()):
-        return [Problem(shown, "expected a regular file")]
+        return [Problem(label, "expected a regular file")]
     if inside and digest_in_name(path.name) is None:
-        return [Problem(shown, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
+        return [Problem(label, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
     try:
         if inside:
             row = registry.read_file(path)
         else:
             from llreg.store.rowfile import read_row
 
-            row = read_row(path, registry.num_texts, shown=shown)
-            registry.check_row(row, shown)
+            row = read_row(path, registry.num_texts, label=label)
+            registry.check_row(row, label)
         record = row.record
-        _check_subset(registry, row, shown)
+        _check_subset(registry, row, label)
     except InvalidFileError as error:
         return [_problem(error)]
     other = seen.setdefault(record.row_id, path)
     if other != path:
-        return [Problem(shown, f"has the row id {record.row_id} of {registry.shown(other)}")]
+        return [Problem(label, f"has the row id {record.row_id} of {registry.label(other)}")]
     return []
 
 
-def _check_subset(registry: Contents, row: Row, shown: str) -> None:
+def _check_subset(registry: Contents, row: Row, label: str) -> None:
     """A row of a text subset has values on its texts only, and names a subset that is here."""
     import numpy as np
 
@@ -102,21 +102,15 @@ def _check_subset(registry: Contents, row: Row, shown: str) -> None:
         document = read_subset(registry, record.identity.subset)
     except InvalidFileError as error:
         raise InvalidFileError(
-            shown, f"expected a sound subset in this registry; {error}", field="identity.subset"
+            label, f"expected a sound subset in this registry; {error}", field="identity.subset"
         ) from error
     outside = np.ones(registry.num_texts, dtype=bool)
     outside[document["texts"]] = False
     for suffix in suffixes(row):
         missing = np.isnan(row.arrays[f"log_likelihood{suffix}"])
-        refuse(outside & ~missing, shown, f"log_likelihood{suffix}", "NaN outside the row's text subset", ~missing)
-        reasons, there = left_out(record.provenance, suffix), int((missing & ~outside).sum())
-        if reasons > there:
-            raise InvalidFileError(
-                shown,
-                f"expected at most {there:,} texts over the context, non-finite or unscored, as many as are NaN in its "
-                f"text subset; got {reasons:,}",
-                field="provenance",
-            )
+        refuse(outside & ~missing, label, f"log_likelihood{suffix}", "NaN outside the row's text subset", ~missing)
+        inside = int((missing & ~outside).sum())
+        check_left_out(record.provenance, suffix, inside, "as many as are NaN in its text subset", label)
 
 
 def _check_documents(registry: Contents) -> list[Problem]:
@@ -170,7 +164,7 @@ def _check_store(registry: Contents) -> None:
             if path and registry.is_sound(path) and registry.file_record(path) != record:
                 raise InvalidFileError(
                     f"{STORE}: {record.row_id}",
-                    f"expected the record in {registry.shown(path)}; make it again: llreg build",
+                    f"expected the record in {registry.label(path)}; make it again: llreg build",
                 )
             if record.digest not in intact:
                 raise InvalidFileError(

@@ -33,7 +33,7 @@ _FRAME_HEADER = 18  # bytes at most
 ReadRange = Callable[[int, int], bytes]
 
 
-def read_metadata(data: bytes, shown: str) -> dict[str, Any]:
+def read_metadata(data: bytes, label: str) -> dict[str, Any]:
     """The store's ``zarr.json``, as JSON.
 
     Raises
@@ -46,18 +46,18 @@ def read_metadata(data: bytes, shown: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidFileError(shown, f"is damaged: zarr.json is no JSON ({error}); {_ADVICE}") from error
+        raise InvalidFileError(label, f"is damaged: zarr.json is no JSON ({error}); {_ADVICE}") from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
-        raise InvalidFileError(shown, "expected a group with attributes", field="zarr.json")
+        raise InvalidFileError(label, "expected a group with attributes", field="zarr.json")
     version = document["attributes"].get("build_format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise FormatVersionError(
-            shown,
+            label,
             f"expected build format {FORMAT_VERSION} or older; got {version}, made by a newer llreg: "
             "pip install --upgrade llreg",
         )
     if document.get("zarr_format") != 3 or document.get("node_type") != "group":
-        raise InvalidFileError(shown, "expected a Zarr v3 group", field="zarr.json")
+        raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
     return document
 
 
@@ -67,7 +67,7 @@ _ADVICE = (
 
 
 def check_profile(
-    metadata: Mapping[str, Any], num_texts: int | None, variables: Sequence[str] | None, shown: str
+    metadata: Mapping[str, Any], num_texts: int | None, variables: Sequence[str] | None, label: str
 ) -> tuple[int, tuple[str, ...]]:
     """Check shapes, types, chunks and codecs; return how many rows the store has, and which arrays of values.
 
@@ -79,7 +79,7 @@ def check_profile(
         Texts in the registry's text set; None: as many as the store says.
     variables : sequence of str or None
         Arrays of the registry's rows; None: those of pairs if the store has one of these.
-    shown : str
+    label : str
         Name used in messages.
 
     Raises
@@ -89,70 +89,70 @@ def check_profile(
     """
     arrays = (metadata.get("consolidated_metadata") or {}).get("metadata")
     if not isinstance(arrays, dict):
-        raise InvalidFileError(shown, "expected consolidated metadata", field="zarr.json")
+        raise InvalidFileError(label, "expected consolidated metadata", field="zarr.json")
     for name, array in arrays.items():
         if not isinstance(array, dict) or not set(_names(array.get("codecs"))) <= _KNOWN_CODECS:
             raise InvalidFileError(
-                shown, "expected an array with codecs that llreg writes", field=ascii(name)[1:60].rstrip("'")
+                label, "expected an array with codecs that llreg writes", field=ascii(name)[1:60].rstrip("'")
             )
-    shape = _part(arrays, "digest", shown).get("shape")
+    shape = _part(arrays, "digest", label).get("shape")
     if not (isinstance(shape, list) and len(shape) == 1 and _is_count(shape[0])):
-        raise InvalidFileError(shown, f"expected one dimension; got shape {str(shape)[:60]}", field="digest")
+        raise InvalidFileError(label, f"expected one dimension; got shape {str(shape)[:60]}", field="digest")
     count = int(shape[0])
     for name in _STRING_BYTES:
-        _check_strings(_part(arrays, name, shown), name, count, shown)
+        _check_strings(_part(arrays, name, label), name, count, label)
     pairs = bool(arrays.keys() & set(PAIR_VARIABLES).difference(TEXT_VARIABLES))
     names = tuple(variables or (PAIR_VARIABLES if pairs else TEXT_VARIABLES))
     if pairs != (names == PAIR_VARIABLES):
         raise InvalidFileError(
-            shown, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
+            label, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
         )
     for name in names:
-        _check_values(_part(arrays, name, shown), name, count, num_texts, shown)
+        _check_values(_part(arrays, name, label), name, count, num_texts, label)
     return count, names
 
 
-def _check_strings(array: Mapping[str, Any], name: str, count: int, shown: str) -> None:
-    _expect(shown, name, "shape", [count], array.get("shape"))
-    _expect(shown, name, "data type", "string", array.get("data_type"))
-    _expect(shown, name, "chunks", [string_chunk(count)], _configuration(array.get("chunk_grid")).get("chunk_shape"))
-    _expect(shown, name, "codecs", _STRINGS, _names(array.get("codecs")))
+def _check_strings(array: Mapping[str, Any], name: str, count: int, label: str) -> None:
+    _expect(label, name, "shape", [count], array.get("shape"))
+    _expect(label, name, "data type", "string", array.get("data_type"))
+    _expect(label, name, "chunks", [string_chunk(count)], _configuration(array.get("chunk_grid")).get("chunk_shape"))
+    _expect(label, name, "codecs", _STRINGS, _names(array.get("codecs")))
 
 
-def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: int | None, shown: str) -> None:
+def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: int | None, label: str) -> None:
     shape = array.get("shape")
     if num_texts is None and isinstance(shape, list) and len(shape) == 2:
         num_texts = shape[1]
     if not _is_count(num_texts) or num_texts > MAX_TEXTS:
-        raise InvalidFileError(shown, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
+        raise InvalidFileError(label, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
     outer = array.get("codecs")
     shard = _configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
     rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
     grid = _configuration(array.get("chunk_grid"))
     keys = _configuration(array.get("chunk_key_encoding"))
-    _expect(shown, name, "shape", [count, num_texts], shape)
-    _expect(shown, name, "data type", dtype_of(name), array.get("data_type"))
-    _expect(shown, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
-    _expect(shown, name, "file names with", ".", keys.get("separator"))
-    _expect(shown, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
+    _expect(label, name, "shape", [count, num_texts], shape)
+    _expect(label, name, "data type", dtype_of(name), array.get("data_type"))
+    _expect(label, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
+    _expect(label, name, "file names with", ".", keys.get("separator"))
+    _expect(label, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
     codecs = _names(shard.get("codecs"))
     expected = _CODECS[dtype_of(name)]
-    _expect(shown, name, "codecs", expected, codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
-    _expect(shown, name, "codecs of the index", _INDEX, _names(shard.get("index_codecs")))
-    _expect(shown, name, "place of the index", "end", shard.get("index_location"))
+    _expect(label, name, "codecs", expected, codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
+    _expect(label, name, "codecs of the index", _INDEX, _names(shard.get("index_codecs")))
+    _expect(label, name, "place of the index", "end", shard.get("index_location"))
     for part in ("codecs", "index_codecs"):
-        _expect(shown, name, "byte order", "little", _configuration(shard[part][0]).get("endian"))
+        _expect(label, name, "byte order", "little", _configuration(shard[part][0]).get("endian"))
 
 
-def _expect(shown: str, name: str, what: str, expected: Any, got: Any) -> None:
+def _expect(label: str, name: str, what: str, expected: Any, got: Any) -> None:
     if got != expected or type(got) is not type(expected):
-        raise InvalidFileError(shown, f"expected {what} {expected}; got {ascii(got)[:60]}", field=name)
+        raise InvalidFileError(label, f"expected {what} {expected}; got {ascii(got)[:60]}", field=name)
 
 
-def _part(arrays: Mapping[str, Any], name: str, shown: str) -> Mapping[str, Any]:
+def _part(arrays: Mapping[str, Any], name: str, label: str) -> Mapping[str, Any]:
     array = arrays.get(name)
     if not isinstance(array, dict):
-        raise InvalidFileError(shown, "expected this array; it is missing", field=name)
+        raise InvalidFileError(label, "expected this array; it is missing", field=name)
     return array
 
 

@@ -43,7 +43,7 @@ class StoreReader:
     ----------
     path : Path
         The store; it may be missing, which reads as no rows.
-    shown : str
+    label : str
         Name used in messages.
 
     Attributes
@@ -54,8 +54,8 @@ class StoreReader:
         Arrays of the registry's rows, which a store must have; None: those that it says.
     """
 
-    def __init__(self, path: Path, *, shown: str = STORE) -> None:
-        self.path, self.shown = path, shown
+    def __init__(self, path: Path, *, label: str = STORE) -> None:
+        self.path, self.label = path, label
         self.num_texts: int | None = None
         self.variables: tuple[str, ...] | None = None
         self._signature: tuple[int, int, int] | None = None
@@ -143,7 +143,7 @@ class StoreReader:
                 if isinstance(error, LlregError):
                     raise error from error.__cause__
                 raise InvalidFileError(
-                    self.shown,
+                    self.label,
                     f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "
                     "the directory and run: llreg build; else get it again from where it came",
                 ) from error
@@ -201,8 +201,8 @@ class StoreReader:
     def _open_group(self) -> tuple[Any, dict[str, int]]:
         import zarr
 
-        metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.shown)
-        count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.shown)
+        metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.label)
+        count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.label)
         digests = self._strings("digest", count)
         group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
         self._width = int(group["log_likelihood"].shape[1])
@@ -251,7 +251,7 @@ class StoreReader:
 
         gone = [digest for digest in digests if digest not in self._positions]
         if gone:
-            raise NotFoundError(f"row {gone[0][:12]} is not in {self.shown}")
+            raise NotFoundError(f"row {gone[0][:12]} is not in {self.label}")
         positions = [self._positions[digest] for digest in digests]
         self.prepare(name, positions)
         first, count = positions[0], len(positions)

@@ -8,62 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, SHARD_ROWS
-from llreg.store.arrays import attributes, dtype_of, is_count, row_variables
+from llreg.store.arrays import array_attributes, dtype_of, is_count, row_variables
+from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS, Column
 from llreg.store.rowfile import Row
 from llreg.texts.textset import TextIndex
-from llreg_schemas import RowRecord, canonical_json, version_id
+from llreg_schemas import RowRecord, version_id
 from llreg_schemas.records import FORMAT_VERSION
 
 STRING_CHUNK_ROWS = 4096  # text metadata
 TOKENS_CHUNK_ROWS = 64  # models that share a tokenizer compress to almost nothing together
-
-_LONG_NAMES = {
-    "model": "row id: model name @ first 8 hex digits of the digest",
-    "model_id": "Hub id, or name of a local model",
-    "revision": "commit on the Hub, or sha256 of a local model's files",
-    "weight_dtype": "dtype of the weights while scoring",
-    "quantization": "how the weights were quantised; empty if not",
-    "architecture": "class of the model, as its config declares it",
-    "base_model": "models it was derived from, as declared, space-separated",
-    "num_parameters": "parameters, as declared; -1 if unknown",
-    "licence": "licence, as declared",
-    "added_at": "time the row was computed, UTC",
-    "digest": "sha256 of the row's identity and values",
-    "record": "the row's full record, JSON",
-    "text": "index of the text",
-    "subset": "subset of the text",
-    "text_bytes": "UTF-8 bytes of the text",
-    "text_sha256": "sha256 of the text's UTF-8 bytes",
-}
-
-
-def model_columns(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
-    """Metadata of rows as columns: what stands beside the values in the store and the table."""
-    identities = [record.identity for record in records]
-    declared = [record.declared for record in records]
-    return {
-        "model": [record.row_id for record in records],
-        "model_id": [identity.name for identity in identities],
-        "revision": [identity.revision or "" for identity in identities],
-        "weight_dtype": [identity.weight_dtype for identity in identities],
-        "quantization": [identity.quantization or "" for identity in identities],
-        "architecture": [entry.get("architecture") or "" for entry in declared],
-        "base_model": [" ".join(entry.get("base_model") or ()) for entry in declared],
-        "num_parameters": [-1 if (n := entry.get("num_parameters")) is None else n for entry in declared],
-        "licence": [entry.get("licence") or "" for entry in declared],
-        "added_at": [str(record.provenance["added_at"]) for record in records],
-        "digest": [record.digest for record in records],
-    }
-
-
-def text_columns(texts: TextIndex) -> dict[str, list[Any]]:
-    """Metadata of texts as columns."""
-    return {
-        "text": list(range(len(texts))),
-        "subset": list(texts.subset),
-        "text_bytes": list(texts.num_bytes),
-        "text_sha256": list(texts.sha256),
-    }
 
 
 def chunk_rows(num_texts: int) -> int:
@@ -91,27 +44,23 @@ def write_store(
     """
     import zarr
 
-    group = zarr.create_group(path, zarr_format=3, attributes=_group_attributes(records, texts, attrs))
+    names = [column.name for column in (*STORE_COLUMNS, *TEXT_COLUMNS)]
+    attributes = {
+        **attrs,
+        "build_format_version": FORMAT_VERSION,
+        "version": version_id(record.digest for record in records),
+        "coordinates": " ".join(name for name in names if name not in ("model", "text")),
+    }
+    group = zarr.create_group(path, zarr_format=3, attributes=attributes)
     _write_values(group, rows, len(records), texts)
-    columns: dict[str, list[Any]] = {**model_columns(records), "record": [canonical_json(r.to_json()) for r in records]}
-    for name, values in columns.items():
-        _write_column(group, name, values, "model")
-    for name, values in text_columns(texts).items():
-        _write_column(group, name, values, "text")
+    for column in STORE_COLUMNS:
+        _write_column(group, column, column.stored(records), "model")
+    for column in TEXT_COLUMNS:
+        _write_column(group, column, column.get(texts), "text")
     with warnings.catch_warnings():
         # Consolidated metadata is not yet in the v3 specification, but every reader over HTTP needs it.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(group.store)
-
-
-def _group_attributes(records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]) -> dict[str, Any]:
-    coordinates = [*model_columns([]), "record", *text_columns(texts)]
-    return {
-        **attrs,
-        "build_format_version": FORMAT_VERSION,
-        "version": version_id(record.digest for record in records),
-        "coordinates": " ".join(name for name in coordinates if name not in ("model", "text")),
-    }
 
 
 def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex) -> None:
@@ -142,7 +91,7 @@ def _create_array(group: Any, name: str, shape: tuple[int, int], *, pairs: bool)
         "dimension_names": ("model", "text"),
         # One file a shard, all in one directory: listing them over the Hub's API is one call.
         "chunk_key_encoding": {"name": "default", "separator": "."},
-        "attributes": attributes(name, pairs=pairs),
+        "attributes": array_attributes(name, pairs=pairs),
     }
     if is_count(name):
         return group.create_array(
@@ -164,17 +113,17 @@ def _create_array(group: Any, name: str, shape: tuple[int, int], *, pairs: bool)
     )
 
 
-def _write_column(group: Any, name: str, values: list[Any], dim: str) -> None:
+def _write_column(group: Any, column: Column, values: list[Any], dim: str) -> None:
     import numpy as np
 
-    numeric = name in ("text", "text_bytes", "num_parameters")
+    is_integer = column.kind == "integer"
     array = group.create_array(
-        name,
+        column.name,
         shape=(len(values),),
         chunks=(max(1, min(STRING_CHUNK_ROWS, len(values))),),
-        dtype="int64" if numeric else str,
+        dtype="int64" if is_integer else str,
         dimension_names=(dim,),
-        attributes={"long_name": _LONG_NAMES[name]},
+        attributes={"long_name": column.long_name},
     )
     if values:
-        array[:] = np.array(values, dtype=np.int64 if numeric else object)
+        array[:] = np.array(values, dtype=np.int64 if is_integer else object)

@@ -82,7 +82,7 @@ def make_subset(
     rules = {
         "format": SUBSET_FORMAT,
         "format_version": FORMAT_VERSION,
-        "text_set": registry.info["text_set"]["id"],
+        "text_set": registry.info.text_set.id,
         "num_texts": registry.num_texts,
         "method": method,
         "floor": float(share),

@@ -10,8 +10,10 @@ import numpy as np
 from llreg import atomic
 from llreg.geometry.kl.rows import full_rows
 from llreg.geometry.view.view import Vector, View, clip_at, tail_texts
+from llreg.store.layout import CONFIG
 from llreg_schemas import check, pretty_json
 from llreg_schemas.errors import InputError
+from llreg_schemas.records import RegistryInfo
 
 if TYPE_CHECKING:
     from llreg.store.contents import Contents
@@ -67,7 +69,7 @@ def freeze_view(registry: Contents, view: View) -> None:
     registry.check_changeable("change its view")
     view.texts(registry.text_index)
     view.text_weights(registry.text_index)
-    info = {**registry.info, "view": view.to_json()}
-    check("registry", info, "registry.json")
-    atomic.write_atomic(registry.path, registry.path / "registry.json", pretty_json(info).encode())
+    info = RegistryInfo({**registry.info, "view": view.to_json()})
+    check("registry", info, CONFIG)
+    atomic.write_atomic(registry.path, registry.path / CONFIG, pretty_json(info).encode())
     registry.info = info

@@ -102,7 +102,7 @@ class _Comparison:
         nearest_of: dict[str, int] = {}
         for k in there:
             nearest_of.setdefault(records[k].identity.name, k)
-        declared = set(record.declared.get("base_model") or ())
+        declared = set(record.base_models)
         bases = sorted(nearest_of[model] for model in declared & nearest_of.keys())
         siblings = [k for k in there if _is_sibling(record, records[k])][:NEAREST]
         same = [k for k in there if records[k].identity.id == record.identity.id]
@@ -180,10 +180,10 @@ def _on_record(record: RowRecord, population: Population) -> Iterator[tuple[Leve
         yield "note", "scored from local files: only who has them can score it again"
     if record.provenance.get("trust_remote_code"):
         yield "note", "scored with code from the checkpoint (trust_remote_code)"
-    added = datetime.fromisoformat(str(record.provenance["added_at"]))
+    added = datetime.fromisoformat(record.added_at)
     if not FIRST <= added <= datetime.now(UTC) + AHEAD:
         when = f"before {FIRST.year}" if added < FIRST else "yet to come"
-        yield "attention", f"it says that it was added at {record.provenance['added_at']}, which is {when}"
+        yield "attention", f"it says that it was added at {record.added_at}, which is {when}"
     if record.digest in population.retractions:
         yield "attention", f"this row was retracted: {population.retractions[record.digest]['why']}"
 

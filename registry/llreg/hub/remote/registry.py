@@ -141,7 +141,7 @@ class RemoteContents(Contents):
         size, limit = self._hub.size(file) or 0, row_limit(self.num_texts)
         if not 0 < size <= limit:
             raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {size:,}")
-        row = parse_row(self._hub.read(file, 0, size), self.num_texts, shown=file)
+        row = parse_row(self._hub.read(file, 0, size), self.num_texts, label=file)
         if (row.record.digest, row.record.identity) != (record.digest, record.identity):
             raise InvalidFileError(file, f"expected the row {record.row_id}")
         return replace(row, record=record)

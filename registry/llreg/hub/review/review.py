@@ -23,8 +23,8 @@ from llreg.hub.review.discussions import close, open_requests, requests_of, revi
 from llreg.hub.review.proposal import Proposal, Sorted, sort_changes
 from llreg.hub.review.recompute import recompute_some
 from llreg.hub.sync.push import push
-from llreg.store.maintenance import check_tag
 from llreg.store.pin import read_pin
+from llreg.store.versions import check_tag
 from llreg_schemas.errors import HubAccessError, HubError, InputError, LlregWarning
 
 if TYPE_CHECKING:

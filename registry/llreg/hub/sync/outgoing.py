@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llreg.hub.client.repo import same_content
 from llreg.hub.sync.published import ATTRIBUTES, Published
@@ -17,6 +16,7 @@ from llreg.store.layout import BUILD, CARD, CONFIG, RECIPE, STORE, TABLE, TEXTS
 from llreg.store.rowfile import row_path, to_zip
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, InvalidFileError
+from llreg_schemas.records import RegistryInfo
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,7 @@ def versions(registry: Contents, published: Published, rows: Collection[str]) ->
     return found
 
 
-def is_built(
-    registry: Contents, records: Sequence[RowRecord], info: Mapping[str, Any], retracted: Collection[str]
-) -> bool:
+def is_built(registry: Contents, records: Sequence[RowRecord], info: RegistryInfo, retracted: Collection[str]) -> bool:
     """Whether a registry's build is that of some rows, under some registry.json."""
     root, store = registry.path, registry.store
     if not ((root / TABLE).is_file() and (root / CARD).is_file() and store.exists()):

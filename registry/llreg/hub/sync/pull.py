@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
@@ -18,16 +17,15 @@ from llreg.hub.sync.incoming import Incoming, staging
 from llreg.hub.sync.published import Published, look
 from llreg.hub.sync.receiving import receive
 from llreg.hub.sync.tables import to_take
-from llreg.store import build as builds
+from llreg.store.build import Source, gather, put_build, row_sources, save_dropped_rows, write_build
 from llreg.store.contents import Contents, open_folder
 from llreg.store.init import prepare
 from llreg.store.layout import CONFIG, RECIPE, TEXTS, enclosing
-from llreg.store.maintenance import keep_dropped, put_build, rows_of
-from llreg.store.merging import Source, gather
 from llreg.store.pin import Pin, read_pin, write_pin
 from llreg.store.rowfile import row_path, to_zip
 from llreg_schemas import RowRecord, version_id
 from llreg_schemas.errors import HubNotFoundError, InputError, LlregWarning
+from llreg_schemas.records import RegistryInfo
 
 _STALE = 2  # times to ask again where main lacks published rows that are here
 _STALE_SECONDS = 1.0
@@ -210,7 +208,7 @@ def apply(incoming: Incoming, root: Path, registry: Contents | None, pin: Pin) -
         info = settled(incoming, registry, pin)
         if registry is not None:
             # First of all: who has read the old build's records finds the values of retracted rows in files.
-            keep_dropped(registry, records.values())
+            save_dropped_rows(registry, records.values())
         build_from(incoming, registry, records, info, retracted, fresh)
         _put_documents(incoming, root, "subsets")
         if registry is None:
@@ -284,15 +282,15 @@ def build_from(
     incoming: Incoming,
     registry: Contents | None,
     records: Mapping[str, RowRecord],
-    info: Mapping[str, Any],
+    info: RegistryInfo,
     retracted: Collection[str],
     directory: Path,
 ) -> None:
     """Write the build of some rows, that are here or came, into an empty directory."""
-    sources: list[Source] = [incoming.rows, *([] if registry is None else rows_of(registry))]
+    sources: list[Source] = [incoming.rows, *([] if registry is None else row_sources(registry))]
     ordered = list(records.values())
     texts = incoming.registry.text_index
-    builds.write_build(directory, gather(ordered, sources), ordered, texts, info, retracted)
+    write_build(directory, gather(ordered, sources), ordered, texts, info, retracted)
 
 
 class OlderRevisionError(InputError):
@@ -335,11 +333,11 @@ def _prefer_published(incoming: Incoming, registry: Contents | None) -> None:
             continue
         ours = registry.file_record(path)
         if ours != record and ours.identity == record.identity:
-            (row,) = gather([record], [incoming.rows, *rows_of(registry)])
+            (row,) = gather([record], [incoming.rows, *row_sources(registry)])
             atomic.write_atomic(registry.path, registry.path / row_path(record), to_zip(row))
 
 
-def settled(incoming: Incoming, registry: Contents | None, pin: Pin) -> dict[str, Any]:
+def settled(incoming: Incoming, registry: Contents | None, pin: Pin) -> RegistryInfo:
     """registry.json after the pull: the Hub's, unless it was changed on this machine since the last one."""
     theirs = incoming.registry.info
     if registry is None or not pin.config or theirs == registry.info:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Progress, Repo, blob_oid
@@ -22,16 +21,17 @@ from llreg.hub.sync.receiving import receive
 from llreg.hub.sync.request import propose
 from llreg.hub.sync.sending import PushResult, UnknownOutcomeError, check_rows, send, title
 from llreg.hub.sync.tables import sent_oids, to_send, to_take
+from llreg.store.build import build, put_build, save_dropped_rows, stage_build
 from llreg.store.card import make_card
 from llreg.store.contents import Contents
 from llreg.store.documents import read_manifest
 from llreg.store.layout import CARD, CONFIG, STORE
-from llreg.store.maintenance import build, check_tag, keep_dropped, put_build, write_build
 from llreg.store.pin import Pin, read_pin, with_rows, write_pin
+from llreg.store.versions import check_tag
 from llreg.store.zarr_read import StoreReader
 from llreg_schemas import RowRecord, pretty_json, version_id
 from llreg_schemas.errors import HubConflictError, HubNotFoundError, InputError, LlregWarning
-from llreg_schemas.records import now, version_manifest
+from llreg_schemas.records import RegistryInfo, now, version_manifest
 
 # Others push at the same time: each try takes what they published and builds anew. A push among N waits for at most
 # N - 1 others, so this is beyond what a registry sees.
@@ -259,7 +259,7 @@ class _Plan:
             records = outgoing.unpublished(registry, nothing, self.wish.only)
             sent = outgoing.row_files(registry, records, staging)
             sent |= outgoing.settings_files(registry, nothing, ours=True)
-            write_build(registry, built := staging / "build")
+            stage_build(registry, built := staging / "build")
             sent |= outgoing.build_files(built, nothing)[0]
             sent |= to_send(nothing, registry.path, self.pin)
             return self.result(Outgoing.of(sent, records), None)
@@ -296,7 +296,7 @@ class _Plan:
         self,
         incoming: Incoming,
         kept: Mapping[str, RowRecord],
-        info: Mapping[str, Any],
+        info: RegistryInfo,
         retracted: Collection[str],
         staging: Path,
     ) -> Path:
@@ -316,7 +316,7 @@ class _Plan:
         fresh = StoreReader(built / STORE)
         if fresh.exists() and set(fresh.digests()) == registry.digests():
             with atomic.lock(registry.path, "build"):
-                keep_dropped(registry, registry.records())
+                save_dropped_rows(registry, registry.records())
                 put_build(registry.path, built)
 
     def _version(self, kept: Mapping[str, RowRecord], incoming: Incoming, staging: Path) -> dict[str, Path]:
@@ -330,7 +330,7 @@ class _Plan:
             raise InputError(
                 f"version {tag} of {self.target.id} names other rows; tags never move: choose another name"
             )
-        manifest = version_manifest(tag, version_id(kept), now(), sorted(kept), self.registry.info["view"])
+        manifest = version_manifest(tag, version_id(kept), now(), sorted(kept), self.registry.info.view)
         path = staging / name
         path.parent.mkdir()
         path.write_text(pretty_json(manifest), encoding="utf-8")
