@@ -24,7 +24,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("llreg_extract.loading",),
     ("llreg_extract.measure",),
     ("llreg_extract",),  # the public names
-    ("llreg.settings", "llreg.atomic", "llreg.printable", "llreg.dask_client", "llreg.tables",
+    ("llreg.settings", "llreg.atomic", "llreg.names", "llreg.printable", "llreg.dask_client", "llreg.tables",
      "llreg._version"),
     ("llreg.hub.client",),
     ("llreg.texts",),

@@ -120,7 +120,7 @@ def test_goes_on_after_a_full_disk(
     pile: Registry, matrix: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _pickled(tmp_path / "raw.pkl", matrix)
-    write, written = imported_rows.files.write_atomic, []
+    write, written = imported_rows.atomic.write_atomic, []
 
     def full(root: Path, target: Path, data: bytes) -> None:
         if len(written) == 5:
@@ -128,7 +128,7 @@ def test_goes_on_after_a_full_disk(
         written.append(target)
         write(root, target, data)
 
-    monkeypatch.setattr(imported_rows.files, "write_atomic", full)
+    monkeypatch.setattr(imported_rows.atomic, "write_atomic", full)
     with pytest.raises(StorageError, match="no space left"):
         import_modelmap(pile, path)
     monkeypatch.undo()

@@ -21,14 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llreg.texts import partial
+from llreg.texts import build
 from llreg.texts.build import Built, build_file
-from llreg.texts.builtfile import read_built
-from llreg.texts.ordinals import ordinals
-from llreg.texts.pieces import cut
 from llreg.texts.recipe import Expect, Pieces, Recipe, Sample, Source, presets, read_recipe
 from llreg.texts.sources import documents, open_stream
-from llreg.texts.textset import load_texts
+from llreg.texts.textset import load_texts, read_built
 from llreg_schemas import text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError
 
@@ -181,7 +178,7 @@ class TestAgainstPlain:
     @given(st.text(max_size=60), st.integers(4, 12), st.integers(1, 12))
     def test_pieces(self, text: str, longest: int, shortest: int) -> None:
         data = text.encode()
-        every = list(cut(data, Pieces(longest, 1)))
+        every = list(Pieces(longest, 1).cut(data))
         assert b"".join(data[begin:end] for _, begin, end in every) == data
         for number, (piece, begin, end) in enumerate(every):
             assert piece == number
@@ -189,14 +186,14 @@ class TestAgainstPlain:
             following = data[end:].decode()[:1].encode()
             assert end - begin <= longest < end - begin + len(following) or end == len(data)
         if shortest <= longest:
-            kept = list(cut(data, Pieces(longest, shortest)))
+            kept = list(Pieces(longest, shortest).cut(data))
             assert kept == [piece for piece in every if piece[2] - piece[1] >= shortest]
 
     @pytest.mark.parametrize(
         ("size", "kept"), [(256, []), (257, [257]), (1024, [1024]), (1025, [1024]), (1281, [1024, 257])]
     )
     def test_edges(self, size: int, kept: list[int]) -> None:
-        assert [end - begin for _, begin, end in cut(b"x" * size, Pieces(1024, 257))] == kept
+        assert [end - begin for _, begin, end in Pieces(1024, 257).cut(b"x" * size)] == kept
 
     @given(st.integers(1, 5000), st.data())
     def test_ordinals_are_what_sampling_the_list_gives(self, population: int, data: st.DataObject) -> None:
@@ -204,9 +201,9 @@ class TestAgainstPlain:
         take, seed = data.draw(st.integers(1, draw)), data.draw(st.integers(-9, 2**40))
         random.seed(seed)
         from_list = random.sample([f"piece {k}" for k in range(population)], draw)
-        drawn = ordinals(Sample(seed, draw, take), population)
+        drawn = Sample(seed, draw, take).ordinals(population)
         assert [f"piece {k}" for k in drawn] == from_list[:take]
-        assert [f"piece {k}" for k in ordinals(Sample(seed, draw, take), population, spare=True)] == from_list
+        assert [f"piece {k}" for k in Sample(seed, draw, take).ordinals(population, spare=True)] == from_list
 
 
 class TestPile10k:
@@ -226,7 +223,7 @@ class TestPile10k:
         """Python's random.sample must go on giving these, or the set would silently be another."""
         sample = presets()["pile-10k"].sample
         assert sample is not None
-        drawn = ordinals(sample, 5_703_791)
+        drawn = sample.ordinals(5_703_791)
         assert drawn[: len(PILE_ORDINALS)] == PILE_ORDINALS
         assert hashlib.sha256("\n".join(map(str, drawn)).encode()).hexdigest() == PILE_ORDINALS_SHA
 
@@ -234,7 +231,7 @@ class TestPile10k:
         """Of the authors' fifteen (document, piece) pairs the documents are known: pieces are spread over these evenly."""
         recipe = presets()["pile-10k"]
         assert recipe.sample is not None
-        drawn = ordinals(recipe.sample, 5_703_791)
+        drawn = recipe.sample.ordinals(5_703_791)
         assert len(recipe.expect.first) == 15
         for ordinal, (document, _) in zip(drawn, recipe.expect.first, strict=False):
             assert abs(ordinal / 5_703_791 - document / 1_000_000) < 0.005
@@ -244,7 +241,7 @@ class TestPile10k:
         small = recipe.with_sample(100, None)
         assert recipe.sample is not None
         assert small.sample is not None
-        assert ordinals(small.sample, 5_703_791) == ordinals(recipe.sample, 5_703_791)[:100]
+        assert small.sample.ordinals(5_703_791) == recipe.sample.ordinals(5_703_791)[:100]
         assert (small.name, small.expect) == ("pile-10k.100", Expect(5_703_791))
 
     def test_every_preset_reads_and_says_what_it_is(self) -> None:
@@ -348,11 +345,11 @@ class TestStopping:
             """
             import os, signal, sys
             from pathlib import Path
-            from llreg.texts import partial
+            from llreg.texts import build
             from llreg.texts.build import build_file
             from llreg.texts.recipe import load_recipe
-            partial.SAVE_SECONDS = 0.0
-            partial._SHARE = 0
+            build.SAVE_SECONDS = 0.0
+            build._SAVE_SHARE = 0
             seen = 0
             def progress(done, total):
                 global seen
@@ -421,7 +418,7 @@ class TestStopping:
     def test_only_drawn_pieces_are_held(
         self, tmp_path: Path, items: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
+        monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
         recipe = recipe_of(source_of(files=(str(write_jsonl(tmp_path / "a.jsonl", items * 4)),)))
         held: list[int] = []
 

@@ -210,8 +210,7 @@ def _to_restore(context: Context) -> Registry | None:
 
 
 def _recipe(arguments: tuple[str, ...], files: tuple[str, ...], options: Mapping[str, Any]) -> Recipe:
-    from llreg.texts.ownfiles import recipe_for
-    from llreg.texts.recipe import load_recipe
+    from llreg.texts.recipe import load_recipe, recipe_for
 
     take, seed, duplicates, name = (options[key] for key in ("take", "seed", "duplicates", "name"))
     own = {key: options[key] for key in ("max_bytes", "min_bytes", "licence", "no_copy")}

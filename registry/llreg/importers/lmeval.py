@@ -20,7 +20,7 @@ import numpy as np
 
 from llreg.importers.bounded import read_bounded
 from llreg.importers.rows import ImportResult, Measurement, Origin, clean, import_rows, make_declared
-from llreg.texts.textset import is_name
+from llreg.names import is_name
 from llreg_schemas import sha256_text
 from llreg_schemas.errors import InputError
 

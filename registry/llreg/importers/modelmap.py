@@ -19,8 +19,8 @@ from llreg import settings
 from llreg.importers.bounded import read_bounded
 from llreg.importers.rows import ImportResult, Measurement, Origin, import_rows, make_declared, order_note, refuse_twins
 from llreg.importers.unpickle import read_pickle
+from llreg.names import is_name
 from llreg.store.annotations import to_table, write_annotations
-from llreg.texts.textset import is_name
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import numpy as np
 
 from llreg import atomic, settings
 from llreg._version import __version__
+from llreg.names import is_name
 from llreg.store.rowfile import Row, row_path, to_zip
-from llreg.texts.textset import is_name
 from llreg_schemas import Identity, RowRecord, check, row_digest
 from llreg_schemas.errors import InputError
 

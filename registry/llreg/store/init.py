@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llreg import atomic
+from llreg.names import check_name, valid_name
 from llreg.store.layout import BUILD, CONFIG, COPY, RECIPE, SUBSETS, TEXTS
-from llreg.texts.textset import TextSet, is_name, load_texts, to_parquet, valid_name, without_texts
+from llreg.texts.textset import TextSet, load_texts, to_parquet, without_texts
 from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
 from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, RENDERINGS, Rendering, now
@@ -67,7 +68,7 @@ def make_registry(
     document = {
         "format": REGISTRY_FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": valid_name(root.name) if name is None else _checked_name(name),
+        "name": valid_name(root.name) if name is None else check_name(name),
         "licence": licence,
         "created": now(),
         "text_set": text_set.info.to_json(),
@@ -127,12 +128,6 @@ def _refuse_foreign_files(root: Path) -> None:
         raise InputError(
             f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
         )
-
-
-def _checked_name(name: str) -> str:
-    if not is_name(name):
-        raise InputError(f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}")
-    return name
 
 
 def _add_lines(root: Path, name: str, lines: str) -> None:

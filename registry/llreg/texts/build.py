@@ -1,26 +1,35 @@
-"""Building a text set: stream, cut, draw, check. Only the drawn pieces are held."""
+"""Building a text set: stream, cut, draw, check. Only the drawn pieces are held, and a stopped build goes on.
+
+A recipe with a sample whose number of pieces is not known goes through its sources twice: first to count the pieces
+(`Mark.population`), then to take those whose ordinals are drawn. After every `_STEP` documents a new mark says how far
+the build is; now and then it is saved with the pieces, beside the output.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from llreg.atomic import check_output, write_output
 from llreg.settings import MAX_TEXT_BYTES, MAX_TEXTS
-from llreg.texts.builtfile import to_bytes
 from llreg.texts.localfiles import check_files
-from llreg.texts.ordinals import ordinals
-from llreg.texts.partial import Mark, Partial, Piece, key_of
-from llreg.texts.pieces import cut
-from llreg.texts.recipe import Recipe, built
+from llreg.texts.recipe import Recipe
 from llreg.texts.sources import Document, documents, open_stream
-from llreg.texts.textset import TextSet, make_text_set
-from llreg_schemas.errors import InputError
+from llreg.texts.textset import TextSet, built_to_parquet, make_text_set
+from llreg_schemas import hash_json
+from llreg_schemas.errors import InputError, storage_errors
 
 Progress = Callable[[int, int | None], None]
 Note = Callable[[str], None]
+SAVE_SECONDS = 30.0  # from save to save of an unfinished build
+_SAVE_SHARE = 20  # and so many times as long as a save takes, so that saving costs at most 5 %
 _STEP = 256  # documents from mark to mark: what an interrupt loses at most
+_FORMAT = "llreg-partial-texts-1"
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,9 @@ def build_file(recipe: Recipe, output: Path, *, progress: Progress | None = None
     output : Path
         Must not be there yet. The unfinished build is kept beside it, as ``<output>.partial``.
     progress : callable, optional
-        Called with (documents done, documents in all or None).
+        Called with (documents read, documents in all or None).
     note : callable, optional
-        Told that a build goes on, or begins anew.
+        Called with a sentence when a build goes on, or begins anew.
 
     Raises
     ------
@@ -74,10 +83,10 @@ def build_file(recipe: Recipe, output: Path, *, progress: Progress | None = None
         raise InputError(f"{output}: name a file that ends in .parquet")
     check_output(output)
     partial = output.with_name(output.name + ".partial")
-    result = build_texts(recipe, partial, progress=progress, note=note)
-    write_output(output, to_bytes(result.texts, result.recipe))
+    built = build_texts(recipe, partial, progress=progress, note=note)
+    write_output(output, built_to_parquet(built.texts, built.recipe))
     partial.unlink(missing_ok=True)
-    return result
+    return built
 
 
 def build_texts(recipe: Recipe, partial: Path, *, progress: Progress | None = None, note: Note | None = None) -> Built:
@@ -87,19 +96,25 @@ def build_texts(recipe: Recipe, partial: Path, *, progress: Progress | None = No
     ------
     As `build_file`.
     """
-    recipe = resolved(recipe)
-    state = Partial(partial, key_of(recipe))
+    recipe = _resolved(recipe)
+    state = Partial(partial, _key_of(recipe))
     if partial.exists():
-        found = state.load()
-        if note:
-            told = f"going on from document {state.mark.documents:,}" if found else "beginning anew"
-            note(told if found else f"{partial} is of another recipe or other files: {told}")
-    _Run(recipe, state, progress).run()
+        is_usable = state.load()
+        if note and is_usable:
+            note(f"going on from document {state.mark.documents:,}")
+        elif note:
+            note(f"{partial} is of another recipe or other files: beginning anew")
+    try:
+        _Reading(recipe, state, progress).run()
+    except BaseException:  # also a KeyboardInterrupt
+        if state.mark.documents:
+            state.save()
+        raise
     return _finished(recipe, state)
 
 
-def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with the commit of every data set, and its files checked for being there."""
+def _resolved(recipe: Recipe) -> Recipe:
+    """The recipe with the commit of every data set, and its files checked."""
     sources = []
     for source in recipe.sources:
         if source.dataset is None:
@@ -112,165 +127,280 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, sources=tuple(sources))
 
 
-class _Run:
-    """One build: counts the pieces if their number is not known, then takes those that are drawn."""
+# The unfinished build
+
+
+class Piece(NamedTuple):
+    """A text that was taken: document over all sources, piece, its location for messages, and what is written."""
+
+    document: int
+    piece: int
+    location: str
+    text: str
+    subset: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a build is; never changed, so that an interrupt finds an old one or a new one.
+
+    Attributes
+    ----------
+    population : int, optional
+        Kept pieces in all, once they are counted or if the recipe says so; None while counting.
+    counted : int
+        Documents that counting went through.
+    source : int
+        Number of the source.
+    position : mapping, optional
+        Where its stream stopped.
+    document : int
+        Documents of this source that were read.
+    documents, kept : int
+        Documents and kept pieces of all sources so far.
+    """
+
+    population: int | None = None
+    counted: int = 0
+    source: int = 0
+    position: dict[str, Any] | None = None
+    document: int = 0
+    documents: int = 0
+    kept: int = 0
+
+
+@dataclass
+class Partial:
+    """The file of an unfinished build: a killed run goes on from there.
+
+    Attributes
+    ----------
+    path : Path
+    key : str
+        Of the recipe and its files: another one's state is of no use.
+    mark : Mark
+        Up to here the pieces are complete; there may be more of them.
+    pieces : dict of int to Piece
+        By rank in the sample.
+    """
+
+    path: Path
+    key: str
+    mark: Mark = field(default_factory=Mark)
+    pieces: dict[int, Piece] = field(default_factory=dict)
+    _due: float = field(default_factory=lambda: time.monotonic() + SAVE_SECONDS)
+
+    def load(self) -> bool:
+        """Take up what is in the file; False if that is of another recipe, or damaged."""
+        try:
+            document = json.loads(self.path.read_bytes())
+            if document["format"] != _FORMAT or document["key"] != self.key:
+                return False
+            mark, pieces = Mark(**document["mark"]), {int(k): Piece(*value) for k, value in document["pieces"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        self.mark, self.pieces = mark, pieces
+        return True
+
+    def save_if_due(self) -> None:
+        """Save, unless that was done a moment ago."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file; a reader finds the old or the new one.
+
+        Raises
+        ------
+        StorageError
+        """
+        begun = time.monotonic()
+        document = {"format": _FORMAT, "key": self.key, "mark": asdict(self.mark), "pieces": list(self.pieces.items())}
+        temp = self.path.with_name(self.path.name + ".new")
+        with storage_errors(self.path):
+            temp.write_text(json.dumps(document), encoding="utf-8")
+            os.replace(temp, self.path)
+        spent = time.monotonic() - begun
+        self._due = begun + max(SAVE_SECONDS, _SAVE_SHARE * spent)
+
+
+def _key_of(recipe: Recipe) -> str:
+    """What an unfinished build must agree with: the recipe, and size and time of its files."""
+    paths = [Path(name).expanduser() for source in recipe.sources for name in source.files]
+    stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    return hash_json({"recipe": recipe.id, "files": stats})
+
+
+# Going through the documents
+
+
+class _Reading:
+    """Reads the sources: counts the pieces if their number is not known, then takes those that are drawn."""
 
     def __init__(self, recipe: Recipe, state: Partial, progress: Progress | None) -> None:
         self._recipe, self._state, self._progress = recipe, state, progress
-        sizes = [source.documents for source in recipe.sources]
-        self._limit = None if None in sizes else sum(size or 0 for size in sizes)
-        # Place in the sample by ordinal among the kept pieces; None: every piece is taken, or all are only counted.
-        self._wanted: dict[int, int] | None = None
         self._counting = False
+        self._ranks: dict[int, int] | None = None  # in the sample, by ordinal; None: every piece is taken
 
     def run(self) -> None:
-        recipe, mark = self._recipe, self._state.mark
-        try:
-            if recipe.sample is not None and mark.population is None:
-                known = recipe.sample.population or recipe.expect.pieces
-                if known is None:
+        """Read to the end, and check that the sources gave as many pieces as the recipe says, or as were counted."""
+        recipe, state = self._recipe, self._state
+        if recipe.sample is not None:
+            if state.mark.population is None:
+                population = recipe.sample.population or recipe.expect.pieces
+                if population is None:
                     self._counting = True
                     self._pass()
-                    self._counting, mark = False, self._state.mark
-                    self._state.mark = Mark(mark.kept, mark.documents)
+                    self._counting = False
+                    state.mark = Mark(state.mark.kept, counted=state.mark.documents)
                 else:
-                    self._state.mark = Mark(known)
-            if recipe.sample is not None:
-                drawn = ordinals(recipe.sample, self._state.mark.population or 0, spare=recipe.duplicates == "drop")
-                self._wanted = {ordinal: place for place, ordinal in enumerate(drawn)}
-            self._pass()
-            self._check_count()
-        except BaseException:
-            if self._state.mark.documents:
-                self._state.save()
-            raise
+                    state.mark = Mark(population)
+            ordinals = recipe.sample.ordinals(state.mark.population or 0, spare=recipe.duplicates == "drop")
+            self._ranks = {ordinal: rank for rank, ordinal in enumerate(ordinals)}
+        self._pass()
+        expected, kept = recipe.expect.pieces or state.mark.population, state.mark.kept
+        if expected is not None and kept != expected:
+            names = ", ".join(dict.fromkeys(source.name for source in recipe.sources[:5]))
+            state.path.unlink(missing_ok=True)
+            state.mark = Mark()
+            raise InputError(
+                f"expected {expected:,} pieces; {names} gave {kept:,}: it has changed since the recipe was made, so that "
+                f"these would be other texts than those of {recipe.name}"
+            )
 
     def _pass(self) -> None:
-        """Go through the documents of all sources that are not done yet."""
-        state, first = self._state, self._state.mark.source
-        for number, source in enumerate(self._recipe.sources[first:], first):
+        """Go through the documents of all sources that were not read yet, from the mark on."""
+        state = self._state
+        for number, source in enumerate(self._recipe.sources[state.mark.source :], state.mark.source):
             mark = state.mark
+            before = mark.documents - mark.document  # documents of earlier sources
             stream = open_stream(source, mark.position)
-            done, kept = mark.document, mark.kept
-            for document in documents(source, stream, done):
+            read, kept = mark.document, mark.kept
+            for document in documents(source, stream, read):
                 if document is not None:
-                    kept = self._take(document, number, mark.documents - mark.document, kept)
-                done += 1
-                if done % _STEP == 0:
-                    seen = mark.documents - mark.document + done
-                    state.mark = replace(mark, position=dict(stream.position), document=done, documents=seen, kept=kept)
+                    kept = self._take(document, number, before, kept)
+                read += 1
+                if read % _STEP == 0:
+                    position = dict(stream.position)
+                    state.mark = replace(mark, position=position, document=read, documents=before + read, kept=kept)
                     state.save_if_due()
-                    self._tell(seen)
-            seen = mark.documents - mark.document + done
-            state.mark = Mark(mark.population, mark.counted, number + 1, None, 0, seen, kept)
-            self._tell(seen)
+                    self._report()
+            state.mark = Mark(mark.population, mark.counted, number + 1, documents=before + read, kept=kept)
+            self._report()
 
     def _take(self, document: Document, source: int, before: int, kept: int) -> int:
-        """Keep the drawn pieces of a document; returns how many were kept of all so far."""
-        if self._recipe.pieces is None:
+        """Keep the drawn pieces of a document; returns how many pieces there are so far."""
+        pieces = self._recipe.pieces
+        cuts: Iterable[tuple[int, int, int]] = [(0, 0, len(document.data))]
+        if pieces is None:
             _check_whole(document)
-        for number, begin, end in cut(document.data, self._recipe.pieces):
-            place = kept if self._wanted is None else self._wanted.get(kept)
+        else:
+            cuts = pieces.cut(document.data)
+        for number, begin, end in cuts:
+            rank = kept if self._ranks is None else self._ranks.get(kept)
             kept += 1
-            if place is not None and not self._counting:
+            if rank is not None and not self._counting:
                 text = document.data[begin:end].decode("utf-8")
-                origin = self._origin(document, source, number)
-                found = Piece(before + document.number, number, document.place, text, document.subset, origin)
-                self._state.pieces[place] = found
-        if self._wanted is None and not self._counting and kept > MAX_TEXTS:
+                self._state.pieces[rank] = Piece(
+                    before + document.number,
+                    number,
+                    document.location,
+                    text,
+                    document.subset,
+                    self._origin(document, source, number),
+                )
+        if self._ranks is None and not self._counting and kept > MAX_TEXTS:
             raise InputError(f"more than {MAX_TEXTS:,} texts: take a sample, with --take N")
         return kept
 
     def _origin(self, document: Document, source: int, piece: int) -> str:
-        """The `source` of a text: what the document says, and document and piece; the source's number where there are several."""
+        """The `source` of a text: what the document says, then document and piece, and which source if there are several."""
         if self._recipe.pieces is None and document.origin:
             return document.origin
-        number = f"{source}:{document.number}" if len(self._recipe.sources) > 1 else str(document.number)
-        place = number if self._recipe.pieces is None else f"{number}/{piece}"
-        return f"{document.origin} {place}" if document.origin else place
+        ordinal = f"{source}:{document.number}" if len(self._recipe.sources) > 1 else str(document.number)
+        if self._recipe.pieces is not None:
+            ordinal += f"/{piece}"
+        return f"{document.origin} {ordinal}" if document.origin else ordinal
 
-    def _tell(self, seen: int) -> None:
+    def _report(self) -> None:
+        """Report documents read, of both passes where they are counted first."""
         if self._progress is None:
             return
-        counted = self._state.mark.counted
-        twice = self._counting or counted > 0
-        total = 2 * counted if counted else None if self._limit is None else self._limit * (1 + twice)
-        self._progress(counted + seen, total)
-
-    def _check_count(self) -> None:
-        """The sources must give as many pieces as the recipe says, or as were counted."""
-        expected, kept = self._recipe.expect.pieces or self._state.mark.population, self._state.mark.kept
-        if expected is not None and kept != expected:
-            names = ", ".join(dict.fromkeys(source.name for source in self._recipe.sources[:5]))
-            self._state.remove()
-            self._state.mark = Mark()
-            raise InputError(
-                f"expected {expected:,} pieces; {names} gave {kept:,}: it has changed since the recipe was made, so that "
-                f"these would be other texts than those of {self._recipe.name}"
-            )
+        mark = self._state.mark
+        limits = [source.documents for source in self._recipe.sources]
+        total = None
+        if mark.counted:
+            total = 2 * mark.counted
+        elif None not in limits:
+            total = sum(limit or 0 for limit in limits) * (2 if self._counting else 1)
+        self._progress(mark.counted + mark.documents, total)
 
 
 def _check_whole(document: Document) -> None:
+    """Refuse a document that cannot be a text as it is."""
     if len(document.data) > MAX_TEXT_BYTES:
         raise InputError(
-            f"{document.place}: a text of {len(document.data):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: take it "
+            f"{document.location}: a text of {len(document.data):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: take it "
             "out, or cut all texts with --max-bytes N"
         )
     if not document.data.strip():
-        raise InputError(f"{document.place}: the text is empty: take it out")
+        raise InputError(f"{document.location}: the text is empty: take it out")
+
+
+# What comes out
 
 
 def _finished(recipe: Recipe, state: Partial) -> Built:
+    """The text set of the drawn pieces, checked against what the recipe expects."""
     drawn = [piece for _, piece in sorted(state.pieces.items())]
     if not drawn:
         raise InputError(f"the sources of {recipe.name} give no text that fits the recipe")
-    kept = list(_distinct(drawn)) if recipe.duplicates != "keep" else drawn
-    if recipe.duplicates == "refuse" and len(kept) < len(drawn):
-        _refuse_repeat(drawn)
-    taken = kept[: recipe.sample.take] if recipe.sample else kept
-    if recipe.sample and len(taken) < recipe.sample.take:
-        raise InputError(
-            f"only {len(taken):,} of the {len(drawn):,} drawn texts differ, and {recipe.sample.take:,} are wanted: take fewer"
-        )
-    items = [piece._asdict() for piece in taken]
+    pieces = drawn
+    if recipe.duplicates != "keep":
+        first: dict[str, Piece] = {}  # of the pieces with a text
+        for piece in drawn:
+            earlier = first.setdefault(piece.text, piece)
+            if earlier is not piece and recipe.duplicates == "refuse":
+                raise InputError(
+                    f"{piece.location} repeats the text of {earlier.location}: take one out, or say --duplicates drop, or keep"
+                )
+        pieces = list(first.values())
+    num_looked_at = len(drawn)
+    if recipe.sample:
+        pieces = pieces[: recipe.sample.take]
+        if len(pieces) < recipe.sample.take:
+            raise InputError(
+                f"only {len(pieces):,} of the {len(drawn):,} drawn texts differ, and {recipe.sample.take:,} are wanted: take "
+                "fewer"
+            )
+        num_looked_at = drawn.index(pieces[-1]) + 1
+    items = [piece._asdict() for piece in pieces]
     texts = make_text_set(recipe.name, items, licence=recipe.licence, description=recipe.description)
-    first = [(piece.document, piece.piece) for piece in taken]
-    _check_texts(recipe, first, texts)
-    made = built(recipe, state.mark.kept, first, texts.info.id)
-    repeated = len(taken) - len({piece.text for piece in taken})
-    looked_at = drawn.index(taken[-1]) + 1 if recipe.sample else len(drawn)
-    dropped = looked_at - len(taken)
-    return Built(replace(texts, recipe=made.to_json()), made, state.mark.documents, state.mark.kept, repeated, dropped)
+    numbers = [(piece.document, piece.piece) for piece in pieces]
+    _check_expected(recipe, numbers, texts)
+    built = recipe.as_built(state.mark.kept, numbers, texts.info.id)
+    return Built(
+        texts=replace(texts, recipe=built.to_json()),
+        recipe=built,
+        documents=state.mark.documents,
+        pieces=state.mark.kept,
+        repeated=len(pieces) - len({piece.text for piece in pieces}),
+        dropped=num_looked_at - len(pieces),
+    )
 
 
-def _distinct(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    seen = set()
-    for piece in pieces:
-        if piece.text not in seen:
-            seen.add(piece.text)
-            yield piece
-
-
-def _refuse_repeat(pieces: Sequence[Piece]) -> None:
-    seen: dict[str, Piece] = {}
-    for piece in pieces:
-        other = seen.setdefault(piece.text, piece)
-        if other is not piece:
-            raise InputError(
-                f"{piece.place} repeats the text of {other.place}: take one out, or say --duplicates drop, or keep"
-            )
-
-
-def _check_texts(recipe: Recipe, first: Sequence[tuple[int, int]], texts: TextSet) -> None:
+def _check_expected(recipe: Recipe, numbers: list[tuple[int, int]], texts: TextSet) -> None:
+    """Refuse texts that are not the (document, piece) pairs, or not the text set, that the recipe expects."""
     expected = recipe.expect
-    for number, (want, got) in enumerate(zip(expected.first, first, strict=False)):
-        if want != got:
+    for k, (before, now) in enumerate(zip(expected.first, numbers, strict=False)):
+        if before != now:
             raise InputError(
-                f"text {number} is piece {got[1]} of document {got[0]}, and the recipe expects piece {want[1]} of document "
-                f"{want[0]}: the source has changed since the recipe was made"
+                f"text {k} is piece {now[1]} of document {now[0]}, and the recipe expects piece {before[1]} of document "
+                f"{before[0]}: the source has changed since the recipe was made"
             )
-    if len(first) < len(expected.first):
-        raise InputError(f"expected at least {len(expected.first):,} texts; got {len(first):,}")
+    if len(numbers) < len(expected.first):
+        raise InputError(f"expected at least {len(expected.first):,} texts; got {len(numbers):,}")
     if expected.text_set is not None and expected.text_set != texts.info.id:
         raise InputError(
             f"expected the text set {expected.text_set[:12]}; these texts are {texts.info.id[:12]}: the source has changed "

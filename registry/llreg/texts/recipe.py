@@ -1,15 +1,17 @@
-"""A recipe: the document that says how a text set is made, and the recipes that come with llreg."""
+"""A recipe: the document that says how a text set is made (docs/texts.md), and the recipes that come with llreg."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from llreg.texts.textset import is_name, valid_name
+from llreg.names import check_name, valid_name
 from llreg_schemas import hash_json, parse, pretty_json
 from llreg_schemas.errors import InputError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
@@ -17,6 +19,8 @@ from llreg_schemas.records import FORMAT_VERSION
 FORMAT = "llreg-recipe"
 _FIRST = 15  # (document, piece) pairs that a built recipe keeps, to see at once where another build went astray
 _LOCAL = (".", "/", "~")  # a data set that begins so is a directory; "org/name" is one on the Hub, whatever is here
+_SEED = 42  # of a sample, where neither the recipe nor the user says another
+_DECISIVE = ("sources", "pieces", "sample", "duplicates")  # fields that decide which texts come out
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,39 @@ class Source:
         """Whether it is on this machine: then only its owner can make the texts again."""
         return self.dataset is None or self.dataset.startswith(_LOCAL)
 
+    def without_folder(self) -> Source:
+        """As a built recipe keeps it: of what is local the names alone, not the path to it."""
+        if self.dataset is None:
+            return replace(self, files=tuple(Path(file).name for file in self.files))
+        if self.is_local:
+            return replace(self, dataset=f"./{Path(self.dataset).expanduser().resolve().name}")
+        return self
+
 
 @dataclass(frozen=True)
 class Pieces:
-    """How documents are cut: consecutive pieces of at most `max_bytes`, those of at least `min_bytes` kept; UTF-8 bytes."""
+    """How documents are cut: consecutive pieces of at most `max_bytes`, those of at least `min_bytes` kept; UTF-8 bytes.
+
+    Oyama et al. 2025 (arXiv 2502.16173, section 4; the text set of its repository): at most 1,024 bytes, moved back to
+    the beginning of a character, more than 256 kept.
+    """
 
     max_bytes: int
     min_bytes: int
+
+    def cut(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """Number, begin and end of the pieces of a document, UTF-8, that are kept.
+
+        Pieces are counted before short ones are left out, so that a number names the same bytes under any `min_bytes`.
+        """
+        begin, number, size = 0, 0, len(data)
+        while size - begin >= self.min_bytes:  # the rest would be too short, whatever the cuts
+            end = min(begin + self.max_bytes, size)
+            while end < size and data[end] & 0xC0 == 0x80:  # 0b10xxxxxx: inside a character
+                end -= 1
+            if end - begin >= self.min_bytes:
+                yield number, begin, end
+            begin, number = end, number + 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +122,31 @@ class Sample:
     take: int
     population: int | None = None
     method: str = "python-random"
+
+    def ordinals(self, population: int, *, spare: bool = False) -> list[int]:
+        """Which pieces are drawn, as ordinals among the kept ones, in the order of the sample.
+
+        Python's sample chooses positions, whatever lies there: these are the ones that ``random.seed(seed);
+        random.sample(pieces, draw)`` picks from a list of all pieces, which need not be held.
+
+        Parameters
+        ----------
+        population : int
+            Kept pieces in all.
+        spare : bool
+            All that are drawn, not only the first `take`: others take the place of duplicates.
+
+        Raises
+        ------
+        InputError
+            If there are fewer pieces than are drawn.
+        """
+        if self.draw > population:
+            raise InputError(
+                f"the sources give {population:,} pieces, and the recipe draws {self.draw:,}: take fewer, or give more texts"
+            )
+        drawn = random.Random(self.seed).sample(range(population), self.draw)
+        return drawn if spare else drawn[: self.take]
 
 
 @dataclass(frozen=True)
@@ -146,15 +201,22 @@ class Recipe:
     @property
     def id(self) -> str:
         """sha256 of what decides the texts: everything but name, description, licence, copy and expect."""
-        kept = ("sources", "pieces", "sample", "duplicates")
-        return hash_json({key: value for key, value in self.to_json().items() if key in kept})
+        return hash_json({key: value for key, value in self.to_json().items() if key in _DECISIVE})
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as JSON; fields that say nothing are left out."""
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
-        document["sources"] = [_without_empty(source) for source in document["sources"]]
-        document["expect"] = _without_empty(document["expect"])
-        return document
+        """The recipe as JSON; fields of sources and expect that say nothing are left out."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))  # tuples become lists
+
+        def said(values: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in values.items() if value not in (None, [], {})}
+
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **fields,
+            "sources": [said(source) for source in fields["sources"]],
+            "expect": said(fields["expect"]),
+        }
 
     def to_text(self) -> str:
         """The recipe as it stands in a file."""
@@ -166,14 +228,16 @@ class Recipe:
         A smaller `take` of the same seed is the beginning of the recipe's own sample.
         """
         old = self.sample
-        number = take if take is not None else old.take if old else None
-        if number is None:
-            raise InputError(f"recipe {self.name} takes every text: say how many to take with --take N")
-        seed_given = seed if seed is not None else old.seed if old else 42
-        new = Sample(seed_given, max(number, old.draw if old else number), number, old.population if old else None)
+        if take is None:
+            if old is None:
+                raise InputError(f"recipe {self.name} takes every text: say how many to take with --take N")
+            take = old.take
+        if seed is None:
+            seed = old.seed if old else _SEED
+        new = Sample(seed, max(take, old.draw if old else take), take, old.population if old else None)
         if new == old:
             return self
-        suffix = f".{new.take}" + (f".seed{new.seed}" if old is None or new.seed != old.seed else "")
+        suffix = f".{take}" + (f".seed{seed}" if old is None or seed != old.seed else "")
         return replace(self, name=self.name + suffix, sample=new, expect=Expect(self.expect.pieces))
 
     def renamed(self, name: str | None, duplicates: str | None = None) -> Recipe:
@@ -184,74 +248,72 @@ class Recipe:
         InputError
             If that is no name.
         """
-        changed = self
-        if duplicates is not None and duplicates != self.duplicates:
-            changed = replace(self, duplicates=duplicates, expect=Expect(self.expect.pieces))
-        if name is None:
-            return changed
-        if not is_name(name):
-            raise InputError(
-                f"name {name[:60]!r}: use letters, digits, '.', '_' and '-', for example {valid_name(name)}"
-            )
-        return replace(changed, name=name)
+        recipe = self if name is None else replace(self, name=check_name(name))
+        if duplicates is None or duplicates == self.duplicates:
+            return recipe
+        return replace(recipe, duplicates=duplicates, expect=Expect(self.expect.pieces))
+
+    def as_built(self, pieces: int, first: Sequence[tuple[int, int]], text_set: str) -> Recipe:
+        """The recipe with what came out: kept pieces in all, (document, piece) of the texts, and the text set's id."""
+        return replace(
+            self,
+            sources=tuple(source.without_folder() for source in self.sources),
+            sample=replace(self.sample, population=pieces) if self.sample else None,
+            expect=Expect(pieces, tuple(first[:_FIRST]), text_set),
+        )
 
 
-def from_json(document: Mapping[str, Any], shown: str) -> Recipe:
-    """A recipe from a document that fits the schema.
+def recipe_for(
+    files: Sequence[str],
+    *,
+    text_field: str = "text",
+    subset_field: str = "subset",
+    unit: str = "paragraph",
+    max_bytes: int | None = None,
+    min_bytes: int | None = None,
+    licence: str | None = None,
+    no_copy: bool = False,
+) -> Recipe:
+    """A recipe of a user's own files: every text of them in order, whole, none twice.
+
+    Parameters
+    ----------
+    files : sequence of str
+        JSON Lines, Parquet or plain text.
+    text_field, subset_field : str
+        Fields of the text and its label; a field `source`, if there is one, says where a text comes from.
+    unit : str
+        What a text is in plain text: "paragraph", "line" or "file".
+    max_bytes, min_bytes : int, optional
+        Cut texts into pieces, and leave short ones out.
+    licence : str, optional
+    no_copy : bool
+        The texts must not be published.
 
     Raises
     ------
-    InvalidFileError
-        If a source is neither a data set nor files, or numbers contradict each other.
+    InputError
     """
-    sources = tuple(_source(value, f"sources.{k}", shown) for k, value in enumerate(document["sources"]))
-    pieces = Pieces(**document["pieces"]) if document.get("pieces") else None
-    sample = Sample(**document["sample"]) if document.get("sample") else None
-    if pieces and pieces.min_bytes > pieces.max_bytes:
-        raise InvalidFileError(shown, f"expected at most max_bytes, {pieces.max_bytes}", field="pieces.min_bytes")
-    if sample and sample.take > sample.draw:
-        raise InvalidFileError(shown, f"expected at most draw, {sample.draw}", field="sample.take")
-    expect = dict(document.get("expect", {}))
-    expect["first"] = tuple((int(pair[0]), int(pair[1])) for pair in expect.get("first", ()))
+    if min_bytes is not None and max_bytes is None:
+        raise InputError("--min-bytes leaves out short pieces: say how long a piece may be, with --max-bytes N")
+    if max_bytes is not None and (min_bytes or 1) > max_bytes:
+        raise InputError(f"--min-bytes {min_bytes} is more than --max-bytes {max_bytes}: no piece would be kept")
+    source = Source(text_field, files=tuple(files), subset=subset_field, source=("source",), unit=unit)
     return Recipe(
-        name=document["name"],
-        licence=document["licence"],
-        sources=sources,
-        description=document.get("description", ""),
-        copy=document.get("copy", False),
-        pieces=pieces,
-        sample=sample,
-        duplicates=document.get("duplicates", "refuse"),
-        expect=Expect(**expect),
+        name=valid_name(Path(files[0]).name.partition(".")[0]),
+        licence=licence or "unknown",
+        sources=(source,),
+        copy=not no_copy,
+        pieces=None if max_bytes is None else Pieces(max_bytes, min_bytes or 1),
     )
-
-
-def _source(value: Mapping[str, Any], place: str, shown: str) -> Source:
-    if bool(value.get("dataset")) == bool(value.get("files")):
-        raise InvalidFileError(shown, "expected either dataset or files", field=place)
-    fields = {key: item for key, item in value.items() if item is not None}
-    return Source(**{**fields, "files": tuple(fields.get("files", ())), "source": tuple(fields.get("source", ()))})
-
-
-def built(recipe: Recipe, pieces: int, first: Sequence[tuple[int, int]], text_set: str) -> Recipe:
-    """The recipe as it was built: with what came out, and of local sources the names alone, not where they lay."""
-    sources = tuple(replace(source, **_name_only(source)) for source in recipe.sources)
-    sample = replace(recipe.sample, population=pieces) if recipe.sample else None
-    return replace(recipe, sources=sources, sample=sample, expect=Expect(pieces, tuple(first[:_FIRST]), text_set))
-
-
-def _name_only(source: Source) -> dict[str, Any]:
-    if source.dataset is None:
-        return {"files": tuple(Path(file).name for file in source.files)}
-    return {"dataset": f"./{Path(source.dataset).expanduser().resolve().name}"} if source.is_local else {}
 
 
 def presets() -> dict[str, Recipe]:
     """The recipes that come with llreg, by name."""
     folder = resources.files("llreg.texts").joinpath("presets")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
-    read = [read_recipe(folder.joinpath(name).read_bytes(), name) for name in names]
-    return {recipe.name: recipe for recipe in read}
+    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
+    recipes = [read_recipe(folder.joinpath(file).read_bytes(), file) for file in files]
+    return {recipe.name: recipe for recipe in recipes}
 
 
 def load_recipe(which: str | Path) -> Recipe:
@@ -264,33 +326,50 @@ def load_recipe(which: str | Path) -> Recipe:
     InvalidFileError, FormatVersionError
         If the file is no recipe.
     """
-    known = presets()
-    if str(which) in known:
-        return known[str(which)]
+    preset = presets().get(str(which))
+    if preset is not None:
+        return preset
     path = Path(which).expanduser()
     if path.suffix != ".json" or not path.is_file():
         raise InputError(
-            f"no recipe {str(which)[:100]!r}: give a .json file, or one of {', '.join(known)}; for texts of your own: "
+            f"no recipe {str(which)[:100]!r}: give a .json file, or one of {', '.join(presets())}; for texts of your own: "
             "llreg texts build --from FILE"
         )
     return read_recipe(path.read_bytes(), str(path))
 
 
-def read_recipe(data: bytes | str, shown: str) -> Recipe:
-    """A recipe from its JSON text; `shown` names it in messages.
+def read_recipe(data: bytes | str, name: str) -> Recipe:
+    """A recipe from its JSON text; `name` stands for it in messages.
 
     Raises
     ------
     InvalidFileError, FormatVersionError
+        If it does not fit the schema, a source is neither a data set nor files, or numbers contradict each other.
     """
-    return from_json(parse("recipe", data, shown), shown)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _without_empty(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if item is not None and item != [] and item != {}}
+    document = parse("recipe", data, name)
+    sources = []
+    for number, value in enumerate(document["sources"]):
+        if bool(value.get("dataset")) == bool(value.get("files")):
+            raise InvalidFileError(name, "expected either dataset or files", field=f"sources.{number}")
+        fields = {key: item for key, item in value.items() if item is not None}
+        fields |= {key: tuple(fields.get(key, ())) for key in ("files", "source")}
+        sources.append(Source(**fields))
+    pieces = Pieces(**document["pieces"]) if document.get("pieces") else None
+    if pieces and pieces.min_bytes > pieces.max_bytes:
+        raise InvalidFileError(name, f"expected at most max_bytes, {pieces.max_bytes}", field="pieces.min_bytes")
+    sample = Sample(**document["sample"]) if document.get("sample") else None
+    if sample and sample.take > sample.draw:
+        raise InvalidFileError(name, f"expected at most draw, {sample.draw}", field="sample.take")
+    expect = dict(document.get("expect", {}))
+    expect["first"] = tuple((int(number), int(piece)) for number, piece in expect.get("first", ()))
+    return Recipe(
+        name=document["name"],
+        licence=document["licence"],
+        sources=tuple(sources),
+        description=document.get("description", ""),
+        copy=document.get("copy", False),
+        pieces=pieces,
+        sample=sample,
+        duplicates=document.get("duplicates", "refuse"),
+        expect=Expect(**expect),
+    )

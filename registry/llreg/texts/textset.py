@@ -1,9 +1,12 @@
-"""Text sets: N texts, or (prompt, response) pairs, in a fixed order: JSON Lines, Parquet, or the embedded set `mini`."""
+"""Text sets: N texts, or (prompt, response) pairs, in a fixed order; their files, and the embedded set `mini`.
+
+Three kinds of files hold one: a user's own JSON Lines or Parquet file; what `llreg texts build` makes, Parquet with the
+recipe in its metadata; and a registry's ``texts.parquet``, with sizes and hashes, where a text may be left out.
+"""
 
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llreg.names import valid_name
 from llreg.texts.items import Text, check_items, hash_of, json_lines, parquet_items, size_of, text_of
-from llreg_schemas import Pair, TextSetInfo, text_set_id
+from llreg.texts.recipe import Recipe, read_recipe
+from llreg_schemas import Pair, TextSetInfo, check, text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 from llreg_schemas.pairs import ROLES
 from llreg_schemas.records import PAIRS
@@ -23,7 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MINI = "mini"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+# Columns of a registry's texts.parquet. A set of pairs has the further ones, and its column text is null.
+_COLUMNS = ("index", "text", "bytes", "sha256", "subset", "source")
+_PAIR_COLUMNS = (*_COLUMNS, "prompt", "messages", "response", "prompt_bytes")
+_CONTENT = frozenset({"text", "prompt", "messages", "response"})  # what an index does without
+
+# Columns and metadata of a built file.
+_BUILT_COLUMNS = ("text", "subset", "source")
+_RECIPE, _NAME, _LICENCE = b"llreg.recipe", b"llreg.name", b"llreg.licence"
 
 
 @dataclass(frozen=True)
@@ -102,23 +115,29 @@ def make_text_set(name: str, items: Sequence[Mapping[str, Any]], *, licence: str
     texts = [text_of(item) for item in items]
     hashes = [hash_of(text) for text in texts]
     sizes = [size_of(text) for text in texts]
-    prompts = [text.prompt_bytes for text in texts if isinstance(text, Pair)]
-    subset = [item.get("subset") or "all" for item in items]
-    counts: dict[str, int] = {}
-    for label in subset:
-        counts[label] = counts.get(label, 0) + 1
+    prompt_sizes = [text.prompt_bytes for text in texts if isinstance(text, Pair)]
+    subsets = [item.get("subset") or "all" for item in items]
     info = TextSetInfo(
         id=text_set_id(hashes),
         name=name,
         licence=licence,
         num_texts=len(texts),
         mean_bytes=sum(sizes) / len(sizes),
-        subsets=counts,
+        subsets=dict(Counter(subsets)),
         description=description,
-        kind=PAIRS if prompts else None,
-        mean_prompt_bytes=sum(prompts) / len(prompts) if prompts else None,
+        kind=PAIRS if prompt_sizes else None,
+        mean_prompt_bytes=sum(prompt_sizes) / len(prompt_sizes) if prompt_sizes else None,
     )
-    return TextSet(info, sizes, hashes, subset, [item.get("source") or "" for item in items], prompts, texts)
+    sources = [item.get("source") or "" for item in items]
+    return TextSet(info, sizes, hashes, subsets, sources, prompt_sizes, texts)
+
+
+def without_texts(texts: TextSet) -> TextSet:
+    """What may be published of a text set whose licence forbids copying: sizes, hashes, subsets and sources."""
+    return replace(texts, texts=[None] * len(texts))
+
+
+# A user's file, and the embedded set
 
 
 def load_texts(which: str | Path) -> TextSet:
@@ -148,8 +167,6 @@ def load_texts(which: str | Path) -> TextSet:
     if path.suffix in {".jsonl", ".ndjson", ".json"}:
         items = list(json_lines(path.read_bytes(), str(path)))
     elif path.suffix in {".parquet", ".pq"}:
-        from llreg.texts.builtfile import read_built
-
         built = read_built(path)
         if built is not None:
             return built
@@ -171,29 +188,52 @@ def mini() -> TextSet:
     )
 
 
-def without_texts(texts: TextSet) -> TextSet:
-    """What may be published of a text set whose licence forbids copying: sizes, hashes, subsets and sources."""
-    return replace(texts, texts=[None] * len(texts))
+# The file of a built text set
 
 
-def is_name(text: str) -> bool:
-    """Whether `text` can name a text set or registry: ``name`` or ``org/name``."""
-    return len(text) <= 200 and _NAME.fullmatch(text) is not None
+def built_to_parquet(texts: TextSet, recipe: Recipe) -> bytes:
+    """The file of a text set and the recipe it was built by; equal ones give equal bytes with the same pyarrow."""
+    import pyarrow as pa
+
+    columns = [pa.array(list(column), type=pa.string()) for column in (texts.texts, texts.subset, texts.source)]
+    metadata = {_RECIPE: recipe.to_text().encode(), _NAME: recipe.name.encode(), _LICENCE: recipe.licence.encode()}
+    return _to_bytes(pa.table(columns, names=list(_BUILT_COLUMNS)).replace_schema_metadata(metadata))
 
 
-def valid_name(text: str) -> str:
-    """The name of a text set or registry nearest to `text`: letters, digits, ".", "_" and "-"."""
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in text)
-    return name.lstrip("._-")[:100] or "unnamed"
+def read_built(path: Path) -> TextSet | None:
+    """The text set in a built file; None if the Parquet file is none.
+
+    Texts may repeat and may be blank, if the recipe has it so: a published set is what it is.
+
+    Raises
+    ------
+    InputError
+        If the texts are not those that were built.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        if _RECIPE not in metadata:
+            return None
+        rows = pq.read_table(path, columns=list(_BUILT_COLUMNS)).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a Parquet file; {error}") from error
+    try:
+        recipe = read_recipe(metadata[_RECIPE], f"{path}: llreg.recipe")
+        rows = [check("text", row, f"{path}: row {number}") for number, row in enumerate(rows)]
+    except InvalidFileError as error:
+        raise InputError(str(error)) from error
+    if not rows:
+        raise InputError(f"{path}: expected at least one text; the file is empty")
+    texts = make_text_set(recipe.name, rows, licence=recipe.licence, description=recipe.description)
+    if texts.info.id != recipe.expect.text_set:
+        raise InputError(f"{path}: the texts were changed after they were built; build them again: llreg texts build")
+    return replace(texts, recipe=recipe.to_json())
 
 
-_COLUMNS = ("index", "text", "bytes", "sha256", "subset", "source")
-_OF_PAIRS = ("prompt", "messages", "response", "prompt_bytes")  # further columns of a set of pairs; its text is null
-_CONTENT = ("text", "prompt", "messages", "response")  # columns that an index does without
-
-
-def _columns(*, pairs: bool) -> tuple[str, ...]:
-    return (*_COLUMNS, *_OF_PAIRS) if pairs else _COLUMNS
+# A registry's texts.parquet
 
 
 def to_parquet(texts: TextSet) -> bytes:
@@ -202,10 +242,10 @@ def to_parquet(texts: TextSet) -> bytes:
     These are prompt and messages, of which one is null (a prompt is a string or a conversation), response, prompt_bytes.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     items = texts.texts
     pairs = [item if isinstance(item, Pair) else None for item in items] if texts.has_pairs else []
+    message_type = pa.struct([("role", pa.string()), ("content", pa.string())])
     columns: dict[str, tuple[pa.DataType, Sequence[Any]]] = {
         "index": (pa.int32(), range(len(texts))),
         "text": (pa.string(), [item if isinstance(item, str) else None for item in items]),
@@ -215,31 +255,38 @@ def to_parquet(texts: TextSet) -> bytes:
         "source": (pa.string(), texts.source),
         "prompt": (pa.string(), [pair.prompt if pair and isinstance(pair.prompt, str) else None for pair in pairs]),
         "messages": (
-            pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+            pa.list_(message_type),
             [None if pair is None or isinstance(pair.prompt, str) else pair.messages for pair in pairs],
         ),
         "response": (pa.string(), [None if pair is None else pair.response for pair in pairs]),
         "prompt_bytes": (pa.int32(), texts.prompt_bytes),
     }
-    names = _columns(pairs=texts.has_pairs)
+    names = _PAIR_COLUMNS if texts.has_pairs else _COLUMNS
     arrays = [pa.array(list(columns[name][1]), type=columns[name][0]) for name in names]
+    return _to_bytes(pa.table(arrays, names=list(names)))
+
+
+def _to_bytes(table: Any) -> bytes:
+    """A pyarrow table as the bytes of a Parquet file."""
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
-    pq.write_table(pa.table(arrays, names=list(names)), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def read_index(path: Path | io.RawIOBase, info: Mapping[str, Any], shown: str) -> TextIndex:
+def read_index(path: Path | io.RawIOBase, info: Mapping[str, Any], name: str) -> TextIndex:
     """Read ``texts.parquet``, or an open file of it, without the texts and check it against the header in registry.json.
 
     Raises
     ------
     InvalidFileError
-        If a column, the number of texts, a size or the text set's id does not fit.
+        If a column, the number of texts, a size or the text set's id does not fit; `name` is the file's in the message.
     """
-    return _index(_read_columns(path, info, shown, without=_CONTENT), info, shown)
+    return _index(_read_columns(path, info, name, content=False), info, name)
 
 
-def from_parquet(path: Path, info: Mapping[str, Any], shown: str) -> TextSet:
+def from_parquet(path: Path, info: Mapping[str, Any], name: str) -> TextSet:
     """Read ``texts.parquet`` and check it, every text's hash too.
 
     Raises
@@ -247,95 +294,86 @@ def from_parquet(path: Path, info: Mapping[str, Any], shown: str) -> TextSet:
     InvalidFileError
         As `read_index`; also if a text is not the one its hash names.
     """
-    columns = _read_columns(path, info, shown)
-    index = _index(columns, info, shown)
-    items = _pairs(columns, shown) if index.has_pairs else columns["text"]
+    columns = _read_columns(path, info, name, content=True)
+    index = _index(columns, info, name)
+    items = _pairs(columns, name) if index.has_pairs else columns["text"]
     texts = TextSet(index.info, index.num_bytes, index.sha256, index.subset, index.source, index.prompt_bytes, items)
     kind = Pair if index.has_pairs else str
     for number, (text, digest, size) in enumerate(zip(texts.texts, texts.sha256, texts.num_bytes, strict=True)):
         if text is None:
             continue
         if not isinstance(text, kind) or hash_of(text) != digest:
-            raise InvalidFileError(shown, f"text {number} was changed: its sha256 is another", field="text")
+            raise InvalidFileError(name, f"text {number} was changed: its sha256 is another", field="text")
         if size != size_of(text):
-            raise InvalidFileError(shown, f"text {number}: expected its UTF-8 bytes; got {size!r}", field="bytes")
+            raise InvalidFileError(name, f"text {number}: expected its UTF-8 bytes; got {size!r}", field="bytes")
         if isinstance(text, Pair) and index.prompt_bytes[number] != text.prompt_bytes:
-            raise InvalidFileError(shown, f"text {number}: expected the prompt's UTF-8 bytes", field="prompt_bytes")
+            raise InvalidFileError(name, f"text {number}: expected the prompt's UTF-8 bytes", field="prompt_bytes")
     return texts
 
 
-def _pairs(columns: Mapping[str, list[Any]], shown: str) -> list[Pair | None]:
-    found: list[Pair | None] = []
-    rows = zip(columns["prompt"], columns["messages"], columns["response"], strict=True)
-    for number, (prompt, messages, response) in enumerate(rows):
-        if prompt is None and messages is None and response is None:
-            found.append(None)
-            continue
-        if not (isinstance(response, str) and _is_prompt(prompt, messages)):
-            raise InvalidFileError(
-                shown, f"text {number}: expected a response, and either a prompt or messages", field="messages"
-            )
-        found.append(Pair.from_json({"prompt": messages if prompt is None else prompt, "response": response}))
-    return found
-
-
-def _is_prompt(prompt: Any, messages: Any) -> bool:
-    """Whether a prompt is as ``pair.schema.json`` has it; told here, for the schema takes seconds for 10,000 pairs."""
-    if prompt is not None:
-        return isinstance(prompt, str) and messages is None
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(isinstance(message, dict) and message.get("role") in ROLES for message in messages)
-        and all(isinstance(message.get("content"), str) for message in messages)
-    )
-
-
 def _read_columns(
-    path: Path | io.RawIOBase, info: Mapping[str, Any], shown: str, *, without: Sequence[str] = ()
+    path: Path | io.RawIOBase, info: Mapping[str, Any], name: str, *, content: bool
 ) -> dict[str, list[Any]]:
+    """Columns of ``texts.parquet``, those that hold the texts only if asked for `content`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    expected = _columns(pairs=info.get("kind") == PAIRS)
+    expected = _PAIR_COLUMNS if info.get("kind") == PAIRS else _COLUMNS
     try:
-        there = pq.read_schema(path).names
-        missing = [name for name in expected if name not in there]
+        present = pq.read_schema(path).names
+        missing = [column for column in expected if column not in present]
         if missing:
-            raise InvalidFileError(shown, f"expected the columns {', '.join(expected)}; missing {', '.join(missing)}")
-        names = [name for name in expected if name not in without]
-        table = pq.read_table(path, columns=names)
-        return {name: table[name].to_pylist() for name in names}
+            raise InvalidFileError(name, f"expected the columns {', '.join(expected)}; missing {', '.join(missing)}")
+        columns = [column for column in expected if content or column not in _CONTENT]
+        table = pq.read_table(path, columns=columns)
+        return {column: table[column].to_pylist() for column in columns}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InvalidFileError(shown, f"expected a Parquet file; {error}") from error
+        raise InvalidFileError(name, f"expected a Parquet file; {error}") from error
 
 
-def _index(columns: Mapping[str, list[Any]], info: Mapping[str, Any], shown: str) -> TextIndex:
+def _index(columns: Mapping[str, list[Any]], info: Mapping[str, Any], name: str) -> TextIndex:
+    """The index in columns of ``texts.parquet``, if it is the one that the header describes."""
     header = TextSetInfo(**info)
-    index = TextIndex(
-        header,
-        columns["bytes"],
-        columns["sha256"],
-        columns["subset"],
-        columns["source"],
-        columns.get("prompt_bytes", []),
-    )
+    sizes, prompt_sizes = columns["bytes"], columns.get("prompt_bytes", [])
+    index = TextIndex(header, sizes, columns["sha256"], columns["subset"], columns["source"], prompt_sizes)
     if columns["index"] != list(range(len(index))):
-        raise InvalidFileError(shown, f"expected 0 to {len(index) - 1} in order", field="index")
+        raise InvalidFileError(name, f"expected 0 to {len(index) - 1} in order", field="index")
     if text_set_id(index.sha256) != header.id:
-        raise InvalidFileError(shown, "expected the hashes of the text set in registry.json", field="sha256")
-    wrong = next((size for size in index.num_bytes if not isinstance(size, int) or size < 1), None)
-    if wrong is not None or abs(sum(index.num_bytes) / len(index) - header.mean_bytes) > 1e-6:
-        raise InvalidFileError(shown, f"expected {header.mean_bytes} on average, as in registry.json", field="bytes")
+        raise InvalidFileError(name, "expected the hashes of the text set in registry.json", field="sha256")
+
+    def check_sizes(column: str, sizes: Sequence[Any], smallest: int, mean: float) -> None:
+        whole = all(isinstance(size, int) and size >= smallest for size in sizes)
+        if not whole or abs(sum(sizes) / len(index) - mean) > 1e-6:
+            raise InvalidFileError(name, f"expected {mean} on average, as in registry.json", field=column)
+
+    check_sizes("bytes", sizes, 1, header.mean_bytes)
     if index.has_pairs:
-        _check_prompt_bytes(index, shown)
+        check_sizes("prompt_bytes", prompt_sizes, 0, header.mean_prompt_bytes or 0.0)
     if Counter(index.subset) != Counter(header.subsets):
-        raise InvalidFileError(shown, "expected the subsets in registry.json", field="subset")
+        raise InvalidFileError(name, "expected the subsets in registry.json", field="subset")
     return index
 
 
-def _check_prompt_bytes(index: TextIndex, shown: str) -> None:
-    sizes, mean = index.prompt_bytes, index.info.mean_prompt_bytes or 0.0
-    wrong = any(not isinstance(size, int) or size < 0 for size in sizes)
-    if wrong or abs(sum(sizes) / len(index) - mean) > 1e-6:
-        raise InvalidFileError(shown, f"expected {mean} on average, as in registry.json", field="prompt_bytes")
+def _pairs(columns: Mapping[str, list[Any]], name: str) -> list[Pair | None]:
+    """The pairs in columns of ``texts.parquet``; None where all three parts are null."""
+    pairs: list[Pair | None] = []
+    rows = zip(columns["prompt"], columns["messages"], columns["response"], strict=True)
+    for number, (prompt, messages, response) in enumerate(rows):
+        if prompt is None and messages is None and response is None:
+            pairs.append(None)
+            continue
+        # What pair.schema.json says, by hand: the schema takes seconds for 10,000 pairs.
+        if prompt is not None:
+            is_prompt = isinstance(prompt, str) and messages is None
+        else:
+            is_prompt = isinstance(messages, list) and bool(messages)
+            is_prompt = is_prompt and all(
+                isinstance(message, dict) and message.get("role") in ROLES and isinstance(message.get("content"), str)
+                for message in messages
+            )
+        if not isinstance(response, str) or not is_prompt:
+            raise InvalidFileError(
+                name, f"text {number}: expected a response, and either a prompt or messages", field="messages"
+            )
+        pairs.append(Pair.from_json({"prompt": messages if prompt is None else prompt, "response": response}))
+    return pairs

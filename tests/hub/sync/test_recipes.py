@@ -23,8 +23,7 @@ from llreg.registry import Registry
 from llreg.store.restore_texts import restore
 from llreg.store.rowfile import Row
 from llreg.texts.build import build_file
-from llreg.texts.ownfiles import recipe_for
-from llreg.texts.recipe import Recipe, Sample, Source
+from llreg.texts.recipe import Recipe, Sample, Source, recipe_for
 from llreg.texts.textset import load_texts
 from llreg_schemas.errors import NotFoundError
 
