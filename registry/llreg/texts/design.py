@@ -37,8 +37,8 @@ class Design:
     expected: NDArray[np.float64]
     replacement: bool
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Design) and other.id == self.id
+    def __eq__(self, design: object) -> bool:
+        return isinstance(design, Design) and design.id == self.id
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -66,7 +66,8 @@ class Design:
     def weights(self) -> NDArray[np.float64]:
         """How many texts each text stands for, float64 array of shape (n_texts,): counts / expected.
 
-        0 where it was not drawn; each is 1 on average over draws. It is w**2 of P2 (arXiv 2505.15428).
+        0 where it was not drawn; each is 1 on average over draws. It is w**2 of Oyama et al. 2025b
+        (arXiv 2505.15428).
         """
         return np.divide(self.counts, self.expected, out=np.zeros(len(self.counts)), where=self.counts > 0)
 

@@ -35,33 +35,29 @@ def text_scores(values: NDArray[np.float64], method: Method) -> NDArray[np.float
 
     Notes
     -----
-    P2 (arXiv 2505.15428), with double-centred q: length-squared sampling takes sum_i q_is**2; KL sampling takes
-    sqrt(sum_ij (q_is - q_js)**4) = sqrt(2 K S4 + 6 S2**2 - 8 S1 S3), S_m = sum_i q_is**m.
+    Oyama et al. 2025b (arXiv 2505.15428), with double-centred q: length-squared sampling takes sum_i q_is**2; KL
+    sampling takes sqrt(sum_ij (q_is - q_js)**4) = sqrt(2 K S4 + 6 S2**2 - 8 S1 S3), S_m = sum_i q_is**m.
     """
     if method == "uniform":
         return np.ones(values.shape[1])
-    first, second, third, fourth = _power_sums(values)
-    if method == "ls":
-        return np.asarray(second)
-    return np.asarray(np.sqrt(np.maximum(2 * len(values) * fourth + 6 * second**2 - 8 * first * third, 0)))
 
-
-def _power_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums of q, q**2, q**3, q**4 over models, float64 array of shape (4, n_texts)."""
-
-    def centred(start: int) -> NDArray[np.float64]:
+    def centred_rows(start: int) -> NDArray[np.float64]:  # (n_rows, n_texts)
         block = values[start : start + _ROWS]
         return np.asarray(block - np.nanmean(block, axis=1, keepdims=True))
 
-    starts = range(0, len(values), _ROWS)
-    total = sum((np.nansum(centred(start), axis=0) for start in starts), np.zeros(values.shape[1]))
+    # q is centred by model, then by text; a block of rows at a time, so that there is no second matrix.
+    num_models, num_texts = values.shape
+    starts = range(0, num_models, _ROWS)
+    total = sum((np.nansum(centred_rows(start), axis=0) for start in starts), np.zeros(num_texts))
     mean = total / np.maximum((~np.isnan(values)).sum(axis=0), 1)
-    sums = np.zeros((4, values.shape[1]))
+    s1, s2, s3, s4 = sums = np.zeros((4, num_texts))  # sums of q, q**2, q**3, q**4 over models
     for start in starts:
-        q = np.nan_to_num(centred(start) - mean)
+        q = np.nan_to_num(centred_rows(start) - mean)  # (n_rows, n_texts); NaN as no difference
         for power in range(4):
             sums[power] += (q ** (power + 1)).sum(axis=0)
-    return sums
+    if method == "ls":
+        return np.asarray(s2)
+    return np.asarray(np.sqrt(np.maximum(2 * num_models * s4 + 6 * s2**2 - 8 * s1 * s3, 0)))
 
 
 def text_chances(
@@ -74,7 +70,7 @@ def text_chances(
     scores : float64 array of shape (n_texts,)
         As `text_scores` gives them.
     floor : float
-        From 0 (P2's rule) to 1: the share of the draws that is uniform whatever the scores.
+        From 0 (the paper's rule) to 1: the share of the draws that is uniform whatever the scores.
     weights : float64 array of shape (n_texts,), optional
         The view's text weights: a text that counts twice is twice as telling.
 
@@ -117,7 +113,7 @@ def expected_draws(chances: NDArray[np.int64], draws: int, *, replacement: bool)
     sure = _sure(chances, draws)
     expected = np.where(sure, 1.0, 0.0)
     total = int(chances[~sure].sum())
-    if total:
+    if total:  # the draws that remain, in proportion to the chances
         expected[~sure] = chances[~sure] * ((draws - int(sure.sum())) / total)
     return expected
 
@@ -125,9 +121,9 @@ def expected_draws(chances: NDArray[np.int64], draws: int, *, replacement: bool)
 def _sure(chances: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
     """Texts that a sample of that size without replacement always holds."""
     sure = np.zeros(len(chances), dtype=bool)
-    while True:
-        left, total = size - int(sure.sum()), int(chances[~sure].sum())
-        more = ~sure & (chances > 0) & (chances * left >= total)
+    while True:  # each text that is sure leaves a larger share of the draws to the others
+        draws, total = size - int(sure.sum()), int(chances[~sure].sum())
+        more = ~sure & (chances > 0) & (chances * draws >= total)
         if not more.any():
             return sure
         sure |= more
@@ -161,9 +157,9 @@ def draw_texts(chances: NDArray[np.int64], draws: int, *, replacement: bool, key
         total = int(chances.sum())
         tickets = np.array([_random(key, k) % total for k in range(draws)], dtype=np.int64)
         return pick_with(chances, tickets)
-    there = int((chances > 0).sum())
-    if draws > there:
-        raise InputError(f"expected at most {there:,} texts, as many as can be drawn; got {draws:,}")
+    num_drawable = int((chances > 0).sum())
+    if draws > num_drawable:
+        raise InputError(f"expected at most {num_drawable:,} texts, as many as can be drawn; got {draws:,}")
     order = sorted(range(len(chances)), key=lambda text: _random(key, text))
     return pick_without(chances, draws, np.array(order, dtype=np.intp), lambda limit: _random(key, -1) % limit)
 
@@ -188,9 +184,10 @@ def pick_without(
     """
     sure = _sure(chances, size)
     rest = order[~sure[order]]
-    left, total = size - int(sure.sum()), int(chances[rest].sum())
+    draws, total = size - int(sure.sum()), int(chances[rest].sum())
     counts = sure.astype(np.int64)
-    if left:
-        ends = np.concatenate([[0], np.cumsum(chances[rest])]) * left + offset(total)
+    if draws:
+        # In units of 1 / draws the teeth are `total` apart: a text is hit as often as a multiple of it lies in its length.
+        ends = np.concatenate([[0], np.cumsum(chances[rest])]) * draws + offset(total)
         counts[rest] = np.diff(ends // total)
     return counts
