@@ -15,6 +15,8 @@ SHARD_ROWS = 256  # 10 MB a shard at 10,000 texts
 
 MAX_TEXT_BYTES = 1 << 20  # 1 MiB, one text
 MAX_TEXTS = 10_000_000
+# Of a file of others' values, and of memory for what is in it; the published matrices take 82 MB.
+MAX_IMPORT_BYTES = 1 << 30  # 1 GiB
 STALE_TEMP_SECONDS = 3600.0  # leftovers of killed processes older than this are swept
 JOURNAL_SYNC_SECONDS = 5.0  # scored texts reach the disk at least this often
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llreg import settings
 from llreg.exporters.csvfile import write_csv
 from llreg.exporters.npz import write_npz
 from llreg.exporters.parquet import write_parquet
 from llreg.exporters.selection import select
-from llreg.importers import bounded, npz
-from llreg.importers.table import Kind, import_table
+from llreg.importers.formats import import_table
+from llreg.importers.measurement import read_bounded
 from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
@@ -35,7 +36,7 @@ ABOUT: dict[str, list[Any]] = {
     "num_parameters": [7_000_000_000, 3, 5],
     "architecture": ["LlamaForCausalLM", "", ""],
 }
-Write = Callable[[Path, Registry, np.ndarray], Kind]
+Write = Callable[[Path, Registry, np.ndarray], str]
 
 
 @pytest.fixture
@@ -51,25 +52,25 @@ def _hashes(registry: Registry) -> list[str]:
     return list(registry.text_index.sha256)
 
 
-def _npz(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _npz(path: Path, registry: Registry, values: np.ndarray) -> str:
     np.savez(path.open("wb"), models=MODELS, log_likelihood=values, **{k: np.array(v) for k, v in ABOUT.items()})
     return "npz"
 
 
-def _npz_hashes(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _npz_hashes(path: Path, registry: Registry, values: np.ndarray) -> str:
     about = {k: np.array(v) for k, v in ABOUT.items()}
     hashes = np.array(_hashes(registry)[::-1])
     np.savez_compressed(path.open("wb"), model=MODELS, log_likelihood=values[:, ::-1], text_sha256=hashes, **about)
     return "npz"
 
 
-def _csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], delimiter: str = ",") -> Kind:
+def _csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], delimiter: str = ",") -> str:
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])
     return "csv"
 
 
-def _wide(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _wide(path: Path, registry: Registry, values: np.ndarray) -> str:
     rows = [
         [name, *(column[k] for column in ABOUT.values()), *map(repr, map(float, values[k]))]
         for k, name in enumerate(MODELS)
@@ -77,12 +78,12 @@ def _wide(path: Path, registry: Registry, values: np.ndarray) -> Kind:
     return _csv(path, ["model", *ABOUT, *(f"some text {k}" for k in range(6))], rows)
 
 
-def _wide_hashes(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _wide_hashes(path: Path, registry: Registry, values: np.ndarray) -> str:
     rows = [[*(c[k] for c in ABOUT.values()), *values[k, ::-1].tolist(), name] for k, name in enumerate(MODELS)]
     return _csv(path, [*ABOUT, *_hashes(registry)[::-1], "Model"], rows, delimiter=";")
 
 
-def _long(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _long(path: Path, registry: Registry, values: np.ndarray) -> str:
     rows = [
         [name, text, "" if np.isnan(values[k, text]) else repr(float(values[k, text])), *(c[k] for c in ABOUT.values())]
         for text in (3, 0, 5, 1, 2, 4)
@@ -91,13 +92,13 @@ def _long(path: Path, registry: Registry, values: np.ndarray) -> Kind:
     return _csv(path, ["model", "text", "log_likelihood", *ABOUT], rows, delimiter="\t")
 
 
-def _parquet_lists(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _parquet_lists(path: Path, registry: Registry, values: np.ndarray) -> str:
     about = {**ABOUT, "base_model": [["org/a", "org/b"], [], ["org/a"]]}
     pq.write_table(pa.table({"model_id": MODELS, **about, "log_likelihood": values.tolist()}), path)
     return "parquet"
 
 
-def _parquet_wide(path: Path, registry: Registry, values: np.ndarray) -> Kind:
+def _parquet_wide(path: Path, registry: Registry, values: np.ndarray) -> str:
     columns = {str(k): values[:, k] for k in (5, 0, 1, 2, 3, 4)}
     pq.write_table(pa.table({**columns, "model": MODELS, **ABOUT}), path)
     return "parquet"
@@ -222,7 +223,7 @@ def _edited(old: bytes, new: bytes) -> bytes:
 
 LINE = "org/one,-1,-2,-3,-4,-5,-6\n"
 HEADER = "model,a,b,c,d,e,f\n"
-BAD: dict[str, tuple[Kind, bytes, str]] = {
+BAD: dict[str, tuple[str, bytes, str]] = {
     "no zip": ("npz", b"model,0\n", "expected an .npz file"),
     "no values": ("npz", _savez(log_likelihood=np.array(0)), "numbers of shape"),
     "objects": ("npz", _savez(models=np.array(MODELS, dtype=object)), "Python objects are not loaded"),
@@ -301,11 +302,11 @@ def test_files_are_bounded(
 ) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, models=MODELS, log_likelihood=np.zeros((3, 100_000)))
-    monkeypatch.setattr(npz, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(settings, "MAX_IMPORT_BYTES", 1 << 20)
     with pytest.raises(InputError, match="at most 1,048,576 bytes of arrays"):
         import_table(small_registry, path, "npz", dtype="float16")
     with pytest.raises(InputError, match="expected at most 10 bytes; got"):
-        bounded.read_bounded(path, 10)
+        read_bounded(path, 10)
     with pytest.raises(InputError, match="no such file"):
         import_table(small_registry, tmp_path / "absent.npz", "npz")
     with pytest.raises(InputError, match="no such file"):

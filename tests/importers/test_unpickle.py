@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llreg.importers import machine
+from llreg import settings
 from llreg.importers.unpickle import read_pickle
 from llreg_schemas.errors import InputError
 
@@ -208,6 +208,15 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "other encoding": (_named("_codecs", "encode", b"X\x01\x00\x00\x00xX\x03\x00\x00\x00hex\x86R."), "encode"),
     "BUILD of a dict": (b"\x80\x04}}b.", "the state of an object"),
     "BUILD of a function": (_stacked("numpy", "dtype", b"}\x8c\x01x\x8c\x01ysb."), "the state of an object"),
+    "BUILD with an unfinished array": (
+        _array(b"K\x01\x85").partition(b"R(")[0]
+        + b"Rcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87Rb.",
+        "an array without its bytes",
+    ),
+    "BUILD with an array": (
+        _array(b"K\x01\x85").partition(b"R(")[0] + b"R" + _array(b")")[2:-1] + b"b.",
+        "an array without its bytes",
+    ),
     "function as value": (b"\x80\x04]" + _stacked("numpy", "dtype", b"a.")[2:], "in the place of a value"),
     "function as result": (_stacked("numpy", "ndarray", b"."), "in the place of a value"),
     "function in a tuple": (b"\x80\x04]" + _stacked("numpy", "ndarray", b"\x85a.")[2:], "in the place of a value"),
@@ -292,7 +301,7 @@ def test_the_attacks_would_run(tmp_path: Path) -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, dicts, tuples, memo and marks all count, so that few bytes cannot take much memory."""
-    monkeypatch.setattr(machine, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(settings, "MAX_IMPORT_BYTES", 1 << 20)
     for data in (
         b"\x80\x04(" + b"]" * 9000 + b"l.",
         b"(" + b"}" * 9000 + b"l.",

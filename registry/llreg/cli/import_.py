@@ -15,7 +15,6 @@ from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.importers.rows import ImportResult
-    from llreg.importers.table import Kind
 
 
 _FILE = click.Path(path_type=Path)
@@ -143,8 +142,8 @@ def parquet(context: Context, /, file: Path, dtype: str | None, **shown: bool) -
     _import_table(context, file, "parquet", dtype, shown)
 
 
-def _import_table(context: Context, file: Path, kind: Kind, dtype: str | None, shown: dict[str, bool]) -> None:
-    from llreg.importers.table import import_table
+def _import_table(context: Context, file: Path, kind: str, dtype: str | None, shown: dict[str, bool]) -> None:
+    from llreg.importers.formats import import_table
 
     _run(shown, lambda **options: import_table(context.registry(), file, kind, dtype=dtype, **options))
 
