@@ -19,8 +19,8 @@ from sklearn.manifold import TSNE, trustworthiness
 from llreg.maps.axes import add_points, classical_mds
 from llreg.maps.embedding import Embedding, Settings, embed, embed_rows, kl_bits
 from llreg.maps.make import make_map
-from llreg.maps.nearest import nearest, nearest_rows, standard_errors
-from llreg.maps.scenery import make_scene
+from llreg.maps.nearest import nearest, nearest_rows, with_errors
+from llreg.maps.scene import make_scene
 from llreg.maps.tsne import num_neighbors
 from llreg.registry import Registry
 from llreg_schemas.errors import InputError
@@ -124,7 +124,7 @@ def test_affinities_are_of_the_squared_kl() -> None:
     from llreg.maps.tsne import _affinities
 
     kl = _squared(_points(40))
-    found = nearest(kl, num_neighbors(9.0, 40), own=np.arange(40))
+    found = nearest(kl, num_neighbors(9.0, 40), itself=np.arange(40))
     made = _affinities(found.index, found.kl, 9.0, symmetrize=True).toarray()
     np.testing.assert_allclose(made, _plain_affinities(kl, 9.0), atol=1e-6 * made.max())
 
@@ -147,7 +147,7 @@ def test_tsne_is_as_good_as_scikit_learns(groups: Registry) -> None:
     trust = [trustworthiness(np.sqrt(kl), xy, metric="precomputed", n_neighbors=5) for xy in (ours, theirs)]
     assert trust[0] > trust[1] - 0.02
     group = np.array([name.split("/")[0] for name in rows.names])
-    closest = nearest(_squared(ours), 3, own=np.arange(len(ours))).index
+    closest = nearest(_squared(ours), 3, itself=np.arange(len(ours))).index
     assert (group[closest] == group[:, None]).all()
 
 
@@ -205,7 +205,7 @@ def test_nearest_in_blocks_is_nearest(groups: Registry, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(found.index, np.argsort(kl, axis=1, kind="stable")[:, :10])
     np.testing.assert_allclose(found.kl, np.sort(kl, axis=1)[:, :10], rtol=1e-9)
     errors = groups.kl()["kl_bits_per_byte_se"].values
-    np.testing.assert_allclose(standard_errors(rows, found), np.take_along_axis(errors, found.index, 1), rtol=1e-6)
+    np.testing.assert_allclose(with_errors(rows, found).kl_se, np.take_along_axis(errors, found.index, 1), rtol=1e-6)
 
 
 def test_many_rows_are_mapped_without_their_matrix(groups: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_many_rows_are_mapped_without_their_matrix(groups: Registry, monkeypatch
     assert many.map.axes == few["pca"].map.axes
     made = make_map(groups, perplexity=5.0)
     group = np.array([name.split("/")[0] for name in made.rows.names])
-    closest = nearest(_squared(made.map.xy), 3, own=np.arange(60)).index
+    closest = nearest(_squared(made.map.xy), 3, itself=np.arange(60)).index
     assert (group[closest] == group[:, None]).all()
     scenes = [make_scene(result) for result in (few["tsne"], made)]
     np.testing.assert_array_equal(scenes[1].neighbors, scenes[0].neighbors)
@@ -301,7 +301,7 @@ def test_umap_is_the_same_again(groups: Registry) -> None:
     first, again = (embed(kl, Settings("umap").checked(60)).xy for _ in range(2))
     assert first.tobytes() == again.tobytes()
     group = np.array([name.split("/")[0] for name in groups.rows().names])
-    closest = nearest(_squared(first), 3, own=np.arange(60)).index
+    closest = nearest(_squared(first), 3, itself=np.arange(60)).index
     assert (group[closest] == group[:, None]).mean() > 0.95
 
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes as scipy_procrustes
 
 from llreg.locate import init
-from llreg.maps.align import align, procrustes
 from llreg.maps.document import Map
-from llreg.maps.ellipses import resampled_ellipses
-from llreg.maps.embedding import Settings
+from llreg.maps.embedding import Settings, resampled_ellipses
 from llreg.maps.make import make_map, place_onto
 from llreg.maps.nearest import nearest
+from llreg.maps.placement import align, procrustes
 from llreg.registry import Registry
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import InputError

@@ -443,16 +443,16 @@ def test_a_wrong_subset_is_refused_before_anything_is_loaded(
 def test_neighbours_of_a_large_map_know_samples(filled: Registry, document: Document, make_row: MakeRow) -> None:
     """Where rows are streamed, sampled rows keep their weights, and other pairs the exact KL."""
     from llreg.geometry.kl.stream import stream_rows
-    from llreg.maps.large import exact_neighbors
-    from llreg.maps.nearest import Nearest
+    from llreg.maps.nearest import Nearest, exact_neighbors
 
     _add(filled, document, make_row(filled, "org/m1", 21, log_likelihood=filled.row("org/m1").log_likelihood))
     rows = stream_rows(filled)
     others = np.array([[j for j in range(5) if j != i] for i in range(5)])
-    found, errors = exact_neighbors(rows, Nearest(others, np.zeros(others.shape)), 4)
+    found = exact_neighbors(rows, Nearest(others, np.zeros(others.shape)), 4)
     ids = rows.row_ids
     result = filled.kl(ids)
     for i, index in enumerate(found.index):
         np.testing.assert_allclose(found.kl[i], result["kl_bits_per_byte"].values[i, index], rtol=1e-9, atol=1e-20)
-        np.testing.assert_allclose(errors[i], result["kl_bits_per_byte_se"].values[i, index], rtol=1e-9)
+        assert found.kl_se is not None
+        np.testing.assert_allclose(found.kl_se[i], result["kl_bits_per_byte_se"].values[i, index], rtol=1e-9)
         assert (np.diff(found.kl[i]) >= 0).all()

@@ -13,7 +13,8 @@ from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.maps.make import MapResult, Method
+    from llreg.maps.embedding import Method
+    from llreg.maps.make import MapResult
     from llreg.registry import Registry
 
 _METHODS = ("tsne", "pca", "mds", "umap")
@@ -113,12 +114,11 @@ def _make(
 
     method: Method = given.get("method", "tsne")  # type: ignore[assignment]
     if "align" not in given:
-        old, why_not = map_to_replace(outputs, registry, method, names)
-        if why_not:
-            note(printable(why_not))
+        old, message = map_to_replace(outputs, registry, method, names)
+        if message:
+            note(printable(message))
         if old is not None:
             given["align"] = old
-            note(f"aligned to map {old.id[:12]}, which is replaced")
     with counting("maps of resamples") if given.get("ellipses") else nullcontext() as progress:
         return make_map(registry, names, view=view.of(registry), progress=progress, **given)  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,9 @@ from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from llreg.geometry.kl.rows import Rows
+    from llreg.geometry.kl.stream import RowStream
 
 _FULL = 64  # models up to which all eigenvectors are computed; above, only the first ones
 _NOTHING = 1e-12  # an eigenvalue below this share of the largest is rounding
@@ -31,6 +34,11 @@ class Axes:
     xy: NDArray[np.float64]
     shares: tuple[float, float]
 
+    def labels(self, name: str) -> tuple[str, str]:
+        """Axis labels with the share that each axis shows, as "PC1 (sqrt(bit/byte), 43 %)"."""
+        first, second = (f"{name}{k} (sqrt(bit/byte), {100 * share:.0f} %)" for k, share in enumerate(self.shares, 1))
+        return first, second
+
 
 def classical_mds(kl: NDArray[np.float64]) -> Axes:
     """Coordinates whose squared distances are KL divergences, on the two axes that show most of them.
@@ -48,25 +56,30 @@ def classical_mds(kl: NDArray[np.float64]) -> Axes:
     Notes
     -----
     Classical scaling (Torgerson 1952; Gower 1966): eigenvectors of B = -J KL J / 2 with J = I - 11'/n, times the roots
-    of their eigenvalues. As KL is the squared distance of the double-centred rows q up to a scale (P1, arXiv
-    2502.16173), B is the Gram matrix of the scaled q, and this is PCA of q; with KL in bits per byte the scale is
-    q / sqrt(2 N B ln 2) (P3, arXiv 2505.15353). Where texts are missing KL is still right for every pair, but may not
-    be a squared Euclidean distance; shares are then of the trace, negative eigenvalues included.
+    of their eigenvalues. As KL is the squared distance of the double-centred rows q up to a scale (Oyama et al. 2025,
+    arXiv 2502.16173), B is the Gram matrix of the scaled q, and this is PCA of q; with KL in bits per byte the scale is
+    q / sqrt(2 N B ln 2) (Kishino et al., arXiv 2505.15353). Where texts are missing KL is still right for every pair,
+    but may not be a squared Euclidean distance; shares are then of the trace, negative eigenvalues included.
     """
-    gram = centred_gram(kl)
+    means = kl.mean(axis=0)
+    gram = (means + means[:, None] - kl - means.mean()) / 2  # B: the mean of the points is the origin
     total = float(np.trace(gram))
     if not total > 0:
         raise InputError(f"the {len(kl)} rows are all identical; a map needs rows that differ")
-    values, vectors = _leading(gram)
+    if len(gram) <= _FULL:
+        values, vectors = np.linalg.eigh(gram)
+    else:
+        from scipy.sparse.linalg import eigsh
+
+        start = np.random.default_rng(0).normal(size=len(gram))  # fixed: the same matrix gives the same vectors
+        values, vectors = eigsh(gram, k=2, which="LA", v0=start)
+        order = np.argsort(values)
+        values, vectors = values[order], vectors[:, order]
+    # The two largest, which stand last; vectors are columns: (n_models, 2)
+    values, vectors = values[::-1][:2], vectors[:, ::-1][:, :2]
     values = np.where(values > _NOTHING * values[0], values, 0.0)
     vectors = vectors * axis_signs(vectors)
     return Axes(vectors * np.sqrt(values), (float(values[0]) / total, float(values[1]) / total))
-
-
-def centred_gram(kl: NDArray[np.float64]) -> NDArray[np.float64]:
-    """B = -J KL J / 2: inner products of the points, with their mean as origin."""
-    means = kl.mean(axis=0)
-    return np.asarray((means + means[:, None] - kl - means.mean()) / 2)
 
 
 def add_points(
@@ -77,7 +90,7 @@ def add_points(
     Parameters
     ----------
     xy : float64 array of shape (n_models, 2)
-        Coordinates of the models that are there, also turned or mirrored.
+        Coordinates of the models on the map, also turned or mirrored.
     mean_kl : float64 array of shape (n_models,)
         Mean KL divergence of each of them from all of them, itself included.
     kl_to_new : float64 array of shape (n_new, n_models)
@@ -98,12 +111,6 @@ def add_points(
     return np.asarray(centre + solution.T)
 
 
-def axis_labels(name: str, shares: tuple[float, float]) -> tuple[str, str]:
-    """Axis labels with the share that each axis shows, as "PC1 (sqrt(bit/byte), 43 %)"."""
-    first, second = (f"{name}{k} (sqrt(bit/byte), {100 * share:.0f} %)" for k, share in enumerate(shares, 1))
-    return first, second
-
-
 def axis_signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Signs that make the largest entry of each column positive: eigenvectors have none of their own."""
     largest = np.abs(vectors).argmax(axis=0)
@@ -111,16 +118,47 @@ def axis_signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.where(signs == 0, 1.0, signs))
 
 
-def _leading(gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The two largest eigenvalues, and their vectors as columns of shape (n_models, 2)."""
-    if len(gram) <= _FULL:
-        values, vectors = np.linalg.eigh(gram)
-    else:
-        from scipy.sparse.linalg import eigsh
+def fill_missing(rows: Rows) -> Rows:
+    """Rows with a value for each missing text: what the row would have there if it were the mean of all rows.
 
-        start = np.random.default_rng(0).normal(size=len(gram))  # fixed: the same matrix gives the same vectors
-        values, vectors = eigsh(gram, k=2, which="LA", v0=start)
-        order = np.argsort(values)
-        values, vectors = values[order], vectors[:, order]
-    values, vectors = values[::-1][:2], vectors[:, ::-1][:, :2]
-    return values, vectors
+    PCA needs coordinates, and so a value everywhere; a row that misses texts is drawn towards the middle.
+    """
+    missing = np.isnan(rows.values)
+    if not missing.any():
+        return rows
+    means = _row_means(rows)
+    centred = rows.values - means
+    expected = np.nan_to_num(centred).sum(axis=0) / np.maximum((~missing).sum(axis=0), 1)  # (n_texts,)
+    return replace(rows, values=np.where(missing, means + expected, rows.values), designs=[None] * len(rows))
+
+
+def leading_axes(rows: RowStream, coordinates: NDArray[np.float64]) -> Axes:
+    """The first two of many principal coordinates, with the share of all squared distances that they show.
+
+    Parameters
+    ----------
+    rows : RowStream
+    coordinates : float64 array of shape (n_models, n_dims), sqrt(bit/byte)
+        Of these rows, largest axis first.
+    """
+    # Sum of the squared lengths of all rows' coordinates about their mean, over all texts: squares - n mean'mean.
+    squares, mean, scale = 0.0, np.zeros(len(rows.texts)), 1.0
+    for _, block in rows.blocks():
+        weights = np.ones(len(block.texts)) if block.weights is None else block.weights
+        centred = np.nan_to_num(block.values - _row_means(block)) * np.sqrt(weights)  # (n_block, n_texts)
+        squares += float((centred**2).sum())
+        mean += centred.sum(axis=0) / len(rows)
+        scale = 2 * weights.sum() * block.bits  # nats**2 in a bit per byte; the same in every block
+    total = float(squares - len(rows) * (mean @ mean)) / scale
+
+    xy = coordinates[:, :2]
+    first, second = ((xy - xy.mean(axis=0)) ** 2).sum(axis=0) / total
+    return Axes(xy * axis_signs(xy), (float(first), float(second)))
+
+
+def _row_means(rows: Rows) -> NDArray[np.float64]:
+    """Weighted mean of each row over its scored texts, as a column: (n_models, 1)."""
+    scored = ~np.isnan(rows.values)
+    weight = scored * (1.0 if rows.weights is None else rows.weights)
+    total = (np.where(scored, rows.values, 0.0) * weight).sum(axis=1)
+    return np.asarray((total / np.maximum(weight.sum(axis=1), 1e-300))[:, None])

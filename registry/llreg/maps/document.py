@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,15 @@ class Map:
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``map.schema.json`` describes; floats keep all their digits."""
+        models: list[dict[str, Any]] = [
+            {"row_id": row_id, "digest": digest, "x": x, "y": y, "placed": placed}
+            for row_id, digest, (x, y), placed in zip(
+                self.row_ids, self.digests, self.xy.tolist(), self.placed.tolist(), strict=True
+            )
+        ]
+        if self.ellipses is not None:
+            for model, ellipse in zip(models, self.ellipses.tolist(), strict=True):
+                model["ellipse"] = ellipse
         document: dict[str, Any] = {
             "format": MAP_FORMAT,
             "format_version": FORMAT_VERSION,
@@ -89,21 +98,11 @@ class Map:
             "settings": dict(self.settings),
             "software": dict(self.software),
             "axes": list(self.axes),
-            "models": [self._model(k) for k in range(len(self.row_ids))],
+            "models": models,
         }
         optional = {"resamples": self.resamples, "aligned_to": self.aligned_to, "onto": self.onto}
         document |= {name: value for name, value in optional.items() if value}
         return {**document, "id": hash_json(document)}
-
-    def _model(self, k: int) -> dict[str, Any]:
-        point = {
-            "row_id": self.row_ids[k],
-            "digest": self.digests[k],
-            "x": float(self.xy[k, 0]),
-            "y": float(self.xy[k, 1]),
-            "placed": bool(self.placed[k]),
-        }
-        return point if self.ellipses is None else {**point, "ellipse": self.ellipses[k].tolist()}
 
     def write(self, path: Path) -> None:
         """Write the document; the same map gives the same bytes.
@@ -123,17 +122,15 @@ class Map:
         InputError
             If it has another text set or protocol.
         """
-        theirs = {"text set": registry.info.text_set.id, "protocol": registry.info.protocol_id}
-        for what, mine in (("text set", self.text_set), ("protocol", self.protocol)):
-            if theirs[what] != mine:
+        for title, map_id, registry_id in (
+            ("text set", self.text_set, registry.info.text_set.id),
+            ("protocol", self.protocol, registry.info.protocol_id),
+        ):
+            if registry_id != map_id:
                 raise InputError(
-                    f"the map is of {self.registry} with {what} {mine[:12]}; {registry.name} has {what} "
-                    f"{theirs[what][:12]}, and their rows do not compare"
+                    f"the map is of {self.registry} with {title} {map_id[:12]}; {registry.name} has {title} "
+                    f"{registry_id[:12]}, and their rows do not compare"
                 )
-
-    def moved(self, xy: NDArray[np.float64], aligned_to: str) -> Map:
-        """The map with other coordinates, turned to another map."""
-        return replace(self, xy=xy, aligned_to=aligned_to)
 
 
 def read_map(source: Map | Path | str) -> Map:

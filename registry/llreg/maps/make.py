@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -10,25 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llreg._version import __version__
 from llreg.geometry.kl.rows import Rows, load_rows, view_rows, with_distances
 from llreg.geometry.kl.stream import RowStream, stream_rows
 from llreg.geometry.view.view import view_of
-from llreg.maps.align import align as align_map
 from llreg.maps.document import Map, read_map
-from llreg.maps.ellipses import resampled_ellipses
-from llreg.maps.embedding import DENSE_ROWS, METHODS, Embedding, Method, Settings, embed_rows
-from llreg.maps.placing import Roles, place_rows, roles
+from llreg.maps.embedding import DENSE_ROWS, Method, Settings, embed_rows, resampled_ellipses
+from llreg.maps.placement import align as align_map
+from llreg.maps.placement import find_roles, place_rows
 from llreg.maps.tsne import ITERATIONS, PERPLEXITY
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llreg.geometry.view.view import AnyView
     from llreg.maps.nearest import Nearest
     from llreg.store.contents import Contents
-
-__all__ = ["METHODS", "MapResult", "Method", "make_map", "place_onto"]
 
 _LIBRARIES: dict[str, tuple[str, ...]] = {
     "tsne": ("llreg", "numpy", "scipy", "scikit-learn", "openTSNE"),
@@ -51,15 +48,12 @@ class MapResult:
         What the user should know of how it was made.
     nearest : Nearest or None
         Nearest rows of each, where the method has found them.
-    errors : float64 array of shape (n_models, k) or None, bit/byte
-        Standard errors of their KL; None: not computed yet.
     """
 
     map: Map
     rows: Rows | RowStream
     notes: Sequence[str] = ()
     nearest: Nearest | None = None
-    errors: NDArray[np.float64] | None = None
 
 
 def make_map(
@@ -90,7 +84,7 @@ def make_map(
     perplexity : float, optional
         Of t-SNE; by default 30, or (n_models - 1) / 3 if that is less.
     iterations : int
-        Of t-SNE; P2's largest map has 10,000.
+        Of t-SNE; the largest map of Oyama et al. 2025b (arXiv 2505.15428) has 10,000.
     seed : int
     align : Map or path, optional
         Turn the map to this one.
@@ -109,31 +103,48 @@ def make_map(
     NotFoundError, InputError, MissingExtraError
         If a name means no row or several, there are too few rows, or a setting is impossible.
     """
-    to = None if align is None else read_map(align)
-    if to is not None:
-        to.check_registry(registry)
-    rows = _load(registry, models, view)
-    _check_different([record.digest for record in rows.records])
+    old = None if align is None else read_map(align)
+    if old is not None:
+        old.check_registry(registry)
+    stream = stream_rows(registry, models, view_of(registry, view))
+    rows: Rows | RowStream = stream
+    if len(stream) <= DENSE_ROWS:
+        rows = view_rows(registry, stream.records, stream.view, stream.version)
+        if models is None:
+            rows = with_distances(rows)  # a row that was named and has no distance is an error
+    digests = [record.digest for record in rows.records]
+    repeated = next((digest for digest, count in Counter(digests).items() if count > 1), None)
+    if repeated:
+        raise InputError(f"row {repeated[:8]} is named twice; name each row of a map once")
+
     settings = Settings(method, seed, perplexity, iterations).checked(len(rows))
-    made = embed_rows(rows, settings)
+    embedding = embed_rows(rows, settings)
     result = Map(
         **_origin(registry, rows),
         method=method,
         settings=settings.to_json(),
         software=_software(method),
-        axes=made.axes,
-        xy=made.xy,
+        axes=embedding.axes,
+        xy=embedding.xy,
         placed=np.zeros(len(rows), dtype=bool),
     )
-    if to is not None:
-        result = align_map(result, to)
+    if old is not None:
+        result = align_map(result, old)
     if ellipses:
-        if not isinstance(rows, Rows):
-            raise InputError(f"ellipses need whole KL matrices, up to {DENSE_ROWS:,} rows; got {len(rows):,}")
-        spread = resampled_ellipses(rows, result.xy, settings, ellipses, progress=progress)
-        result = replace(result, ellipses=spread, resamples=ellipses)
-    notes = _notes(rows, settings, made, chosen=perplexity is not None)
-    return MapResult(result, rows, notes, made.nearest, made.errors)
+        covariances = resampled_ellipses(rows, result.xy, settings, ellipses, progress=progress)
+        result = replace(result, ellipses=covariances, resamples=ellipses)
+
+    notes = []
+    if perplexity is None and settings.perplexity is not None and settings.perplexity < PERPLEXITY:
+        notes.append(
+            f"perplexity {settings.perplexity:.3g} instead of {PERPLEXITY:g}: with {len(rows)} rows it can be no more"
+        )
+    if method == "pca" and isinstance(rows, Rows) and (missing := np.isnan(rows.values).any(axis=1).sum()):
+        notes.append(f"{missing} rows lack texts and are drawn towards the middle; --method mds is right for them")
+    neighbors = embedding.nearest
+    if neighbors is not None and neighbors.kl_se is not None and np.isnan(neighbors.kl_se).all():
+        notes.append(f"neighbours of {len(rows):,} rows are taken from their leading principal coordinates, without SE")
+    return MapResult(result, rows, notes, neighbors)
 
 
 def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
@@ -161,34 +172,32 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
     old.check_registry(registry)
     rows = load_rows(registry, None, old.view)
     if models is not None:
-        wanted = {record.digest for record in registry.select(models)[0]} | set(old.digests)
-        rows = rows.take([k for k, record in enumerate(rows.records) if record.digest in wanted])
-    found = roles(old, rows)
-    new = place_rows(old, rows, found)
-    kept = [*found.made, *found.placed]
-    there = [k for k, _ in kept]
-    rows = rows.take([*(k for _, k in kept), *found.new])
+        digests = {record.digest for record in registry.select(models)[0]} | set(old.digests)
+        rows = rows.take([k for k, record in enumerate(rows.records) if record.digest in digests])
+    roles = find_roles(old, rows)
+    xy = place_rows(old, rows, roles)
+
+    # First the rows that are on the map already, as they are, then the new ones.
+    on_map = [*roles.reference, *roles.placed]
+    positions = [k for k, _ in on_map]
+    rows = rows.take([*(k for _, k in on_map), *roles.new])
     result = replace(
         old,
         **_origin(registry, rows),
         software=_software(old.method),
-        xy=np.concatenate([old.xy[there], new]),
-        placed=np.concatenate([old.placed[there], np.ones(len(new), dtype=bool)]),
+        xy=np.concatenate([old.xy[positions], xy]),
+        placed=np.concatenate([old.placed[positions], np.ones(len(xy), dtype=bool)]),
         ellipses=None,
         resamples=0,
         aligned_to=None,
         onto=old.id,
     )
-    return MapResult(result, rows, _placing_notes(old, found))
-
-
-def _load(registry: Contents, models: Sequence[str] | None, view: AnyView) -> Rows | RowStream:
-    """Rows with their values, or, if they are many, to be read a block at a time."""
-    stream = stream_rows(registry, models, view_of(registry, view))
-    if len(stream) > DENSE_ROWS:
-        return stream
-    rows = view_rows(registry, stream.records, stream.view, stream.version)
-    return with_distances(rows) if models is None else rows  # what was named is told as an error
+    notes = [f"{len(roles.new)} rows placed; the {len(on_map)} on the map stay where they are"]
+    if roles.num_gone:
+        notes.append(f"{roles.num_gone} rows of the map are not here any more and are left out")
+    if old.ellipses is not None:
+        notes.append("ellipses are left out: placed rows have none")
+    return MapResult(result, rows, notes)
 
 
 def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:
@@ -206,44 +215,10 @@ def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:
 
 def _software(method: str) -> Mapping[str, str]:
     """Versions of the libraries that decide the coordinates."""
-    found = {}
+    versions = {}
     for name in _LIBRARIES[method]:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # llreg from a checkout, without an install
-            found[name] = _own_version() if name == "llreg" else "unknown"
-    return found
-
-
-def _own_version() -> str:
-    from llreg._version import __version__
-
-    return __version__
-
-
-def _check_different(digests: Sequence[str]) -> None:
-    if len(set(digests)) < len(digests):
-        twice = next(digest for digest in digests if digests.count(digest) > 1)
-        raise InputError(f"row {twice[:8]} is named twice; name each row of a map once")
-
-
-def _notes(rows: Rows | RowStream, settings: Settings, made: Embedding, *, chosen: bool) -> list[str]:
-    notes = []
-    if settings.perplexity is not None and settings.perplexity < PERPLEXITY and not chosen:
-        notes.append(
-            f"perplexity {settings.perplexity:.3g} instead of {PERPLEXITY:g}: with {len(rows)} rows it can be no more"
-        )
-    if settings.method == "pca" and isinstance(rows, Rows) and (missing := np.isnan(rows.values).any(axis=1).sum()):
-        notes.append(f"{missing} rows lack texts and are drawn towards the middle; --method mds is right for them")
-    if made.errors is not None and np.isnan(made.errors).all():
-        notes.append(f"neighbours of {len(rows):,} rows are taken from their leading principal coordinates, without SE")
-    return notes
-
-
-def _placing_notes(old: Map, found: Roles) -> list[str]:
-    notes = [f"{len(found.new)} rows placed; the {len(found.made) + len(found.placed)} on the map stay where they are"]
-    if found.gone:
-        notes.append(f"{found.gone} rows of the map are not here any more and are left out")
-    if old.ellipses is not None:
-        notes.append("ellipses are left out: placed rows have none")
-    return notes
+            versions[name] = __version__ if name == "llreg" else "unknown"
+    return versions

@@ -11,7 +11,8 @@ from llreg_schemas.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PERPLEXITY, ITERATIONS = 30.0, 1000  # P2's maps of resampled texts; its map of 1,018 models has 10,000 iterations
+# Of the maps of resampled texts in Oyama et al. 2025b; its map of 1,018 models has 10,000 iterations.
+PERPLEXITY, ITERATIONS = 30.0, 1000
 EARLY_ITERATIONS = 250  # with early exaggeration 12, the first of ITERATIONS
 PLACING_PERPLEXITY = 5.0  # small, so that a placed row goes to its nearest ones and not between groups
 _PLACING_ITERATIONS = 250
@@ -22,31 +23,24 @@ _JITTER = 0.01  # of that, so that rows on a line can leave it, and seeds differ
 _THREADS = 1
 
 
-def default_perplexity(count: int) -> float:
-    """The papers' perplexity, or the largest that so many rows allow."""
-    return min(PERPLEXITY, largest_perplexity(count))
-
-
-def largest_perplexity(count: int) -> float:
-    """A third of the neighbours that a row can have."""
-    return (count - 1) / 3
-
-
-def check_perplexity(perplexity: float, count: int) -> None:
-    """Refuse a perplexity that so many rows do not allow.
+def choose_perplexity(perplexity: float | None, count: int) -> float:
+    """A perplexity that so many rows allow: by default the papers', or the largest.
 
     Raises
     ------
     InputError
-        If it is below 1 or above (count - 1) / 3.
+        If it is below 1 or above a third of the neighbours that a row can have, (count - 1) / 3.
     """
-    largest = largest_perplexity(count)
+    largest = (count - 1) / 3
     if largest < 1:
         raise InputError(f"t-SNE needs 4 rows or more; got {count}: choose another method, as pca")
+    if perplexity is None:
+        return min(PERPLEXITY, largest)
     if not 1 <= perplexity <= largest:
         raise InputError(
             f"perplexity: expected 1 to {largest:.4g}, a third of the other rows ({count - 1}); got {perplexity:g}"
         )
+    return perplexity
 
 
 def num_neighbors(perplexity: float, count: int) -> int:
@@ -91,11 +85,18 @@ def tsne(
 
     Notes
     -----
-    The papers' maps (P1; script of P2, arXiv 2505.15428) are scikit-learn's TSNE with metric "sqeuclidean" on q.
-    scikit-learn squares whatever its metric returns, so that the Gaussian kernel acts on the squared KL divergence:
-    p_j|i = exp(-b_i KL_ij**2) / sum. openTSNE squares distances in the same way, and gets KL as the distance.
+    The papers' maps (Oyama et al. 2025, arXiv 2502.16173; script of Oyama et al. 2025b, arXiv 2505.15428) are
+    scikit-learn's TSNE with metric "sqeuclidean" on q. scikit-learn squares whatever its metric returns, so that the
+    Gaussian kernel acts on the squared KL divergence: p_j|i = exp(-b_i KL_ij**2) / sum. openTSNE squares distances in
+    the same way, and gets KL as the distance.
     """
     opentsne = _opentsne()
+    # Where to start: the axes scaled to a standard deviation of 1e-4, with a jitter of 1 % of it.
+    scaled = np.round((initial - initial.mean(axis=0)) / initial[:, 0].std(), 6)
+    points, point_of = np.unique(scaled, axis=0, return_inverse=True)
+    jitter = np.random.default_rng(seed).normal(0, _JITTER, points.shape)  # one a point: identical rows stay together
+    start = (scaled + jitter[point_of.reshape(-1)]) * _INITIAL_SD  # (n_models, 2)
+
     affinities = opentsne.affinity.PrecomputedAffinities(
         _affinities(neighbors, kl, perplexity, symmetrize=True), normalize=False
     )
@@ -103,7 +104,7 @@ def tsne(
     estimator = opentsne.TSNE(
         early_exaggeration_iter=early, n_iter=iterations - early, n_jobs=_THREADS, random_state=seed
     )
-    return np.array(estimator.fit(affinities=affinities, initialization=_start(initial, seed)), dtype=np.float64)
+    return np.array(estimator.fit(affinities=affinities, initialization=start), dtype=np.float64)
 
 
 def place(
@@ -135,8 +136,9 @@ def place(
 
     opentsne = _opentsne()
     weights = _affinities(neighbors, kl, perplexity, symmetrize=False, num_reference=len(xy))
-    nothing = opentsne.affinity.PrecomputedAffinities(csr_matrix((len(xy), len(xy))), normalize=False)  # it stays
-    reference = opentsne.TSNEEmbedding(xy, affinities=nothing)
+    # The map stays as it is: its points have no affinities to each other.
+    no_affinities = opentsne.affinity.PrecomputedAffinities(csr_matrix((len(xy), len(xy))), normalize=False)
+    reference = opentsne.TSNEEmbedding(xy, affinities=no_affinities)
     start = np.median(xy[neighbors[:, : max(1, round(perplexity))]], axis=1)
     # FFT interpolation would centre the reference: Barnes-Hut whatever the size.
     partial = opentsne.PartialTSNEEmbedding(
@@ -170,13 +172,6 @@ def _affinities(
         n_reference_samples=num_reference,
         n_jobs=_THREADS,
     )
-
-
-def _start(initial: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    scaled = np.round((initial - initial.mean(axis=0)) / initial[:, 0].std(), 6)
-    places, place_of = np.unique(scaled, axis=0, return_inverse=True)
-    jitter = np.random.default_rng(seed).normal(0, _JITTER, places.shape)  # one a place: identical rows stay together
-    return np.asarray((scaled + jitter[place_of.reshape(-1)]) * _INITIAL_SD)
 
 
 def _opentsne() -> Any:

@@ -13,8 +13,7 @@ import pytest
 
 from llreg.maps.draw.figure import category_colors, write_figure
 from llreg.maps.make import make_map
-from llreg.maps.scene import Column, Scene
-from llreg.maps.scenery import make_scene
+from llreg.maps.scene import Column, Scene, make_scene
 from llreg.registry import Registry
 from llreg_schemas.errors import InputError, MissingExtraError
 
@@ -136,8 +135,8 @@ def test_labels_keep_apart(groups: Registry, tmp_path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Annotation
 
-    from llreg.maps.draw.drawing import style
     from llreg.maps.draw.figure import _STYLE, _figure
+    from llreg.maps.draw.figure import figure_style as style
 
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     names = [f"organisation/model-{k:02d}-instruct" for k in range(24)]

@@ -20,8 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llreg.maps.draw.page import page_html, printable, script_json, write_page
-from llreg.maps.draw.payload import packed, scene_payload
+from llreg.maps.draw.page import packed, page_html, printable, scene_payload, script_json, write_page
 from llreg.maps.scene import Column, Scene
 from llreg_schemas.errors import InputError, MissingExtraError
 

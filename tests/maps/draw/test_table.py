@@ -15,8 +15,7 @@ import pytest
 
 from llreg.maps.draw.table import harmless, write_csv, write_parquet
 from llreg.maps.make import MapResult, make_map, place_onto
-from llreg.maps.scene import Column, Scene
-from llreg.maps.scenery import make_scene
+from llreg.maps.scene import Column, Scene, make_scene
 from llreg.registry import Registry
 
 

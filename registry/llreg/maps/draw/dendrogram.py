@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.atomic import check_output, write_output
-from llreg.maps.draw.drawing import FIGURE_ENDINGS, save, style
+from llreg.geometry.kl.rows import Rows, load_rows, with_distances
+from llreg.geometry.tree.tree import make_tree
+from llreg.geometry.view.view import view_of
+from llreg.maps.draw.figure import FIGURE_ENDINGS, draw_legend, figure_style, save_figure, shorten
 from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from llreg.geometry.kl.rows import Rows
     from llreg.geometry.tree.tree import Method, Tree
     from llreg.geometry.view.view import AnyView
     from llreg.store.contents import Contents
 
 NEWICK_ENDINGS = (".nwk", ".newick", ".tree")
 _WIDTH, _DPI, _MOST_PIXELS = 7.5, 200, 60_000  # inches, dots an inch, and what a raster may measure in either direction
-_LABEL = 80  # characters of a name that are shown
+_NAME_LETTERS = 80  # of a name
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#7a5195", "#9aa500", "#7f2a2a")
-_GREY, _INK = "#9a9a9a", "#222222"
+_GREY, _INK, _SOFT, _RED = "#9a9a9a", "#222222", "#666666", "#b3261e"
 _MARKERS = "osD^v"  # with as many colours: 50 kinds of marks
 _METHODS = {"average": "average linkage of KL", "ward": "Ward linkage", "nj": "neighbour joining of KL, midpoint root"}
 
@@ -83,10 +84,6 @@ def save_tree(
         If a file's ending is not known, no row has the field, or there are too few rows.
     NotFoundError, MissingExtraError, StorageError
     """
-    from llreg.geometry.kl.rows import load_rows, with_distances
-    from llreg.geometry.tree.tree import make_tree
-    from llreg.geometry.view.view import view_of
-
     check_endings(paths)
     rows = load_rows(registry, models, view_of(registry, view))
     if models is None:
@@ -106,13 +103,13 @@ def categories(rows: Rows, field: str) -> Categories:
     InputError
         If no row has such a field.
     """
-    fields = [{**vars(record.identity), **record.declared} for record in rows.records]
-    values = [found.get(field) for found in fields]
+    metadata = [{**vars(record.identity), **record.declared} for record in rows.records]
+    values = [entry.get(field) for entry in metadata]
     if all(value is None for value in values):
-        known = sorted({name for found in fields for name, value in found.items() if isinstance(value, str)})
-        raise InputError(f"no row has the field {field!r}; there is: {', '.join(known)}")
-    shown = [", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for value in values]
-    return Categories(field, [None if value in (None, "") else str(value) for value in shown])
+        fields = sorted({name for entry in metadata for name, value in entry.items() if isinstance(value, str)})
+        raise InputError(f"no row has the field {field!r}; there is: {', '.join(fields)}")
+    texts = [", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for value in values]
+    return Categories(field, [None if value in (None, "") else str(value) for value in texts])
 
 
 def check_endings(paths: Sequence[Path]) -> None:
@@ -171,158 +168,90 @@ def draw_tree(tree: Tree, path: str | Path, *, color: Categories | None = None) 
         If the file cannot be written.
     """
     path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in FIGURE_ENDINGS:
+    if path.suffix.lower() not in FIGURE_ENDINGS:
         raise InputError(f"{path}: a figure is written as {', '.join(FIGURE_ENDINGS)}")
-    with style():
+    with figure_style():
         figure = _figure(tree.midpoint(), color)
-        dots = min(_DPI, _MOST_PIXELS / figure.get_figheight())
-        save(figure, path, dpi=dots, bbox_inches="tight", pad_inches=0.12)
+        dpi = min(_DPI, _MOST_PIXELS / figure.get_figheight())
+        save_figure(figure, path, dpi=dpi, bbox_inches="tight", pad_inches=0.12)
 
 
 def _figure(tree: Tree, color: Categories | None) -> Figure:
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-    spacing = min(max(0.2 * (60 / len(tree)) ** 0.35, 0.085), 0.2)  # inches a leaf
-    size = min(spacing * 72 * 0.62, 8.0)  # points
-    figure = Figure(figsize=(_WIDTH, spacing * (len(tree) + 1)))
+    count = len(tree)
+    spacing = min(max(0.2 * (60 / count) ** 0.35, 0.085), 0.2)  # inches a leaf
+    size = min(spacing * 72 * 0.62, 8.0)  # of names, typographic points
+    figure = Figure(figsize=(_WIDTH, spacing * (count + 1)))
     axes = figure.add_axes((0, 0, 0.62, 1))
     axes.set_axis_off()
-    axes.set_ylim(len(tree) - 0.5, -0.5)
+    axes.set_ylim(count - 0.5, -0.5)  # leaves at whole numbers, from the top down
     longest = float(tree.depths.max()) or 1.0
     axes.set_xlim(-0.01 * longest, longest)
-    heights = _heights(tree)
-    _branches(axes, tree, heights, width=min(max(size / 8, 0.4), 1.0))
-    _names(axes, tree, heights, size, color)
-    _supports(axes, tree, heights, 0.72 * size)
-    _scale(axes, tree, longest, spacing)
+
+    def annotate(text: str, x: float, y: float, shift: tuple[float, float], **options: Any) -> None:
+        options |= {"xytext": shift, "textcoords": "offset points", "parse_math": False, "annotation_clip": False}
+        axes.annotate(text, (x, y), **options)
+
+    # Branches: inner nodes amid their children, a vertical line across them, a horizontal one to each.
+    heights = [float(start) for start in tree.starts[:count]]
+    lines = []
+    for node, children in enumerate(tree.children, start=count):
+        ends = [heights[child] for child in children]
+        heights.append((min(ends) + max(ends)) / 2)
+        depth = tree.depths[node]
+        lines.append([(depth, min(ends)), (depth, max(ends))])
+        lines += [[(depth, heights[child]), (tree.depths[child], heights[child])] for child in children]
+    width = min(max(size / 8, 0.4), 1.0)
+    branches = LineCollection(lines, colors=_INK, linewidths=width, capstyle="projecting", clip_on=False)
+    axes.add_collection(branches, autolim=False)
+
+    # Leaves: marks and names.
+    marks = _marks(color) if color else {}
+    for value, (ink, marker) in marks.items():
+        assert color is not None
+        leaves = [leaf for leaf in range(count) if color.values[leaf] == value]
+        x, y = tree.depths[leaves], np.array(heights)[leaves]
+        axes.plot(x, y, marker, color=ink, markersize=0.62 * size, markeredgewidth=0, clip_on=False)
+    gap = 2.0 + 0.62 * size if color else 3.0
+    for leaf, label in enumerate(tree.labels):
+        name = shorten(label, _NAME_LETTERS)
+        annotate(name, tree.depths[leaf], heights[leaf], (gap, 0), va="center_baseline", fontsize=size, color=_INK)
+
+    # Support of inner nodes; NaN is not below 1.
+    for node in range(count, len(tree.lengths)):
+        if tree.support[node] < 1:
+            percent = f"{min(round(100 * tree.support[node]), 99)}"
+            options = {"ha": "right", "va": "bottom", "fontsize": 0.72 * size, "color": _RED}
+            annotate(percent, tree.depths[node], heights[node], (-1.5, 1.0), **options)
+
+    # Under the tree a bar of a round length, and what the figure shows.
+    bar = round_length(0.2 * longest)
+    unit = "√(bit/byte)" if tree.unit.startswith("sqrt") else tree.unit
+    below = count - 0.5 + 0.12 / spacing
+    axes.plot([0, bar], [below, below], color=_INK, linewidth=1.2, clip_on=False, solid_capstyle="butt")
+    annotate(f"{bar:g} {unit}", bar, below, (4, 0), va="center_baseline", fontsize=7.5, color=_INK)
+    annotate(_caption(tree), 0, below, (0, -6), va="top", fontsize=6.5, color=_SOFT)
+
     if color:
-        _legend(axes, color, spacing)
+        names = ["unknown" if value is None else shorten(value, _NAME_LETTERS) for value in marks]
+        entries = [(name, *mark) for name, mark in zip(names, marks.values(), strict=True)]
+        options = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(len(marks), 3), "borderpad": 0}
+        options |= {"fontsize": 7.5, "title_fontsize": 7.5, "handletextpad": 0.1}
+        draw_legend(axes, shorten(color.title, _NAME_LETTERS), entries, markersize=6, **options)
     return figure
 
 
-def _heights(tree: Tree) -> list[float]:
-    """Vertical position of each node: leaves at whole numbers, inner nodes amid their children."""
-    heights = [float(place) for place in tree.starts[: len(tree)]]
-    for children in tree.children:
-        places = [heights[child] for child in children]
-        heights.append((min(places) + max(places)) / 2)
-    return heights
-
-
-def _branches(axes: Axes, tree: Tree, heights: list[float], width: float) -> None:
-    from matplotlib.collections import LineCollection
-
-    lines = []
-    for node, children in enumerate(tree.children, start=len(tree)):
-        at, places = tree.depths[node], [heights[child] for child in children]
-        lines.append([(at, min(places)), (at, max(places))])
-        lines += [[(at, heights[child]), (tree.depths[child], heights[child])] for child in children]
-    collection = LineCollection(lines, colors=_INK, linewidths=width, capstyle="projecting", clip_on=False)
-    axes.add_collection(collection, autolim=False)
-
-
-def _names(axes: Axes, tree: Tree, heights: list[float], size: float, color: Categories | None) -> None:
-    if color:
-        _leaf_marks(axes, tree, heights, size, color)
-    for leaf, label in enumerate(tree.labels):
-        axes.annotate(
-            _shown(label),
-            (tree.depths[leaf], heights[leaf]),
-            xytext=(2.0 + 0.62 * size if color else 3.0, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=size,
-            color=_INK,
-            parse_math=False,
-            annotation_clip=False,
-        )
-
-
-def _leaf_marks(axes: Axes, tree: Tree, heights: list[float], size: float, color: Categories) -> None:
-    for value, (ink, marker) in _marks(color).items():
-        leaves = [leaf for leaf in range(len(tree)) if color.values[leaf] == value]
-        x, y = tree.depths[leaves], np.array(heights)[leaves]
-        axes.plot(x, y, marker, color=ink, markersize=0.62 * size, markeredgewidth=0, clip_on=False)
-
-
-def _supports(axes: Axes, tree: Tree, heights: list[float], size: float) -> None:
-    for node in range(len(tree), len(tree.lengths)):
-        if tree.support[node] < 1:  # NaN is not
-            axes.annotate(
-                f"{min(round(100 * tree.support[node]), 99)}",
-                (tree.depths[node], heights[node]),
-                xytext=(-1.5, 1.0),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                fontsize=size,
-                color="#b3261e",
-            )
-
-
-def _scale(axes: Axes, tree: Tree, longest: float, spacing: float) -> None:
-    """A bar of a round length, and what the figure shows, under the tree."""
-    bar = round_length(0.2 * longest)
-    unit = "√(bit/byte)" if tree.unit.startswith("sqrt") else tree.unit
-    below = len(tree) - 0.5 + 0.12 / spacing
-    axes.plot([0, bar], [below, below], color=_INK, linewidth=1.2, clip_on=False, solid_capstyle="butt")
-    _note(axes, (bar, below), f"{bar:g} {unit}", (4, 0), "center_baseline", 7.5, _INK)
-    _note(axes, (0, below), "\n".join(_caption(tree)), (0, -6), "top", 6.5, "#666666")
-
-
-def _note(
-    axes: Axes, at: tuple[float, float], text: str, shift: tuple[float, float], va: Any, size: float, ink: str
-) -> None:
-    axes.annotate(
-        text,
-        at,
-        xytext=shift,
-        textcoords="offset points",
-        va=va,
-        fontsize=size,
-        color=ink,
-        parse_math=False,
-        annotation_clip=False,
-    )
-
-
-def _caption(tree: Tree) -> list[str]:
+def _caption(tree: Tree) -> str:
     attrs = tree.attrs
     if not attrs:
-        return [f"{len(tree)} models"]
-    lines = [
-        f"{_METHODS[attrs['method']]}; {attrs['view_description']}",
-        f"{attrs['registry']}, version {attrs['version'][:12]}, {len(tree)} models",
-    ]
+        return f"{len(tree)} models"
+    lines = [f"{_METHODS[attrs['method']]}; {attrs['view_description']}"]
     if attrs["bootstrap"]:
-        lines.insert(1, f"support below 100 % in red, of {attrs['bootstrap']} resamples of the texts")
-    return [printable(line) for line in lines]
-
-
-def _legend(axes: Axes, color: Categories, spacing: float) -> None:
-    from matplotlib.lines import Line2D
-
-    marks = _marks(color)
-    handles = [Line2D([], [], color=ink, marker=marker, linestyle="none", mew=0) for ink, marker in marks.values()]
-    legend = axes.legend(
-        handles,
-        ["?"] * len(marks),  # set below: a label that starts with an underscore would be left out
-        title=_shown(color.title),
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=min(len(marks), 3),
-        fontsize=7.5,
-        title_fontsize=7.5,
-        frameon=False,
-        alignment="left",
-        handletextpad=0.1,
-        borderpad=0,
-    )
-    for text, value in zip(legend.get_texts(), marks, strict=True):
-        text.set_text("unknown" if value is None else _shown(value))
-    for text in (legend.get_title(), *legend.get_texts()):
-        text.set_parse_math(False)
+        lines.append(f"support below 100 % in red, of {attrs['bootstrap']} resamples of the texts")
+    lines.append(f"{attrs['registry']}, version {attrs['version'][:12]}, {len(tree)} models")
+    return "\n".join(printable(line) for line in lines)
 
 
 def _marks(color: Categories) -> dict[str | None, tuple[str, str]]:
@@ -339,9 +268,3 @@ def round_length(length: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not above a length."""
     power = 10.0 ** math.floor(math.log10(length))
     return max(step * power for step in (1, 2, 5) if step == 1 or step * power <= length * (1 + 1e-9))
-
-
-def _shown(name: str) -> str:
-    """A name as it is drawn: escaped, and cut in the middle if it is very long."""
-    text = printable(name)
-    return text if len(text) <= _LABEL else f"{text[: _LABEL // 2]}…{text[-_LABEL // 2 :]}"

@@ -16,23 +16,36 @@ if TYPE_CHECKING:
 
 _SIZE = 6.0  # points
 _PASSES = 4  # times that every name may choose again, knowing where the others are
-_AROUND = 12  # directions from a point
+_DIRECTIONS = 12  # from a point
 _REACHES = (0.0, 6.0, 12.0, 20.0, 30.0, 42.0)  # distances, points; from the second on, a line leads to the point
 
 
 @dataclass(frozen=True)
-class _Spot:
-    """A place for a name: its middle as seen from the point, and how far off it is, in typographic points."""
+class _Spots:
+    """Where the name of one point may stand, the nearest spots first; lengths are typographic points.
 
-    across: float
-    up: float
-    reach: float
+    Attributes
+    ----------
+    middle : float64 array of shape (n_spots, 2)
+        Of the name, as seen from the point.
+    reach : float64 array of shape (n_spots,)
+        How far off the name is; above 0 a line leads to the point.
+    half : float64 array of shape (2,)
+        Half the width and height of the name.
+    boxes : float64 array of shape (n_spots, 4)
+        What the name would cover: x0, y0, x1, y1 in the figure.
+    """
+
+    middle: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    half: NDArray[np.float64]
+    boxes: NDArray[np.float64]
 
 
 def place_labels(axes: Axes, xy: NDArray[np.float64], names: Mapping[int, str], size: float, *, ink: str) -> None:
     """Write names beside points.
 
-    Each name takes the place, of twelve directions and six distances, where it covers least of other names and of
+    Each name takes the spot, of twelve directions and six distances, where it covers least of other names and of
     points; then each may choose again, a few times over.
 
     Parameters
@@ -48,91 +61,65 @@ def place_labels(axes: Axes, xy: NDArray[np.float64], names: Mapping[int, str], 
     """
     if not names:
         return
-    renderer = _renderer(axes)
-    dot = renderer.points_to_pixels(1.0)  # pixels a typographic point
-    pixels = axes.transData.transform(xy) / dot  # all lengths from here on are typographic points
-    marks = np.column_stack([pixels - size / 2, pixels + size / 2])
-    frame = axes.get_window_extent(renderer).extents / dot
-    sizes = {k: _measure(axes, name, renderer, dot) for k, name in names.items()}
-    spots = {k: _spots(*box, size / 2 + 1.5) for k, box in sizes.items()}
-    boxes = {k: _boxes(pixels[k], spots[k], *box) for k, box in sizes.items()}
-    for k, spot in _choose(list(names), spots, boxes, marks, frame).items():
-        _write(axes, xy[k], names[k], spots[k][spot], sizes[k], ink)
-
-
-def _renderer(axes: Axes) -> Any:
-    """A renderer that knows how large text is, whatever the figure is saved as later."""
+    # A renderer that knows how large text is, whatever the figure is saved as later.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = axes.get_figure(root=True)
     assert figure is not None
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # lays out: the limits of the data depend on the shape of the axes
-    return canvas.get_renderer()
+    renderer = canvas.get_renderer()
+    dot = renderer.points_to_pixels(1.0)  # pixels a typographic point
+    points = axes.transData.transform(xy) / dot  # all lengths from here on are typographic points
+    marks = np.column_stack([points - size / 2, points + size / 2])  # (n_models, 4)
+    frame = axes.get_window_extent(renderer).extents / dot
+
+    spots = {}
+    for k, name in names.items():
+        text = axes.text(0, 0, name, fontsize=_SIZE, parse_math=False)
+        extent = text.get_window_extent(renderer)
+        text.remove()
+        spots[k] = _spots(points[k], float(extent.width) / dot, float(extent.height) / dot, gap=size / 2 + 1.5)
+    for k, spot in _choose(spots, marks, frame).items():
+        _write(axes, xy[k], names[k], spots[k], spot, ink)
 
 
-def _measure(axes: Axes, name: str, renderer: Any, dot: float) -> tuple[float, float]:
-    text = axes.text(0, 0, name, fontsize=_SIZE, parse_math=False)
-    extent = text.get_window_extent(renderer)
-    text.remove()
-    return float(extent.width) / dot, float(extent.height) / dot
-
-
-def _spots(width: float, height: float, gap: float) -> list[_Spot]:
-    """Places around a point for a name of some size, the nearest first."""
-    angles = 2 * np.pi * np.arange(_AROUND) / _AROUND
-    return [
-        _Spot(
-            float(np.cos(angle) * (gap + reach) + _side(np.cos(angle)) * width / 2),
-            float(np.sin(angle) * (gap + reach) + _side(np.sin(angle)) * height / 2),
-            reach,
-        )
-        for reach in _REACHES
-        for angle in angles
-    ]
-
-
-def _side(part: float) -> float:
-    """-1, 0 or 1: on which side of the point a name ends, or that it is centred."""
-    return 0.0 if abs(part) < 0.1 else float(np.sign(part))
-
-
-def _boxes(at: NDArray[np.float64], spots: list[_Spot], width: float, height: float) -> NDArray[np.float64]:
-    """Where a name would be: x0, y0, x1, y1 for each spot."""
-    middles = at + np.array([[spot.across, spot.up] for spot in spots])
+def _spots(point: NDArray[np.float64], width: float, height: float, gap: float) -> _Spots:
+    """Spots around a point for a name of some size."""
+    reach = np.repeat(_REACHES, _DIRECTIONS)
+    angles = np.tile(2 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS, len(_REACHES))
+    directions = np.column_stack([np.cos(angles), np.sin(angles)])
     half = np.array([width, height]) / 2
-    return np.column_stack([middles - half, middles + half])
+    # A name ends at the side of the point that it is on, or is centred where it is straight above or beside it.
+    sides = np.where(np.abs(directions) < 0.1, 0.0, np.sign(directions))
+    middle = directions * (gap + reach)[:, None] + sides * half
+    return _Spots(middle, reach, half, np.column_stack([point + middle - half, point + middle + half]))
 
 
-def _choose(
-    order: list[int],
-    spots: Mapping[int, list[_Spot]],
-    boxes: Mapping[int, NDArray[np.float64]],
-    marks: NDArray[np.float64],
-    frame: NDArray[np.float64],
-) -> dict[int, int]:
-    """The spot of each name."""
+def _choose(spots: Mapping[int, _Spots], marks: NDArray[np.float64], frame: NDArray[np.float64]) -> dict[int, int]:
+    """The position of the chosen spot of each name."""
+    # What a spot costs whatever the other names do: points covered, leaving the frame, the line to the point.
     fixed = {
-        k: 2 * _overlaps(boxes[k], marks)
-        + 50 * _outside(boxes[k], frame)
-        + np.array([0.0 if spot.reach == 0 else 5 + spot.reach for spot in spots[k]])
-        for k in order
+        k: 2 * _overlaps(around.boxes, marks)
+        + 50 * _outside(around.boxes, frame)
+        + np.where(around.reach == 0, 0.0, 5 + around.reach)
+        for k, around in spots.items()
     }
     chosen: dict[int, int] = {}
     for _ in range(_PASSES):
-        before = dict(chosen)
-        for k in order:
-            others = np.array([boxes[other][spot] for other, spot in chosen.items() if other != k]).reshape(-1, 4)
-            chosen[k] = int(np.argmin(fixed[k] + 6 * _overlaps(boxes[k], others)))
-        if chosen == before:
+        previous = dict(chosen)
+        for k in spots:
+            other_names = np.array([spots[j].boxes[spot] for j, spot in chosen.items() if j != k]).reshape(-1, 4)
+            chosen[k] = int(np.argmin(fixed[k] + 6 * _overlaps(spots[k].boxes, other_names)))
+        if chosen == previous:
             break
     return chosen
 
 
-def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Area of each box that others cover, in sum, float64 array of shape (n_boxes,)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+def _overlaps(boxes: NDArray[np.float64], covers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area of each box that other boxes cover, in sum, float64 array of shape (n_boxes,)."""
+    low = np.maximum(boxes[:, None, :2], covers[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], covers[None, :, 2:])  # (n_boxes, n_covers, 2)
     return np.asarray(np.maximum(high - low, 0).prod(axis=2).sum(axis=1))
 
 
@@ -143,26 +130,23 @@ def _outside(boxes: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[
     )
 
 
-def _write(axes: Axes, at: NDArray[np.float64], name: str, spot: _Spot, box: tuple[float, float], ink: str) -> None:
-    """A name whose middle, as its size, is given in typographic points."""
+def _write(axes: Axes, point: NDArray[np.float64], name: str, spots: _Spots, spot: int, ink: str) -> None:
     offset: dict[str, Any] = {
-        "xy": (float(at[0]), float(at[1])),
+        "xy": (float(point[0]), float(point[1])),
         "textcoords": "offset points",
         "annotation_clip": False,
         "parse_math": False,
     }
-    if spot.reach > 0:
-        half = np.array(box) / 2
-        middle = np.array([spot.across, spot.up])
-        end = np.clip(0.0, middle - half, middle + half)  # on the edge that faces the point
+    middle = spots.middle[spot]
+    if spots.reach[spot] > 0:
+        end = np.clip(0.0, middle - spots.half, middle + spots.half)  # on the edge that faces the point
         line = {"arrowstyle": "-", "color": "#9a9a9a", "lw": 0.4, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xytext=(float(end[0]), float(end[1])), arrowprops=line, **offset)
-    axes.annotate(
-        name, xytext=(spot.across, spot.up), ha="center", va="center", fontsize=_SIZE, color=ink, zorder=4, **offset
-    )
+    position = float(middle[0]), float(middle[1])
+    axes.annotate(name, xytext=position, ha="center", va="center", fontsize=_SIZE, color=ink, zorder=4, **offset)
 
 
-def matching(row_ids: Sequence[str], names: Sequence[str], labels: Sequence[str]) -> list[int]:
+def match_labels(row_ids: Sequence[str], names: Sequence[str], labels: Sequence[str]) -> list[int]:
     """Positions of the rows that labels name: by row id, model name or shown name; each once.
 
     Raises
@@ -170,11 +154,11 @@ def matching(row_ids: Sequence[str], names: Sequence[str], labels: Sequence[str]
     InputError
         If a label names none.
     """
-    known = [{row_id, row_id.rpartition("@")[0], name} for row_id, name in zip(row_ids, names, strict=True)]
-    found: list[int] = []
+    names_of = [{row_id, row_id.rpartition("@")[0], name} for row_id, name in zip(row_ids, names, strict=True)]
+    positions: list[int] = []
     for label in labels:
-        matches = [k for k, shown in enumerate(known) if label in shown]
+        matches = [k for k, row_names in enumerate(names_of) if label in row_names]
         if not matches:
             raise InputError(f"no model {label} on the map; names as in: llreg ls")
-        found += matches
-    return list(dict.fromkeys(found))
+        positions += matches
+    return list(dict.fromkeys(positions))

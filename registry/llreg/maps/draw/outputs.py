@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llreg.atomic import check_output, check_place
-from llreg.maps.align import COMMON_ROWS
 from llreg.maps.document import Map, read_map
-from llreg.maps.draw.drawing import FIGURE_ENDINGS
-from llreg.maps.draw.labels import matching
+from llreg.maps.draw.figure import FIGURE_ENDINGS
+from llreg.maps.draw.labels import match_labels
 from llreg.maps.make import make_map, place_onto
+from llreg.maps.placement import COMMON_ROWS
+from llreg.maps.scene import find_column, make_scene
 from llreg.maps.tsne import ITERATIONS
+from llreg.store.annotations import table_file
 from llreg_schemas.errors import InputError, LlregError, MissingExtraError
 
 if TYPE_CHECKING:
     from llreg.geometry.view.view import AnyView
-    from llreg.maps.make import MapResult, Method
+    from llreg.maps.embedding import Method
+    from llreg.maps.make import MapResult
     from llreg.store.contents import Contents
 
 _MAP = ".json"
@@ -77,8 +80,6 @@ def save_map(
         If options do not go together, a setting is impossible, or as in `check_outputs` and `write_outputs`.
     NotFoundError, MissingExtraError, StorageError
     """
-    from llreg.store.annotations import table_file
-
     tsne = {"perplexity": perplexity, "iterations": iterations}
     settings = {"method": method, **tsne, "seed": seed, "align": align, "ellipses": ellipses, "view": view}
     if method not in (None, "tsne") and (ignored := [name for name, value in tsne.items() if value is not None]):
@@ -216,15 +217,12 @@ def write_outputs(
     StorageError
         If a file cannot be written.
     """
-    from llreg.maps.columns import find_column
-    from llreg.maps.scenery import make_scene
-
     endings = {path: path.suffix.lower() for path in paths}
     # Names and columns are looked up before anything is written, also if only a map document is asked for.
     rows = result.rows
     labelled = None
     if labels is not None:
-        labelled = [rows.row_ids[k] for k in matching(rows.row_ids, rows.labels, labels)]
+        labelled = [rows.row_ids[k] for k in match_labels(rows.row_ids, rows.labels, labels)]
     scene = make_scene(result, scores=scores) if set(endings.values()) != {_MAP} or scores or color else None
     column = find_column(scene.columns, color).name if scene and color else None
     # A map that is there may be published: it is replaced last, when the rest has been written.

@@ -6,23 +6,29 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llreg.atomic import write_output
-from llreg.maps.draw.payload import scene_payload
 from llreg_schemas.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from bokeh.plotting import figure
+    from numpy.typing import NDArray
 
-    from llreg.maps.scene import Scene
+    from llreg.maps.scene import Column, Scene
 
 WEBGL_FROM = 3000  # points; a canvas draws fewer as fast, and its page is 0.2 MB smaller
 SCRIPTS = ("format", "data", "color", "plot", "legend", "panel", "csv", "state", "actions", "main")  # page_*.js
+_EPOCH = date(1970, 1, 1)
 
 _READ_FREE = (
     "Models that are near each other give the texts similar likelihoods. The axes have no meaning of their own, and "
@@ -74,12 +80,35 @@ def page_html(scene: Scene, *, color: str | None = None) -> str:
     ------
     InputError, MissingExtraError
     """
-    _check_color(scene, color)
+    columns = [column.name for column in scene.columns]
+    if color is not None and color not in columns:
+        raise InputError(f"no column {color!r} to colour by; there are: {', '.join(columns) or 'none'}")
+    try:
+        from bokeh.resources import Resources
+    except ImportError as error:
+        raise MissingExtraError("bokeh", "map") from error
+
     webgl = len(scene.names) >= WEBGL_FROM
-    scripts = {"bokeh": _bokeh_script(webgl), "script": _own_script()}
+    inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
+    # One kind of line end, as the HTML parser will make them, or the hash would not match.
+    bokeh = re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))
+    own = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{own}}})();\n'
+
+    # Only these two scripts run, by their hashes; nothing is fetched.
+    digests = [hashlib.sha256(text.encode()).digest() for text in (bokeh, script)]
+    allowed = [f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests]
+    if webgl:
+        allowed.append("'unsafe-eval'")  # Bokeh's WebGL (regl) compiles its draw commands with `Function`
+    policy = (
+        f"default-src 'none'; script-src {' '.join(allowed)}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
     parts = {
-        **scripts,
-        "policy": _policy(scripts.values(), webgl),
+        "bokeh": bokeh,
+        "script": script,
+        "policy": policy,
         "title": html.escape(printable(scene.title)),
         "subtitle": html.escape(printable(scene.subtitle)),
         "style": _asset("page.css"),
@@ -105,39 +134,94 @@ def script_json(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _check_color(scene: Scene, color: str | None) -> None:
-    names = [column.name for column in scene.columns]
-    if color is not None and color not in names:
-        raise InputError(f"no column {color!r} to colour by; there are: {', '.join(names) or 'none'}")
-
-
 def _asset(name: str) -> str:
     return resources.files("llreg.maps.draw").joinpath(name).read_text("utf-8")
 
 
-def _own_script() -> str:
-    body = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
-    return f'(() => {{\n"use strict";\n{body}}})();\n'
+def scene_payload(scene: Scene) -> dict[str, Any]:
+    """What the page's script reads.
+
+    Parameters
+    ----------
+    scene : Scene
+
+    Returns
+    -------
+    dict
+        JSON-able. Arrays are ``{"type": "f4", "data": base64}``, little-endian and flat. Coordinates and KL are
+        float32, which is finer than a screen and than any standard error; columns of numbers stay float64.
+    """
+    from bokeh.palettes import Viridis256
+
+    index = np.asarray(scene.neighbors)
+    k = index.shape[1] if index.ndim == 2 and len(index) == len(scene.names) else 0
+    relations = sorted({relation for _, _, relation in scene.edges})
+    links = [link if link and link.startswith("https://") else None for link in scene.links]
+    return {
+        "ids": list(scene.row_ids),
+        "names": list(scene.names),
+        "links": links if any(scene.links) else [],
+        "xy": packed(scene.xy, "f4"),
+        "free": not any(scene.axes),
+        "columns": [_column(column) for column in scene.columns],
+        "neighbors": {
+            "k": k,
+            "rows": _packed_indices(index[:, :k] + 1),  # 0: none
+            "kl": packed(scene.kl[:, :k], "f4"),
+            "se": packed(scene.kl_se[:, :k], "f4"),
+        },
+        "edges": {
+            "parent": _packed_indices([parent for parent, _, _ in scene.edges]),
+            "child": _packed_indices([child for _, child, _ in scene.edges]),
+            "relation": _packed_indices([relations.index(relation) for _, _, relation in scene.edges]),
+            "relations": relations,
+        },
+        "trajectories": [{"name": name, "rows": [int(row) for row in rows]} for name, rows in scene.trajectories],
+        "ellipses": None if scene.ellipses is None else packed(scene.ellipses, "f4"),
+        "placed": None if scene.placed is None else packed(scene.placed, "u1"),
+        # Viridis: perceptually uniform, also for colour-blind eyes.
+        "palette": [color.lower() for color in (*Viridis256[::4], Viridis256[-1])],
+    }
 
 
-def _bokeh_script(webgl: bool) -> str:
+def packed(values: Any, kind: str) -> dict[str, str]:
+    """A flat array as ``{"type", "data"}``; `kind` is a NumPy type without byte order, as "f4"."""
+    array = np.ascontiguousarray(np.asarray(values).astype("<" + kind))
+    return {"type": kind, "data": base64.b64encode(array.tobytes()).decode("ascii")}
+
+
+def _packed_indices(values: Any) -> dict[str, str]:
+    """Non-negative integers in the narrowest type that holds them."""
+    array: NDArray[np.int64] = np.asarray(values, dtype=np.int64)
+    largest = int(array.max(initial=0))
+    return packed(array, "u1" if largest < 1 << 8 else "u2" if largest < 1 << 16 else "u4")
+
+
+def _column(column: Column) -> dict[str, Any]:
+    head = {"name": column.name, "title": column.title, "kind": column.kind, "unit": column.unit, "log": column.log}
+    if column.kind != "category":
+        number = _day if column.kind == "date" else _number
+        return head | {"values": packed([number(value) for value in column.values], "f8")}
+    # Levels, most frequent first and then by name; codes count from 1, and 0 is unknown.
+    unknown = [value is None or (isinstance(value, float) and math.isnan(value)) for value in column.values]
+    texts = ["" if missing else str(value) for value, missing in zip(column.values, unknown, strict=True)]
+    counts = Counter(text for text in texts if text)
+    levels = sorted(counts, key=lambda level: (-counts[level], level))
+    code = {level: k for k, level in enumerate(levels, 1)} | {"": 0}
+    return head | {"levels": levels, "codes": _packed_indices([code[text] for text in texts])}
+
+
+def _number(value: str | float | None) -> float:
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan
+
+
+def _day(value: str | float | None) -> float:
+    """Days since 1970; NaN where unknown, also for text that is no date, as cards hold it."""
     try:
-        from bokeh.resources import Resources
-    except ImportError as error:
-        raise MissingExtraError("bokeh", "map") from error
-    inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
-    return re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))  # as the HTML parser will, or the hash would not match
-
-
-def _policy(scripts: Iterable[str], webgl: bool) -> str:
-    """The Content-Security-Policy: the page's own scripts run, nothing is loaded, nothing is sent."""
-    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
-    # Bokeh's WebGL (regl) compiles its draw commands with `Function`; its canvas does without.
-    allowed = " ".join([*hashes, "'unsafe-eval'"] if webgl else hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'none'; base-uri 'none'; form-action 'none'"
-    )
+        return float((date.fromisoformat(str(value)[:10]) - _EPOCH).days)
+    except ValueError:
+        return math.nan
 
 
 def _plot_json(scene: Scene, webgl: bool) -> dict[str, Any]:
