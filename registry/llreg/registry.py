@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llreg.geometry.view.view import View
     from llreg.hub.judge.verdict import Verdict
     from llreg.hub.sync.pull import PullResult
-    from llreg.hub.sync.sending import PushResult
+    from llreg.hub.sync.upload import PushResult
     from llreg.maps.document import Map
     from llreg.maps.make import MapResult
     from llreg.store.annotations import Annotations

@@ -11,7 +11,7 @@ from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.hub.sync.sending import PushResult
+    from llreg.hub.sync.upload import PushResult
 
 
 _SHOWN = 20  # rows named one by one

@@ -6,17 +6,21 @@ import shutil
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Progress, Repo, blob_oid, is_repo_id
-from llreg.hub.sync.holdings import holds, incomparable, is_sound_document, usable
-from llreg.hub.sync.incoming import Incoming, staging
-from llreg.hub.sync.published import Published, look
-from llreg.hub.sync.receiving import receive
-from llreg.hub.sync.tables import to_take
+from llreg.hub.sync.download import Download, download, download_directory
+from llreg.hub.sync.state import (
+    RemoteState,
+    differing_part,
+    has_rows,
+    is_valid_document,
+    list_state,
+    readable,
+    tables_to_download,
+)
 from llreg.store.build import Source, gather, put_build, row_sources, save_dropped_rows, write_build
 from llreg.store.contents import Contents, open_folder
 from llreg.store.init import prepare
@@ -27,8 +31,9 @@ from llreg_schemas import RowRecord, version_id
 from llreg_schemas.errors import HubNotFoundError, InputError, LlregWarning
 from llreg_schemas.records import RegistryInfo
 
-_STALE = 2  # times to ask again where main lacks published rows that are here
-_STALE_SECONDS = 1.0
+# The Hub may answer for a moment with what a branch was before its last commit.
+_STALE_TRIES = 3  # where main lacks published rows that are here
+_STALE_SECONDS = 1.0  # between the tries
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,10 @@ def clone(
     return _pull(root, None, repo, revision, progress)
 
 
-def directory_for(repo: str, given: str | None) -> Path:
+def directory_for(repo: str, option: str | None) -> Path:
     """Where `llreg pull REPO` puts a registry: what -r says, the enclosing registry if it came from there, or ./name."""
-    if given is not None and not is_repo_id(given):
-        return Path(given)
+    if option is not None and not is_repo_id(option):
+        return Path(option)
     for directory in enclosing():
         if (directory / CONFIG).is_file():
             pin = read_pin(directory)
@@ -139,47 +144,42 @@ def _pull(
     root: Path, registry: Contents | None, repo: str | None, revision: str | None, progress: Progress | None
 ) -> PullResult:
     with atomic.lock(root, "hub"):
-        pin = _pin_to(root, repo, revision)
+        pin = read_pin(root)
+        if pin is None or (repo is not None and repo != pin.repo):
+            if repo is None:
+                raise InputError(f"{root} was not pulled from the Hub; say from where: llreg pull ORG/NAME")
+            if pin is not None and pin.commit:
+                raise InputError(f"{root} was pulled from {pin.repo}; pull {repo} into a directory of its own")
+            pin = Pin(repo)
+        if revision is not None:
+            pin = replace(pin, revision=revision)
         target = Repo(pin.repo)
-        for _ in range(_STALE):
-            with suppress(OlderRevisionError):
-                return _pull_at(target, resolve(target, pin.revision), root, registry, pin, progress)
-            if pin.revision != MAIN:
-                break
-            # The Hub may answer for a moment with what a branch was before its last commit.
+        tries = _STALE_TRIES if pin.revision == MAIN else 1
+        while True:
+            try:
+                return _pull_commit(target, resolve(target, pin.revision), root, registry, pin, progress)
+            except OlderRevisionError:
+                tries -= 1
+                if not tries:
+                    raise
             time.sleep(_STALE_SECONDS)
-        return _pull_at(target, resolve(target, pin.revision), root, registry, pin, progress)
 
 
-def _pull_at(
+def _pull_commit(
     target: Repo, commit: str, root: Path, registry: Contents | None, pin: Pin, progress: Progress | None
 ) -> PullResult:
-    local = None if registry is None else usable(registry)
-    if registry is not None and registry is local and commit == pin.commit and _is_whole(registry, pin):
+    local = None if registry is None else readable(registry)
+    is_pinned = registry is local and commit == pin.commit
+    if registry is not None and is_pinned and has_rows(registry, pin.digests(), registry.retractions()):
         write_pin(root, pin)
-        return _result(pin, commit, root, registry.records())
-    published = look(target, commit, pin)
-    incoming = receive(target, published, root, local, pin.digests(), to_take(published, root, pin), progress)
-    result = apply(incoming, root, local, pin)
+        records = registry.records()
+        return _result(pin, commit, root, records, records)
+    remote = list_state(target, commit, pin)
+    tables = tables_to_download(remote, root, pin)
+    result = apply(download(target, remote, root, local, pin.digests(), tables, progress), root, local, pin)
     if registry is not None:
         registry.reload()
     return result
-
-
-def _is_whole(registry: Contents, pin: Pin) -> bool:
-    """Whether the accepted rows that were published at the pinned commit are all here, intact."""
-    return holds(registry, pin.digests(), registry.retractions())
-
-
-def _pin_to(root: Path, repo: str | None, revision: str | None) -> Pin:
-    pin = read_pin(root)
-    if pin is None or (repo is not None and repo != pin.repo):
-        if repo is None:
-            raise InputError(f"{root} was not pulled from the Hub; say from where: llreg pull ORG/NAME")
-        if pin is not None and pin.commit:
-            raise InputError(f"{root} was pulled from {pin.repo}; pull {repo} into a directory of its own")
-        pin = Pin(repo)
-    return pin if revision is None else replace(pin, revision=revision)
 
 
 def resolve(repo: Repo, revision: str) -> str:
@@ -197,39 +197,69 @@ def resolve(repo: Repo, revision: str) -> str:
         raise
 
 
-def apply(incoming: Incoming, root: Path, registry: Contents | None, pin: Pin) -> PullResult:
-    """Put what came into the registry; one rename makes its rows change for readers. The caller reloads it."""
-    _mend_documents(incoming, root)
-    check_same(incoming, registry, pin)
-    retracted = retracted_rows(incoming, registry)
-    records = merged_records(incoming, registry, retracted)
-    before = {} if registry is None else {record.digest: record for record in registry.records()}
-    with atomic.lock(root, "build"), atomic.staging_directory(root) as fresh:
-        info = settled(incoming, registry, pin)
+def apply(downloaded: Download, root: Path, registry: Contents | None, pin: Pin) -> PullResult:
+    """Put what came into the registry; one rename makes its rows change for readers. The caller reloads it.
+
+    Parameters
+    ----------
+    downloaded : Download
+    root : Path
+        Directory of the registry.
+    registry : Contents or None
+        It, if there is one already.
+    pin : Pin
+        What it was pinned to until now.
+    """
+    remote = downloaded.remote
+    # Documents that are here and bad are replaced first: with them, nothing here can be read.
+    for path in remote.documents:
+        is_on_both_sides = (downloaded.root / path).is_file() and (root / path).is_file()
+        if is_on_both_sides and not is_valid_document(root, path, downloaded.registry.info):
+            _put(downloaded, root, path)
+    check_compatible(downloaded, registry, pin)
+    retracted = remote.document_names("retractions")
+    if registry is not None:
+        retracted |= registry.retractions().keys()
+    records = merged_records(downloaded, registry, retracted)
+    previous = [] if registry is None else registry.records()
+    with atomic.lock(root, "build"), atomic.staging_directory(root) as staging:
+        info = merged_info(downloaded, registry, pin)
         if registry is not None:
             # First of all: who has read the old build's records finds the values of retracted rows in files.
             save_dropped_rows(registry, records.values())
-        build_from(incoming, registry, records, info, retracted, fresh)
-        _put_documents(incoming, root, "subsets")
+        write_merged_build(downloaded, registry, records, info, retracted, staging)
+        # Before the build, what its rows need; after it, what tells of rows that readers must have first.
+        _put_documents(downloaded, root, "subsets")
         if registry is None:
-            _put(incoming.root / TEXTS, root, TEXTS)
-        if (incoming.root / RECIPE).is_file() and not (root / RECIPE).is_file():
-            _put(incoming.root / RECIPE, root, RECIPE)
-        put_build(root, fresh)
-        _prefer_published(incoming, registry)
-        for digest in incoming.files.keys() - records.keys():  # retracted: kept as files
-            _put(incoming.files[digest], root, str(incoming.files[digest].relative_to(incoming.root)))
-        _put_documents(incoming, root, "retractions")
-        _put_documents(incoming, root, "versions")
-        for path in incoming.published.tables:
-            if (incoming.root / path).is_file():
-                _put(incoming.root / path, root, path)
+            _put(downloaded, root, TEXTS)
+        if (downloaded.root / RECIPE).is_file() and not (root / RECIPE).is_file():
+            _put(downloaded, root, RECIPE)
+        put_build(root, staging)
+        if registry is not None:
+            _prefer_published(downloaded, registry)
+        for digest in downloaded.row_files.keys() - records.keys():  # retracted: kept as files
+            _put(downloaded, root, downloaded.row_files[digest].relative_to(downloaded.root).as_posix())
+        _put_documents(downloaded, root, "retractions")
+        _put_documents(downloaded, root, "versions")
+        for path in remote.tables:
+            if (downloaded.root / path).is_file():
+                _put(downloaded, root, path)
+        # registry.json last: of a new registry it says that all has come.
         if registry is None or info is not registry.info:
-            _put(incoming.root / CONFIG, root, CONFIG)
-    published = incoming.published
-    write_pin(root, pinned(pin, published, published.commit))
-    shutil.rmtree(staging(root, published.commit), ignore_errors=True)
-    return _result(pin, published.commit, root, list(records.values()), before, incoming.downloaded, incoming.left_out)
+            _put(downloaded, root, CONFIG)
+    write_pin(root, pin_at(pin, remote, remote.commit))
+    shutil.rmtree(download_directory(root, remote.commit), ignore_errors=True)
+    return _result(pin, remote.commit, root, list(records.values()), previous, downloaded)
+
+
+def _put(downloaded: Download, root: Path, name: str) -> None:
+    atomic.write_atomic(root, root / name, (downloaded.root / name).read_bytes())
+
+
+def _put_documents(downloaded: Download, root: Path, folder: str) -> None:
+    for path in downloaded.remote.documents:
+        if path.startswith(f"{folder}/") and (downloaded.root / path).is_file():
+            _put(downloaded, root, path)
 
 
 def _result(
@@ -237,49 +267,42 @@ def _result(
     commit: str,
     root: Path,
     records: Sequence[RowRecord],
-    before: Mapping[str, RowRecord] | None = None,
-    downloaded: tuple[int, int] = (0, 0),
-    left_out: tuple[str, ...] = (),
+    previous: Sequence[RowRecord],
+    downloaded: Download | None = None,
 ) -> PullResult:
-    here = {record.digest for record in records}
-    was = {digest: None for digest in here} if before is None else before
+    digests = {record.digest for record in records}
+    previous_digests = {record.digest for record in previous}
     return PullResult(
         repo=pin.repo,
         revision=pin.revision,
         commit=commit,
         path=root,
-        version=version_id(here),
+        version=version_id(digests),
         rows=len(records),
-        added=tuple(record.row_id for record in records if record.digest not in was),
-        retracted=tuple(r.row_id for digest, r in was.items() if r is not None and digest not in here),
-        files=downloaded[0],
-        bytes=downloaded[1],
-        left_out=left_out,
+        added=tuple(record.row_id for record in records if record.digest not in previous_digests),
+        retracted=tuple(record.row_id for record in previous if record.digest not in digests),
+        files=downloaded.num_files if downloaded else 0,
+        bytes=downloaded.num_bytes if downloaded else 0,
+        left_out=downloaded.left_out if downloaded else (),
     )
 
 
-def pinned(pin: Pin, published: Published, commit: str) -> Pin:
+def pin_at(pin: Pin, remote: RemoteState, commit: str) -> Pin:
     """The pin of a registry that holds all of a commit."""
-    tables = {path: entry.oid for path, entry in published.tables.items()}
-    return replace(pin, commit=commit, config=published.root[CONFIG].oid, rows=dict(published.folders), tables=tables)
+    tables = {path: entry.oid for path, entry in remote.tables.items()}
+    return replace(pin, commit=commit, config=remote.root[CONFIG].oid, rows=dict(remote.row_folders), tables=tables)
 
 
-def retracted_rows(incoming: Incoming, registry: Contents | None) -> set[str]:
-    """Digests retracted there or here."""
-    there = incoming.published.names_in("retractions")
-    return there if registry is None else there | registry.retractions().keys()
-
-
-def merged_records(incoming: Incoming, registry: Contents | None, retracted: Collection[str]) -> dict[str, RowRecord]:
+def merged_records(downloaded: Download, registry: Contents | None, retracted: Collection[str]) -> dict[str, RowRecord]:
     """Records of the rows that are there or here and not retracted, by digest, in build order; the Hub's where both
     have one."""
-    here = {} if registry is None else {record.digest: record for record in registry.records()}
-    kept = [record for digest, record in {**here, **incoming.records}.items() if digest not in retracted]
-    return {record.digest: record for record in sorted(kept, key=lambda record: record.sort_key)}
+    records = {} if registry is None else {record.digest: record for record in registry.records()}
+    accepted = [record for digest, record in {**records, **downloaded.records}.items() if digest not in retracted]
+    return {record.digest: record for record in sorted(accepted, key=lambda record: record.sort_key)}
 
 
-def build_from(
-    incoming: Incoming,
+def write_merged_build(
+    downloaded: Download,
     registry: Contents | None,
     records: Mapping[str, RowRecord],
     info: RegistryInfo,
@@ -287,9 +310,9 @@ def build_from(
     directory: Path,
 ) -> None:
     """Write the build of some rows, that are here or came, into an empty directory."""
-    sources: list[Source] = [incoming.rows, *([] if registry is None else row_sources(registry))]
+    sources: list[Source] = [downloaded.rows, *([] if registry is None else row_sources(registry))]
     ordered = list(records.values())
-    texts = incoming.registry.text_index
+    texts = downloaded.registry.text_index
     write_build(directory, gather(ordered, sources), ordered, texts, info, retracted)
 
 
@@ -297,7 +320,7 @@ class OlderRevisionError(InputError):
     """A commit that lacks published rows that are here."""
 
 
-def check_same(incoming: Incoming, registry: Contents | None, pin: Pin) -> None:
+def check_compatible(downloaded: Download, registry: Contents | None, pin: Pin) -> None:
     """Refuse another registry, and a commit that is older than published rows that are here.
 
     Raises
@@ -308,14 +331,13 @@ def check_same(incoming: Incoming, registry: Contents | None, pin: Pin) -> None:
     if registry is None:
         return
     root = registry.path
-    if differing := incomparable(registry.info, incoming.registry.info):
-        word, ours, theirs = differing
+    if difference := differing_part(registry.info, downloaded.registry.info):
+        word, ours, theirs = difference
         raise InputError(
             f"{root} has the {word} {ours}, the registry on the Hub {theirs}: their rows do not compare; "
             "pull it into a directory of its own"
         )
-    there = set(incoming.records) | set(incoming.published.rows)
-    younger = (pin.digests() & registry.digests()) - there
+    younger = (pin.digests() & registry.digests()) - downloaded.records.keys() - downloaded.remote.rows.keys()
     if younger:
         raise OlderRevisionError(
             f"{root} holds {len(younger):,} published rows that {pin.revision} has not; pull it into a directory of its own "
@@ -323,28 +345,26 @@ def check_same(incoming: Incoming, registry: Contents | None, pin: Pin) -> None:
         )
 
 
-def _prefer_published(incoming: Incoming, registry: Contents | None) -> None:
+def _prefer_published(downloaded: Download, registry: Contents) -> None:
     """Where the same values were measured here and published by somebody else, the published record counts."""
-    if registry is None:
-        return
     for digest, path in registry.row_files().items():
-        record = incoming.records.get(digest)
+        record = downloaded.records.get(digest)
         if record is None or not registry.is_sound(path):
             continue
         ours = registry.file_record(path)
         if ours != record and ours.identity == record.identity:
-            (row,) = gather([record], [incoming.rows, *row_sources(registry)])
+            (row,) = gather([record], [downloaded.rows, *row_sources(registry)])
             atomic.write_atomic(registry.path, registry.path / row_path(record), to_zip(row))
 
 
-def settled(incoming: Incoming, registry: Contents | None, pin: Pin) -> RegistryInfo:
+def merged_info(downloaded: Download, registry: Contents | None, pin: Pin) -> RegistryInfo:
     """registry.json after the pull: the Hub's, unless it was changed on this machine since the last one."""
-    theirs = incoming.registry.info
+    theirs = downloaded.registry.info
     if registry is None or not pin.config or theirs == registry.info:
         return theirs
     if blob_oid((registry.path / CONFIG).read_bytes()) == pin.config:
         return theirs
-    if incoming.published.root[CONFIG].oid != pin.config:
+    if downloaded.remote.root[CONFIG].oid != pin.config:
         warnings.warn(
             f"{CONFIG} was changed here and on the Hub; yours is kept, and your next push replaces theirs: to take theirs, "
             f"delete yours and run: llreg pull {pin.repo}",
@@ -352,21 +372,3 @@ def settled(incoming: Incoming, registry: Contents | None, pin: Pin) -> Registry
             stacklevel=4,
         )
     return registry.info
-
-
-def _mend_documents(incoming: Incoming, root: Path) -> None:
-    """Replace documents that are here and bad by the Hub's: with them, nothing here can be read."""
-    for path in incoming.published.documents:
-        came, here = incoming.root / path, root / path
-        if came.is_file() and here.is_file() and not is_sound_document(root, path, incoming.registry.info):
-            _put(came, root, path)
-
-
-def _put_documents(incoming: Incoming, root: Path, folder: str) -> None:
-    for path in incoming.published.documents:
-        if path.startswith(folder + "/") and (incoming.root / path).is_file():
-            _put(incoming.root / path, root, path)
-
-
-def _put(source: Path, root: Path, name: str) -> None:
-    atomic.write_atomic(root, root / name, source.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 import warnings
@@ -11,21 +12,39 @@ from pathlib import Path
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Progress, Repo, blob_oid
-from llreg.hub.sync import outgoing
-from llreg.hub.sync.holdings import is_whole
-from llreg.hub.sync.incoming import Incoming, nothing_new
-from llreg.hub.sync.outgoing import Outgoing
-from llreg.hub.sync.published import ATTRIBUTES, Published, look
-from llreg.hub.sync.pull import OlderRevisionError, apply, build_from, check_same, merged_records, pinned, settled
-from llreg.hub.sync.receiving import receive
+from llreg.hub.sync.download import Download, download
+from llreg.hub.sync.pull import (
+    OlderRevisionError,
+    apply,
+    check_compatible,
+    merged_info,
+    merged_records,
+    pin_at,
+    write_merged_build,
+)
 from llreg.hub.sync.request import propose
-from llreg.hub.sync.sending import PushResult, UnknownOutcomeError, check_rows, send, title
-from llreg.hub.sync.tables import sent_oids, to_send, to_take
+from llreg.hub.sync.state import ATTRIBUTES, RemoteState, has_rows, list_state, tables_to_download, tables_to_upload
+from llreg.hub.sync.upload import (
+    PushResult,
+    UnknownOutcomeError,
+    Upload,
+    build_files,
+    check_row_files,
+    commit_title,
+    is_built,
+    make_commit,
+    retraction_files,
+    row_files,
+    settings_files,
+    subset_files,
+    unpublished_records,
+    version_files,
+)
 from llreg.store.build import build, put_build, save_dropped_rows, stage_build
 from llreg.store.card import make_card
 from llreg.store.contents import Contents
 from llreg.store.documents import read_manifest
-from llreg.store.layout import CARD, CONFIG, STORE
+from llreg.store.layout import ANNOTATIONS, CARD, CONFIG, STORE
 from llreg.store.pin import Pin, read_pin, with_rows, write_pin
 from llreg.store.versions import check_tag
 from llreg.store.zarr_read import StoreReader
@@ -41,8 +60,8 @@ _WAIT_SECONDS = 2.0  # at most, between tries: random, so that writers do not st
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What the caller asked for."""
+class _Options:
+    """Arguments of `push`."""
 
     only: Collection[str] | None
     tag: str | None
@@ -101,28 +120,27 @@ def push(
     """
     registry.check_changeable()
     with atomic.lock(registry.path, "hub"):
-        pin = _pin(registry, repo)
+        pin = _pin_for(registry, repo)
         target = Repo(pin.repo)
-        there = _head(target) is not None
-        if pin.commit and not there:
+        exists = _main_commit(target) is not None
+        if pin.commit and not exists:
             raise HubNotFoundError(
                 f"{pin.repo}, where this registry was published, is not on the Hub any more, or you may not see it: log in "
                 "with: hf auth login; to publish it anew, delete .llreg/remote.json here and push to a repository of your own"
             )
         if pin.revision != MAIN:
             warnings.warn(f"this registry was at {pin.revision}; a push brings it to main", LlregWarning, stacklevel=2)
-        if not create_pr and (not there or target.may_write()):
-            wish = _Wish(
-                only, None if tag is None else check_tag(tag), message, description, private, dry_run, progress
-            )
-            check_rows(registry, pin.digests(), only)
-            return _publish(registry, target, pin, wish)
-        if tag is not None:
-            raise InputError("a version is named by those who may write; push without a tag")
-        return propose(registry, target, pin, only=only, message=message, dry_run=dry_run)
+        if create_pr or (exists and not target.may_write()):
+            if tag is not None:
+                raise InputError("a version is named by those who may write; push without a tag")
+            return propose(registry, target, pin, only=only, message=message, dry_run=dry_run)
+        tag = None if tag is None else check_tag(tag)
+        options = _Options(only, tag, message, description, private, dry_run, progress)
+        check_row_files(registry, pin.digests(), only)
+        return _publish(registry, target, pin, options)
 
 
-def _pin(registry: Contents, repo: str | None) -> Pin:
+def _pin_for(registry: Contents, repo: str | None) -> Pin:
     pin = read_pin(registry.path)
     if repo is None and pin is None:
         raise InputError(f"{registry.path} has no repository on the Hub yet; say which: llreg push ORG/NAME")
@@ -135,7 +153,7 @@ def _pin(registry: Contents, repo: str | None) -> Pin:
     return Pin(str(repo))
 
 
-def _head(target: Repo) -> str | None:
+def _main_commit(target: Repo) -> str | None:
     """The commit that main is at; None where there is no repository."""
     try:
         return target.commit_of(MAIN)
@@ -143,215 +161,232 @@ def _head(target: Repo) -> str | None:
         return None
 
 
-def _publish(registry: Contents, target: Repo, pin: Pin, wish: _Wish) -> PushResult:
-    """Try until the commit is made on what is there; find out whether one without an answer was."""
-    before: Outgoing | None = None
+def _publish(registry: Contents, target: Repo, pin: Pin, options: _Options) -> PushResult:
+    """Try until the commit is made on what the repository holds; find out whether one without an answer was."""
+    unanswered: Upload | None = None
     conflicts = failures = 0
     while True:
         pin = read_pin(registry.path) or pin
-        plan = _Plan(registry, target, replace(pin, revision=MAIN), wish)
+        attempt = _Attempt(registry, target, replace(pin, revision=MAIN), options)
         try:
-            result = plan.run()
-            if before is not None and result.commit is None:  # the commit that gave no answer was made
-                made = plan.result(before, plan.head)
-                return replace(made, tags=result.tags, tries=conflicts + failures + 1)
+            result = attempt.run()
+            if unanswered is not None and result.commit is None:  # the commit that gave no answer was made
+                result = replace(attempt.result(unanswered, attempt.head), tags=result.tags)
             return replace(result, tries=conflicts + failures + 1)
         except HubConflictError:
             conflicts += 1
             if conflicts == _CONFLICTS:
                 raise
-        except UnknownOutcomeError as error:
-            failures, before = failures + 1, error.sent
-            if failures == _FAILURES:
-                raise
-        except OlderRevisionError:  # the Hub may answer for a moment with what main was before its last commit
+        except (UnknownOutcomeError, OlderRevisionError) as error:
+            # Older: the Hub may answer for a moment with what main was before its last commit.
+            if isinstance(error, UnknownOutcomeError):
+                unanswered = error.upload
             failures += 1
             if failures == _FAILURES:
                 raise
         time.sleep(random.uniform(0, _WAIT_SECONDS))
 
 
-class _Plan:
-    """One try: on the commit that is there now."""
+class _Attempt:
+    """One try to publish, on the commit that main is at now.
 
-    def __init__(self, registry: Contents, target: Repo, pin: Pin, wish: _Wish) -> None:
-        self.registry, self.target, self.pin, self.wish = registry, target, pin, wish
+    Attributes
+    ----------
+    head : str
+        That commit.
+    """
+
+    def __init__(self, registry: Contents, target: Repo, pin: Pin, options: _Options) -> None:
+        self.registry, self.target, self.pin, self.options = registry, target, pin, options
         self.head = ""
 
     def run(self) -> PushResult:
-        """Look, take what others published, commit."""
-        published = self._found()
-        if published is None:
-            return self._would_create()
-        self.head = published.commit
-        incoming = self._synchronised(published)
-        with atomic.staging_directory(self.registry.path) as staging:
-            sent = self._gather(incoming, staging)
-            commit = None
-            if not self.wish.dry_run and (sent.files or sent.deleted):
-                commit = self._commit(incoming.published, sent)
-                self._adopt(staging / "build")
-        tags = (
-            () if self.wish.dry_run else self._name_versions(commit or self.head, {*published.documents, *sent.files})
-        )
-        return replace(self.result(sent, commit), tags=tags)
+        """List what the repository holds, take what others published, commit what it lacks."""
+        registry = self.registry
+        remote = self._remote_state()
+        if remote is None:
+            return self._first_result()
+        self.head = remote.commit
+        downloaded = self._take_published(remote)
+        commit, tags = None, tuple[str, ...]()
+        with atomic.staging_directory(registry.path) as staging:
+            upload = self._stage(downloaded, staging)
+            if not self.options.dry_run and (upload.files or upload.deleted):
+                commit = self._commit(downloaded.remote, upload)
+                # A build that was made beside becomes the one here, if it is of the rows that are here.
+                build_beside = StoreReader(staging / "build" / STORE)
+                if build_beside.exists() and set(build_beside.digests()) == registry.digests():
+                    with atomic.lock(registry.path, "build"):
+                        save_dropped_rows(registry, registry.records())
+                        put_build(registry.path, staging / "build")
+        if not self.options.dry_run:
+            # The repository gets a tag for each named version among its files that has none.
+            published = {*remote.documents, *upload.files}
+            versions = [str(manifest["tag"]) for manifest in registry.versions()]
+            versions = [tag for tag in versions if f"versions/{tag}.json" in published]
+            tags = self.target.tag_missing(versions, commit or self.head) if versions else ()
+        return replace(self.result(upload, commit), tags=tags)
 
-    def result(self, sent: Outgoing, commit: str | None) -> PushResult:
+    def result(self, upload: Upload, commit: str | None) -> PushResult:
         """What was, or would be, sent."""
         return PushResult(
             repo=self.target.id,
             commit=commit,
             url=self.target.url("commit", commit) if commit else self.target.url(),
-            rows=tuple(record.row_id for record in sent.rows),
-            files=sent.sizes,
-            deleted=sent.deleted,
-            dry_run=self.wish.dry_run,
+            rows=tuple(record.row_id for record in upload.rows),
+            files=upload.sizes,
+            deleted=tuple(upload.deleted),
+            dry_run=self.options.dry_run,
         )
 
-    def _synchronised(self, published: Published) -> Incoming:
-        """What others published meanwhile, brought into the registry here; its build is then of all rows."""
-        registry, bad = self.registry, frozenset[str]()
-        if self.pin.commit != published.commit or not is_whole(published, registry):
-            known, tables = self.pin.digests(), to_take(published, registry.path, self.pin)
-            incoming = receive(self.target, published, registry.path, registry, known, tables, self.wish.progress)
-            if self.wish.dry_run:
-                check_same(incoming, registry, self.pin)
-                return incoming
-            apply(incoming, registry.path, registry, self.pin)
-            registry.reload()
-            self.pin = read_pin(registry.path) or self.pin
-            published, bad = incoming.published, incoming.bad
-        return nothing_new(published, registry, bad)
+    # A repository that is no registry yet
 
-    def _found(self) -> Published | None:
+    def _remote_state(self) -> RemoteState | None:
         """What the repository holds; made, and made a registry, if need be. None for a dry run without one."""
-        head = _head(self.target)
+        head = _main_commit(self.target)
         if head is None:
-            if self.wish.dry_run:
+            if self.options.dry_run:
                 return None
-            self.target.create(private=self.wish.private)
-        published = look(self.target, head or self.target.commit_of(MAIN), self.pin)
-        if published.is_registry:
-            return published
-        foreign = sorted(set(published.root) - {ATTRIBUTES, CARD})
+            self.target.create(private=self.options.private)
+        remote = list_state(self.target, head or self.target.commit_of(MAIN), self.pin)
+        if remote.is_registry:
+            return remote
+        foreign = sorted(set(remote.root) - {ATTRIBUTES, CARD})
         if foreign:
             raise InputError(
                 f"{self.target.id} on the Hub holds {', '.join(foreign[:5])} and no {CONFIG}: it is no registry; "
                 "choose another name"
             )
-        if self.wish.dry_run:
+        if self.options.dry_run:
             return None
-        commit = self._make_registry(published)
-        return look(self.target, commit, self.pin)
-
-    def _make_registry(self, published: Published) -> str:
-        """The first commit: git attributes, registry.json, texts, and a card."""
-        sent = outgoing.settings_files(self.registry, published, ours=True)
-        sent[ATTRIBUTES] = self.registry.path / ATTRIBUTES
+        # The first commit: git attributes, registry.json, texts, and a card.
         with atomic.staging_directory(self.registry.path) as staging:
             (staging / CARD).write_text(make_card(self.registry.info, []), encoding="utf-8")
-            sent[CARD] = staging / CARD
-            return send(self.target, Outgoing(sent), "Make a registry", "", parent=published.commit)
+            files = settings_files(self.registry, remote, ours=True)
+            files |= {ATTRIBUTES: self.registry.path / ATTRIBUTES, CARD: staging / CARD}
+            commit = make_commit(self.target, Upload(files), "Make a registry", "", parent=remote.commit)
+        return list_state(self.target, str(commit.oid), self.pin)
 
-    def _would_create(self) -> PushResult:
-        registry, nothing = self.registry, Published("", {}, {}, {}, {}, {})
+    def _first_result(self) -> PushResult:
+        """What would be sent to a repository that is still to be made."""
+        registry, remote = self.registry, RemoteState()
         with atomic.staging_directory(registry.path) as staging:
-            records = outgoing.unpublished(registry, nothing, self.wish.only)
-            sent = outgoing.row_files(registry, records, staging)
-            sent |= outgoing.settings_files(registry, nothing, ours=True)
-            stage_build(registry, built := staging / "build")
-            sent |= outgoing.build_files(built, nothing)[0]
-            sent |= to_send(nothing, registry.path, self.pin)
-            return self.result(Outgoing.of(sent, records), None)
+            records = unpublished_records(registry, remote, self.options.only)
+            files = row_files(registry, records, staging)
+            files |= settings_files(registry, remote, ours=True)
+            stage_build(registry, staging / "build")
+            files |= build_files(staging / "build", remote)[0]
+            files |= tables_to_upload(remote, registry.path, self.pin)
+            return self.result(Upload(files, records), None)
 
-    def _gather(self, incoming: Incoming, staging: Path) -> Outgoing:
+    # One that is
+
+    def _take_published(self, remote: RemoteState) -> Download:
+        """What others published meanwhile, brought into the registry here; its build is then of all rows."""
+        registry, missing = self.registry, frozenset[str]()
+        is_current = (
+            self.pin.commit == remote.commit
+            and all((registry.path / path).is_file() for path in remote.documents)
+            and has_rows(registry, remote.rows, remote.document_names("retractions"))
+        )
+        if not is_current:
+            tables = tables_to_download(remote, registry.path, self.pin)
+            known, progress = self.pin.digests(), self.options.progress
+            downloaded = download(self.target, remote, registry.path, registry, known, tables, progress)
+            if self.options.dry_run:
+                check_compatible(downloaded, registry, self.pin)
+                return downloaded
+            apply(downloaded, registry.path, registry, self.pin)
+            registry.reload()
+            self.pin = read_pin(registry.path) or self.pin
+            remote, missing = downloaded.remote, downloaded.missing
+        # All of the commit is here now, but for rows that are bad there.
+        records = {digest: record for digest, record in registry.all_records().items() if digest in remote.rows}
+        return Download(remote, registry, records, {}, frozenset(), missing)
+
+    def _stage(self, downloaded: Download, staging: Path) -> Upload:
         """All files of the commit; the build among them is of what the repository will hold."""
-        registry, published, only = self.registry, incoming.published, self.wish.only
-        records = outgoing.unpublished(registry, published, only)
-        sent = outgoing.row_files(registry, records, staging)
-        sent |= outgoing.subsets_of(registry, records, published)
-        withdrawn = outgoing.retractions(registry, published, records, only)
-        retracted = published.names_in("retractions") | {Path(name).stem for name in withdrawn}
-        there = set(published.rows) | set(incoming.records) | {record.digest for record in records}
-        merged = merged_records(incoming, registry, retracted)
-        kept = {digest: record for digest, record in merged.items() if digest in there}
-        if lost := (published.rows.keys() | incoming.records.keys()) - set(retracted) - kept.keys() - incoming.bad:
+        registry, remote, only = self.registry, downloaded.remote, self.options.only
+        published = remote.rows.keys() | downloaded.records.keys()
+        records = unpublished_records(registry, remote, only)
+        files = row_files(registry, records, staging)
+        files |= subset_files(registry, records, remote)
+        retractions = retraction_files(registry, remote, records, only)
+        retracted = remote.document_names("retractions") | {Path(name).stem for name in retractions}
+
+        # The rows of the build: those that are published or will be, without the retracted ones.
+        rows = published | {record.digest for record in records}
+        merged = merged_records(downloaded, registry, retracted)
+        build_records = {digest: record for digest, record in merged.items() if digest in rows}
+        if lost := published - retracted - build_records.keys() - downloaded.missing:
             raise InputError(
                 f"{len(lost):,} published rows of {self.target.id} would be missing from its build ({min(lost)[:12]}): "
                 "nothing was sent; run llreg pull, then push again"
             )
-        info = settled(incoming, registry, self.pin)
-        ours = info == registry.info
-        built = self._built(incoming, kept, info, retracted, staging)
-        made, deleted = outgoing.build_files(built, published)
-        sent |= {**withdrawn, **made, **outgoing.settings_files(registry, published, ours=ours)}
+        info = merged_info(downloaded, registry, self.pin)
+        directory = self._build(downloaded, build_records, info, retracted, staging)
+        changed, deleted = build_files(directory, remote)
+        files |= {**retractions, **changed, **settings_files(registry, remote, ours=info == registry.info)}
         if only is None:
-            sent |= outgoing.versions(registry, published, there)
-            sent |= to_send(published, registry.path, self.pin)
-        if self.wish.tag is not None:
-            sent |= self._version(kept, incoming, staging)
-        return Outgoing.of(sent, records, deleted)
+            files |= version_files(registry, remote, rows)
+            files |= tables_to_upload(remote, registry.path, self.pin)
+        if self.options.tag is not None:
+            files |= self._new_version(self.options.tag, build_records, downloaded, staging)
+        return Upload(files, records, deleted)
 
-    def _built(
+    def _build(
         self,
-        incoming: Incoming,
-        kept: Mapping[str, RowRecord],
+        downloaded: Download,
+        records: Mapping[str, RowRecord],
         info: RegistryInfo,
         retracted: Collection[str],
         staging: Path,
     ) -> Path:
         """Where the build of the rows is that the repository will hold: here, or made beside."""
-        registry, records = self.registry, list(kept.values())
-        if not outgoing.is_built(registry, records, info, retracted):
-            whole = retracted == registry.retractions().keys() and registry.digests() == kept.keys()
-            if self.wish.dry_run or self.wish.only is not None or not whole:
-                build_from(incoming, registry, kept, info, retracted, staging / "build")
-                return staging / "build"
-            build(registry)
-        return registry.path
-
-    def _adopt(self, built: Path) -> None:
-        """Take a build that was made beside for the one here, if it is of the rows that are here."""
         registry = self.registry
-        fresh = StoreReader(built / STORE)
-        if fresh.exists() and set(fresh.digests()) == registry.digests():
-            with atomic.lock(registry.path, "build"):
-                save_dropped_rows(registry, registry.records())
-                put_build(registry.path, built)
+        if is_built(registry, list(records.values()), info, retracted):
+            return registry.path
+        same_rows = retracted == registry.retractions().keys() and registry.digests() == records.keys()
+        if same_rows and not self.options.dry_run and self.options.only is None:
+            build(registry)
+            return registry.path
+        write_merged_build(downloaded, registry, records, info, retracted, staging / "build")
+        return staging / "build"
 
-    def _version(self, kept: Mapping[str, RowRecord], incoming: Incoming, staging: Path) -> dict[str, Path]:
-        tag = str(self.wish.tag)
+    def _new_version(
+        self, tag: str, records: Mapping[str, RowRecord], downloaded: Download, staging: Path
+    ) -> dict[str, Path]:
+        """The file that names these rows, if the repository lacks it."""
         name = f"versions/{tag}.json"
-        published = name in incoming.published.documents
-        here = next((path for root in (self.registry.path, incoming.root) if (path := root / name).is_file()), None)
-        if here is not None and read_manifest(tag, here.read_bytes(), name)["version"] == version_id(kept):
-            return {} if published else {name: here}
-        if published or here is not None:
+        is_published = name in downloaded.remote.documents
+        copies = [path for root in (self.registry.path, downloaded.root) if (path := root / name).is_file()]
+        if copies and read_manifest(tag, copies[0].read_bytes(), name)["version"] == version_id(records):
+            return {} if is_published else {name: copies[0]}
+        if is_published or copies:
             raise InputError(
                 f"version {tag} of {self.target.id} names other rows; tags never move: choose another name"
             )
-        manifest = version_manifest(tag, version_id(kept), now(), sorted(kept), self.registry.info.view)
+        manifest = version_manifest(tag, version_id(records), now(), sorted(records), self.registry.info.view)
         path = staging / name
         path.parent.mkdir()
         path.write_text(pretty_json(manifest), encoding="utf-8")
         return {name: path}
 
-    def _commit(self, published: Published, sent: Outgoing) -> str:
-        wish = self.wish
-        commit = send(self.target, sent, wish.message or title(sent), wish.description or "", parent=published.commit)
-        pin = with_rows(pinned(self.pin, published, commit), [name for name in sent.files if name.startswith("rows/")])
-        if CONFIG in sent.files:
-            pin = replace(pin, config=blob_oid(sent.files[CONFIG].read_bytes()))
-        pin = replace(pin, tables={**pin.tables, **sent_oids(sent.files)})
-        for name, path in sent.files.items():
-            if name.startswith("versions/") and not (self.registry.path / name).exists():
-                atomic.write_atomic(self.registry.path, self.registry.path / name, path.read_bytes())
-        write_pin(self.registry.path, pin)
+    def _commit(self, remote: RemoteState, upload: Upload) -> str:
+        """Make the commit and pin the registry to it; a new version's file is then here, too."""
+        root, options = self.registry.path, self.options
+        message = options.message or commit_title(upload)
+        info = make_commit(self.target, upload, message, options.description or "", parent=remote.commit)
+        commit = str(info.oid)
+        pin = with_rows(pin_at(self.pin, remote, commit), [name for name in upload.files if name.startswith("rows/")])
+        if CONFIG in upload.files:
+            pin = replace(pin, config=blob_oid(upload.files[CONFIG].read_bytes()))
+        tables = dict(pin.tables)
+        for name, path in upload.files.items():
+            if name.startswith(f"{ANNOTATIONS}/"):
+                # A large file by the registry's .gitattributes, whatever its size.
+                tables[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if name.startswith("versions/") and not (root / name).exists():
+                atomic.write_atomic(root, root / name, path.read_bytes())
+        write_pin(root, replace(pin, tables=tables))
         return commit
-
-    def _name_versions(self, commit: str, there: Collection[str]) -> tuple[str, ...]:
-        """Give the repository a tag for each named version among its files that has none."""
-        names = [
-            manifest["tag"] for manifest in self.registry.versions() if f"versions/{manifest['tag']}.json" in there
-        ]
-        return self.target.tag_missing(names, commit) if names else ()

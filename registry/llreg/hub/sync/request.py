@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from llreg.atomic import staging_directory
 from llreg.hub.client.repo import MAIN, Repo, same_content
 from llreg.hub.judge.describe import describe
-from llreg.hub.sync import outgoing
-from llreg.hub.sync.holdings import incomparable
-from llreg.hub.sync.incoming import download
-from llreg.hub.sync.outgoing import Outgoing
-from llreg.hub.sync.published import Published, look
-from llreg.hub.sync.sending import PushResult, UnknownOutcomeError, check_rows, send, send_as_request, title
+from llreg.hub.sync.download import fetch_files
+from llreg.hub.sync.state import RemoteState, differing_part, list_state
+from llreg.hub.sync.upload import (
+    PushResult,
+    UnknownOutcomeError,
+    Upload,
+    check_row_files,
+    commit_title,
+    make_commit,
+    retraction_files,
+    row_files,
+    subset_files,
+    unpublished_records,
+)
 from llreg.store.contents import Contents
 from llreg.store.layout import CONFIG
 from llreg.store.pin import Pin, read_pin, write_pin
@@ -38,55 +45,55 @@ def propose(
     HubError, InvalidFileError, InputError
         As `llreg.hub.sync.push.push`.
     """
-    check_rows(registry, pin.digests(), only)
-    lost: UnknownOutcomeError | None = None
-    for tries in itertools.count(1):
-        # Somebody, or the try that gave no answer, has changed the pull request: look again.
+    check_row_files(registry, pin.digests(), only)
+    unanswered: UnknownOutcomeError | None = None
+    tries = 0
+    while True:
+        tries += 1
         try:
             result = _propose(registry, target, pin, only, message, dry_run)
-        except HubConflictError:
+        except (HubConflictError, UnknownOutcomeError) as error:
+            # Somebody, or the try that gave no answer, has changed the pull request: look again.
+            if isinstance(error, UnknownOutcomeError):
+                unanswered = error
             if tries == _TRIES:
                 raise
-        except UnknownOutcomeError as error:
-            lost = error
-            if tries == _TRIES:
-                raise
-        else:
-            found = result if lost is None or result.commit else _landed(registry, target, result, lost)
-            break
-    return replace(found, tries=tries)
-
-
-def _landed(registry: Contents, target: Repo, result: PushResult, lost: UnknownOutcomeError) -> PushResult:
-    """The result of a commit that was made and gave no answer."""
-    if result.pull_request is None:
-        return result
-    ref = _ref(result.pull_request)
-    if lost.revision == ref:
-        _comment(registry, target, result.pull_request, lost.sent.rows)
-    rows = tuple(record.row_id for record in lost.sent.rows)
-    return replace(result, commit=target.commit_of(ref), rows=rows, files=lost.sent.sizes)
+            continue
+        if unanswered is not None and result.commit is None and result.pull_request is not None:
+            # The commit that gave no answer was made, and is all that there was to do.
+            upload, ref = unanswered.upload, _ref(result.pull_request)
+            if unanswered.revision == ref:
+                _comment(registry, target, result.pull_request, upload.rows)
+            rows = tuple(record.row_id for record in upload.rows)
+            result = replace(result, commit=target.commit_of(ref), rows=rows, files=upload.sizes)
+        return replace(result, tries=tries)
 
 
 def _propose(
     registry: Contents, target: Repo, pin: Pin, only: Collection[str] | None, message: str | None, dry_run: bool
 ) -> PushResult:
+    """One try, on what main and the user's pull request hold now."""
     head = target.commit_of(MAIN)
-    published = look(target, head, pin)
-    _check_comparable(registry, target, published)
+    main = list_state(target, head, pin)
+    _check_comparable(registry, target, main)
     number = _open_request(target, pin)
     base = head if number is None else target.commit_of(_ref(number))
-    there = published if number is None else look(target, base, pin)
-    records = [r for r in outgoing.unpublished(registry, published, only) if not there.holds(r)]
+    request = main if number is None else list_state(target, base, pin)
+    records = [record for record in unpublished_records(registry, main, only) if not request.has_file_of(record)]
+    commit = None
     with staging_directory(registry.path) as staging:
-        sent = outgoing.row_files(registry, records, staging)
-        sent |= outgoing.subsets_of(registry, records, there)
-        withdrawn = outgoing.retractions(registry, published, [], only)
-        sent |= {name: path for name, path in withdrawn.items() if name not in there.documents}
-        plan = Outgoing.of(sent, records)
-        commit = None
-        if sent and not dry_run:
-            commit, number = _send(registry, target, plan, number, base, message)
+        files = row_files(registry, records, staging)
+        files |= subset_files(registry, records, request)
+        retractions = retraction_files(registry, main, [], only)
+        files |= {name: path for name, path in retractions.items() if name not in request.documents}
+        upload = Upload(files, records)
+        title = message or commit_title(upload)
+        if files and not dry_run and number is None:
+            info = make_commit(target, upload, title, _text(registry, records), parent=base, create_pr=True)
+            commit, number = str(info.oid), int(info.pr_num or 0)
+        elif files and not dry_run and number is not None:
+            commit = str(make_commit(target, upload, title, "", parent=base, revision=_ref(number)).oid)
+            _comment(registry, target, number, records)
     if not dry_run:
         write_pin(registry.path, replace(read_pin(registry.path) or pin, pull_request=number))
     return PushResult(
@@ -95,23 +102,24 @@ def _propose(
         url=target.url() if number is None else target.url("discussions", number),
         pull_request=number,
         rows=tuple(record.row_id for record in records),
-        files=plan.sizes,
+        files=upload.sizes,
         dry_run=dry_run,
     )
 
 
-def _check_comparable(registry: Contents, target: Repo, published: Published) -> None:
-    if not published.is_registry:
+def _check_comparable(registry: Contents, target: Repo, main: RemoteState) -> None:
+    """Refuse to propose rows to a repository that is no registry, or whose rows do not compare with those here."""
+    if not main.is_registry:
         raise HubNotFoundError(f"{target.id} on the Hub is not a registry: it has no {CONFIG}")
-    if same_content(published.root[CONFIG], registry.path / CONFIG):
+    if same_content(main.root[CONFIG], registry.path / CONFIG):
         return
     with staging_directory(registry.path) as staging:
-        download(target, published, [CONFIG], staging)
-        theirs = parse("registry", (staging / CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
-    if differing := incomparable(registry.info, theirs):
-        word, ours, other = differing
+        fetch_files(target, main, [CONFIG], staging)
+        info = parse("registry", (staging / CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
+    if difference := differing_part(registry.info, info):
+        word, ours, theirs = difference
         raise InputError(
-            f"rows here have the {word} {ours}, those of {target.id} {other}: they do not compare; score the models in a "
+            f"rows here have the {word} {ours}, those of {target.id} {theirs}: they do not compare; score the models in a "
             "registry pulled from there"
         )
 
@@ -120,50 +128,36 @@ def _open_request(target: Repo, pin: Pin) -> int | None:
     """Number of the user's open pull request with rows."""
     user = target.user()
     with target.errors():
-        if pin.pull_request is not None and _is_open(target, pin.pull_request, user):
-            return pin.pull_request
-        mine = target.api.get_repo_discussions(
+        if pin.pull_request is not None:
+            details = target.api.get_discussion_details(target.id, pin.pull_request, repo_type="dataset")
+            if details.status in ("open", "draft") and details.author == user:
+                return pin.pull_request
+        requests = target.api.get_repo_discussions(
             target.id, author=user, discussion_type="pull_request", discussion_status="open", repo_type="dataset"
         )
-        return next((request.num for request in mine if request.author == user and _is_ours(target, request.num)), None)
-
-
-def _is_open(target: Repo, number: int, user: str) -> bool:
-    details = target.api.get_discussion_details(target.id, number, repo_type="dataset")
-    return details.status in ("open", "draft") and details.author == user
-
-
-def _is_ours(target: Repo, number: int) -> bool:
-    details = target.api.get_discussion_details(target.id, number, repo_type="dataset")
-    first = next((event for event in details.events if event.type == "comment"), None)
-    return _MARK in str(getattr(first, "content", ""))
+        for request in requests:
+            if request.author == user:
+                details = target.api.get_discussion_details(target.id, request.num, repo_type="dataset")
+                first = next((event for event in details.events if event.type == "comment"), None)
+                if _MARK in str(getattr(first, "content", "")):
+                    return int(request.num)
+    return None
 
 
 def _ref(number: int) -> str:
     return f"refs/pr/{number}"
 
 
-def _send(
-    registry: Contents, target: Repo, plan: Outgoing, number: int | None, base: str, message: str | None
-) -> tuple[str, int]:
-    line = message or title(plan)
-    if number is None:
-        return send_as_request(target, plan, line, _text(registry, plan.rows), parent=base)
-    commit = send(target, plan, line, "", parent=base, revision=_ref(number))
-    _comment(registry, target, number, plan.rows)
-    return commit, number
-
-
-def _comment(registry: Contents, target: Repo, number: int, rows: tuple[RowRecord, ...]) -> None:
+def _comment(registry: Contents, target: Repo, number: int, records: Sequence[RowRecord]) -> None:
     """Say in an open pull request what was added; the rows are in it already, whatever becomes of this."""
     try:
         with target.errors():
-            target.api.comment_discussion(target.id, number, _text(registry, rows), repo_type="dataset")
+            target.api.comment_discussion(target.id, number, _text(registry, records), repo_type="dataset")
     except HubError as error:
         warnings.warn(
             f"pull request {number} has the rows and no description of them: {error}", LlregWarning, stacklevel=6
         )
 
 
-def _text(registry: Contents, rows: tuple[RowRecord, ...]) -> str:
-    return f"{describe(registry, rows)}\n\n{_MARK}"
+def _text(registry: Contents, records: Sequence[RowRecord]) -> str:
+    return f"{describe(registry, records)}\n\n{_MARK}"
