@@ -16,7 +16,7 @@ from llreg_schemas.records import Rendering
 
 
 def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
-    """Open a registry.
+    """Open a registry; as ``llreg.open``.
 
     Parameters
     ----------
@@ -34,6 +34,15 @@ def open_registry(path: str | Path, *, revision: str | None = None) -> Registry:
         If registry.json is not valid, or of a newer format.
     HubNotFoundError, HubAccessError, HubUnreachableError
         If the Hub has none, or it cannot be read.
+
+    Examples
+    --------
+    >>> reg = llreg.open("toys")
+    >>> reg.name, len(reg.records()), reg.num_texts
+    ('ada/toys', 29, 128)
+    >>> manifest = reg.tag("v1")
+    >>> llreg.open("toys", revision="v1").revision
+    'v1'
     """
     if isinstance(path, str) and is_repo_id(path) and not Path(path).exists():
         try:
@@ -52,7 +61,47 @@ def init(
     licence: str = "CC0-1.0",
     prompt: Rendering | None = None,
 ) -> Registry:
-    """Make an empty registry; parameters and errors are those of `llreg.store.init.make_registry`."""
+    """Make an empty registry; as ``llreg.init``.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory; made if it is missing. It may hold other files, but no registry.
+    texts : str or Path
+        "mini", the embedded text set, or a JSON Lines or Parquet file with a `text` field. Of one that
+        `llreg texts build` made, the recipe is kept too; and where it says that the texts must not be copied, these stay
+        on this machine. A file with `prompt` and `response` makes a registry of conditional log-likelihoods.
+    name : str, optional
+        By default the directory's name.
+    clip : float, optional
+        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
+    licence : str
+        Licence of the rows, as an SPDX identifier.
+    prompt : {"chat-template", "raw"}, optional
+        For texts that are (prompt, response) pairs, and only for these: whether models see a prompt through their own
+        chat template, or as it is. It is part of the protocol.
+
+    Returns
+    -------
+    Registry
+
+    Raises
+    ------
+    InputError
+        If there is a registry already, the texts are not usable, or `prompt` does not fit them.
+    StorageError
+        If the directory cannot be written.
+
+    Examples
+    --------
+    >>> new = llreg.init("new", name="ada/new")
+    >>> new.name, new.num_texts, new.records()
+    ('ada/new', 128, [])
+    >>> from pathlib import Path
+    >>> written = Path("two.jsonl").write_text('{"text": "It rains."}\\n{"text": "It pours."}\\n')
+    >>> llreg.init("two", texts="two.jsonl", clip=-300).view.describe()
+    'clipped at -300 nats'
+    """
     return Registry(make_registry(path, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt))
 
 
