@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, WrapperStore
 
 from llreg.settings import SHARD_ROWS
-from llreg.store.zarr_write import chunk_rows
+from llreg.store.zarr_profile import chunk_rows
 
 if TYPE_CHECKING:
     import numpy as np

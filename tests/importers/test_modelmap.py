@@ -17,7 +17,7 @@ from llreg.importers import rows as imported_rows
 from llreg.importers.modelmap import import_modelmap, read_names
 from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.annotations import annotations_of, read_one
+from llreg.store.annotations import annotations_of, read_annotation
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import InputError, InvalidFileError, StorageError
 
@@ -176,7 +176,7 @@ def test_metadata(pile: Registry, matrix: dict[str, np.ndarray], tmp_path: Path)
     assert told["modelmap-metadata"]["mean_logp"] == metadata[1]["mean_logp"]
     assert told["modelmap-metadata"]["tags"] == ", ".join(metadata[1]["tags"])
     assert told["modelmap-scores"] == {"model_type": "mistral", "score_v1_ARC": 51.0, "score_v1_GSM8K": 19.0}
-    scores = read_one(pile, "modelmap-scores").columns["score_v1_GSM8K"]
+    scores = read_annotation(pile, "modelmap-scores").columns["score_v1_GSM8K"]
     assert [value for value in scores if value is not None] == [
         entry["score_v1_GSM8K"] for entry in metadata if entry["score_v1_GSM8K"] is not None
     ]
@@ -221,7 +221,7 @@ def test_names(pile: Registry, matrix: dict[str, np.ndarray], tmp_path: Path) ->
     metadata = _pickled(tmp_path / "data.pkl", _metadata(matrix))
     import_modelmap(pile, _pickled(tmp_path / "raw.pkl", matrix), metadata=metadata, names=names)
     assert [record.identity.model for record in pile.records()] == ["org/Model-1", "org/Model-3"]
-    assert read_one(pile, "modelmap-scores").models == ["org/Model-1", "org/Model-3"]
+    assert read_annotation(pile, "modelmap-scores").models == ["org/Model-1", "org/Model-3"]
     with pytest.raises(InputError, match="it has no org/Absent"):
         import_modelmap(pile, tmp_path / "raw.pkl", names=["org/Model-1", "org/Absent"])
     listed.write_text("# none\n")

@@ -9,7 +9,15 @@ import pytest
 from tests.conftest import Cli, MakeRow
 
 from llreg.registry import Registry
-from llreg.store.annotations import annotations_of, column_of, names, read_one, table_file, to_table, write_annotations
+from llreg.store.annotations import (
+    annotation_names,
+    annotations_of,
+    column_of,
+    read_annotation,
+    table_file,
+    to_table,
+    write_annotations,
+)
 from llreg.store.rowfile import Row, write_row
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 
@@ -48,8 +56,8 @@ def test_a_table_of_that_name_is_replaced(filled: Registry, tmp_path: Path) -> N
     path = _csv(tmp_path / "a.csv", "model,x\norg/m0,1\n")
     filled.annotate(path)
     filled.annotate(_csv(path, "model,y\norg/m0,2\n"))
-    assert names(filled) == ["a"]
-    assert dict(read_one(filled, "a").columns) == {"y": [2]}
+    assert annotation_names(filled) == ["a"]
+    assert dict(read_annotation(filled, "a").columns) == {"y": [2]}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def test_a_table_of_that_name_is_replaced(filled: Registry, tmp_path: Path) -> N
 def test_bad_tables(filled: Registry, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         filled.annotate(_csv(tmp_path / "a.csv", text))
-    assert names(filled) == []
+    assert annotation_names(filled) == []
 
 
 def test_names(filled: Registry, tmp_path: Path) -> None:
@@ -77,7 +85,7 @@ def test_names(filled: Registry, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is Scores, which differs only in case"):
         write_annotations(filled, "scores", table)
     with pytest.raises(NotFoundError, match="no annotations 'other'; there are: Scores"):
-        read_one(filled, "other")
+        read_annotation(filled, "other")
     write_annotations(filled, "more", table)
     with pytest.raises(InputError, match=r"x is in 2 tables; name one: Scores\.x, more\.x"):
         column_of(filled, "x", filled.records())
@@ -90,10 +98,10 @@ def test_names(filled: Registry, tmp_path: Path) -> None:
 def test_damage_is_told(filled: Registry) -> None:
     write_annotations(filled, "a", to_table({"model": ["org/m0"], "x": [1]})).write_bytes(b"PAR1 and no more")
     with pytest.raises(InvalidFileError, match=r"annotations/a\.parquet: expected a Parquet file"):
-        read_one(filled, "a")
+        read_annotation(filled, "a")
     write_annotations(filled, "a", to_table({"x": [1]}))
     with pytest.raises(InvalidFileError, match="expected a column 'model'"):
-        read_one(filled, "a")
+        read_annotation(filled, "a")
 
 
 def test_commands(filled: Registry, tmp_path: Path, cli: Cli) -> None:

@@ -19,7 +19,7 @@ from llreg.locate import init
 from llreg.registry import Registry
 from llreg.settings import CHUNK_BYTES, SHARD_ROWS
 from llreg.store.rowfile import Row, write_row
-from llreg.store.zarr_write import chunk_rows
+from llreg.store.zarr_profile import chunk_rows
 from llreg_schemas import canonical_json, version_id
 from llreg_schemas.errors import InvalidFileError
 

@@ -16,9 +16,10 @@ from llreg.geometry.subset.subset import describe_subset, make_subset, subset_er
 from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.contents import find_record
+from llreg.store.layout import subset_file
 from llreg.store.listings import summarise
 from llreg.store.rowfile import Row, row_path, write_row
-from llreg.store.subsets import check_subset, dump_subset, load_subset, read_designs, store_subset, subset_path
+from llreg.store.subsets import check_subset, dump_subset, load_subset, read_designs, store_subset
 from llreg_schemas import RowRecord, hash_json, row_digest
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
@@ -205,7 +206,7 @@ def test_the_row_is_kept_built_and_read_back(filled: Registry, document: Documen
     assert pulled.row(sampled.record.row_id).record == sampled.record
     np.testing.assert_array_equal(pulled.row(sampled.record.row_id).log_likelihood, sampled.log_likelihood)
     assert pulled.validate() == []
-    subset_path(pulled.path, document["id"]).unlink()
+    (pulled.path / subset_file(document["id"])).unlink()
     (problem,) = pulled.validate()
     assert "identity.subset: expected a sound subset" in problem.message
     assert "get it from where they came" in problem.message
@@ -220,7 +221,7 @@ def test_designs(filled: Registry, document: Document) -> None:
     assert first is second
     assert first is not None
     assert np.flatnonzero(first.counts).tolist() == document["texts"]
-    path = subset_path(filled.path, document["id"])
+    path = filled.path / subset_file(document["id"])
     path.write_bytes(path.read_bytes().replace(b'"seed":0', b'"seed":1'))
     with pytest.raises(InvalidFileError, match=r"subsets/.*id: expected the hash"):
         read_designs(filled, records)
@@ -314,7 +315,7 @@ def test_more_texts_over_the_context_than_missing_in_the_subset_are_refused(
 
 def test_validate_looks_into_subsets(filled: Registry, document: Document) -> None:
     store_subset(filled.path, document)
-    path = subset_path(filled.path, document["id"])
+    path = filled.path / subset_file(document["id"])
     assert filled.validate() == []
     path.write_bytes(path.read_bytes()[:-100])
     (problem,) = filled.validate()

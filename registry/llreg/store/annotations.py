@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.atomic import write_atomic
-from llreg.store.layout import ANNOTATIONS
+from llreg.store.layout import ANNOTATIONS, annotation_file
 from llreg.tables import MODEL_COLUMNS, read_table
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
@@ -45,14 +45,14 @@ class Annotations:
 
     def lines_of(self, records: Sequence[RowRecord]) -> list[int | None]:
         """The line about each row: that of its digest or id before that of its model; None where there is none."""
-        index = {model: line for line, model in enumerate(self.models)}
-        keys = ((record.digest, record.row_id, record.identity.name) for record in records)
-        return [next((index[key] for key in names if key in index), None) for names in keys]
+        lines = {model: line for line, model in enumerate(self.models)}
+        keys_of_rows = ((record.digest, record.row_id, record.identity.name) for record in records)
+        return [next((lines[key] for key in keys if key in lines), None) for keys in keys_of_rows]
 
     def unknown(self, records: Sequence[RowRecord]) -> list[str]:
         """Models in the table that have no row."""
-        known = {key for record in records for key in (record.digest, record.row_id, record.identity.name)}
-        return [model for model in self.models if model not in known]
+        keys = {key for record in records for key in (record.digest, record.row_id, record.identity.name)}
+        return [model for model in self.models if model not in keys]
 
 
 def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Annotations:
@@ -78,16 +78,22 @@ def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Ann
             raise InputError("name: a table that is no file needs one")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-") or "annotations"
     table = read_table(source)
-    place = next(
-        (k for wanted in MODEL_COLUMNS for k, title in enumerate(table.header) if title.lower() == wanted), None
-    )
-    if place is None:
+    titles = [title.lower() for title in table.header]
+    models_at = next((titles.index(title) for title in MODEL_COLUMNS if title in titles), None)
+    if models_at is None:
         raise InputError(f"{table.source}: expected a column 'model' with model names or row ids")
-    models = [str(cell).strip() if cell is not None else "" for cell in table.column(place)]
-    _check_models(models, table.places)
-    columns = {title: table.column(k) for k, title in enumerate(table.header) if k != place}
-    write_annotations(registry, name, to_table({_MODEL: models, **{t: _typed(c) for t, c in columns.items()}}))
-    return read_one(registry, name)
+    models = [str(cell).strip() if cell is not None else "" for cell in table.column(models_at)]
+    lines: dict[str, int] = {}  # by model; names that differ only in case would be one name on some file systems
+    for line, model in enumerate(models):
+        if not model:
+            raise InputError(f"{table.places[line]}: no model name; fill it in or remove the line")
+        first = lines.setdefault(model.lower(), line)
+        if first != line:
+            clash = "stands there" if models[first] == model else f"differs only in case from {models[first]}"
+            raise InputError(f"{table.places[line]}: {model} {clash} ({table.places[first]}); keep one of the two")
+    columns = {title: _typed(table.column(k)) for k, title in enumerate(table.header) if k != models_at}
+    write_annotations(registry, name, to_table({_MODEL: models, **columns}))
+    return read_annotation(registry, name)
 
 
 def write_annotations(registry: Contents, name: str, table: pa.Table) -> Path:
@@ -111,12 +117,12 @@ def write_annotations(registry: Contents, name: str, table: pa.Table) -> Path:
 
     if not _NAME.fullmatch(name):
         raise InputError(f"name {name!r}: use letters, digits, '.', '_' and '-', for example scores")
-    other = next((there for there in names(registry) if there != name and there.lower() == name.lower()), None)
-    if other:
-        raise InputError(f"name {name}: there is {other}, which differs only in case; use that name or another one")
+    for taken in annotation_names(registry):
+        if taken != name and taken.lower() == name.lower():
+            raise InputError(f"name {name}: there is {taken}, which differs only in case; use that name or another one")
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    path = _path(registry, name)
+    path = registry.path / annotation_file(name)
     write_atomic(registry.path, path, buffer.getvalue())
     return path
 
@@ -134,10 +140,10 @@ def to_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
     return pa.table({name: array(values) for name, values in columns.items()})
 
 
-def names(registry: Contents) -> list[str]:
+def annotation_names(registry: Contents) -> list[str]:
     """Names of the tables."""
-    found = registry.folder.names(registry.path / ANNOTATIONS)
-    return [name.removesuffix(".parquet") for name in found if name.endswith(".parquet")]
+    files = registry.folder.names(registry.path / ANNOTATIONS)
+    return [file.removesuffix(".parquet") for file in files if file.endswith(".parquet")]
 
 
 def is_table(file: str) -> bool:
@@ -145,7 +151,7 @@ def is_table(file: str) -> bool:
     return file.endswith(".parquet") and _NAME.fullmatch(file.removesuffix(".parquet")) is not None
 
 
-def read_one(registry: Contents, name: str) -> Annotations:
+def read_annotation(registry: Contents, name: str) -> Annotations:
     """One table.
 
     Raises
@@ -157,36 +163,38 @@ def read_one(registry: Contents, name: str) -> Annotations:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if name not in names(registry):
-        raise NotFoundError(f"no annotations {name!r}; there are: {', '.join(names(registry)) or 'none'}")
-    path = _path(registry, name)
+    names = annotation_names(registry)
+    if name not in names:
+        raise NotFoundError(f"no annotations {name!r}; there are: {', '.join(names) or 'none'}")
+    label = annotation_file(name)
+    path = registry.path / label
     registry.folder.fetch(path)
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
-            raise InvalidFileError(registry.label(path), f"expected at most {MAX_TABLE_BYTES:,} bytes")
+            raise InvalidFileError(label, f"expected at most {MAX_TABLE_BYTES:,} bytes")
         columns = pq.read_table(io.BytesIO(path.read_bytes())).to_pydict()
     except (pa.ArrowException, OSError) as error:
-        raise InvalidFileError(registry.label(path), f"expected a Parquet file; {error}") from error
+        raise InvalidFileError(label, f"expected a Parquet file; {error}") from error
     if _MODEL not in columns:
-        raise InvalidFileError(registry.label(path), f"expected a column {_MODEL!r}")
+        raise InvalidFileError(label, f"expected a column {_MODEL!r}")
     models = [str(model) for model in columns.pop(_MODEL)]
     return Annotations(name, columns, models)
 
 
 def read_annotations(registry: Contents) -> list[Annotations]:
     """All tables, by name."""
-    return [read_one(registry, name) for name in names(registry)]
+    return [read_annotation(registry, name) for name in annotation_names(registry)]
 
 
 def annotations_of(registry: Contents, record: RowRecord) -> dict[str, dict[str, Any]]:
     """What the tables say of a row: column and value by table; values that are missing are left out."""
-    found = {}
+    annotations = {}
     for table in read_annotations(registry):
         (line,) = table.lines_of([record])
         if line is not None:
             values = {column: cells[line] for column, cells in table.columns.items()}
-            found[table.name] = {column: value for column, value in values.items() if not _missing(value)}
-    return found
+            annotations[table.name] = {column: value for column, value in values.items() if not _missing(value)}
+    return annotations
 
 
 def column_of(registry: Contents, name: str, records: Sequence[RowRecord]) -> list[Any]:
@@ -200,40 +208,26 @@ def column_of(registry: Contents, name: str, records: Sequence[RowRecord]) -> li
         If several have.
     """
     tables = read_annotations(registry)
-    found = [(t, c) for t in tables for c in t.columns if name in (c, f"{t.name}.{c}")]
-    if not found:
-        known = ", ".join(f"{table.name}.{column}" for table in tables for column in table.columns)
-        raise NotFoundError(f"no annotated column {name!r}; there are: {known or 'none; see: llreg annotate'}")
-    if len(found) > 1:
-        raise InputError(f"{name} is in {len(found)} tables; name one: {', '.join(f'{t.name}.{c}' for t, c in found)}")
-    table, column = found[0]
+    columns = {f"{table.name}.{column}": (table, column) for table in tables for column in table.columns}
+    matches = [full for full, (_, column) in columns.items() if name in (column, full)]
+    if not matches:
+        hint = ", ".join(columns) or "none; see: llreg annotate"
+        raise NotFoundError(f"no annotated column {name!r}; there are: {hint}")
+    if len(matches) > 1:
+        raise InputError(f"{name} is in {len(matches)} tables; name one: {', '.join(matches)}")
+    table, column = columns[matches[0]]
     values = [None if line is None else table.columns[column][line] for line in table.lines_of(records)]
     return [None if _missing(value) else value for value in values]
 
 
-def table_file(registry: Contents, given: Path | str) -> Path:
-    """A file that was given, or the table of that name where there is no such file."""
-    path = Path(given)
-    if path.exists() or str(given) not in names(registry):
+def table_file(registry: Contents, source: Path | str) -> Path:
+    """A file, or the table of that name where there is no such file."""
+    path = Path(source)
+    if path.exists() or str(source) not in annotation_names(registry):
         return path
-    table = _path(registry, str(given))
+    table = registry.path / annotation_file(str(source))
     registry.folder.fetch(table)
     return table
-
-
-def _path(registry: Contents, name: str) -> Path:
-    return registry.path / ANNOTATIONS / f"{name}.parquet"
-
-
-def _check_models(models: Sequence[str], places: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for k, model in enumerate(models):
-        if not model:
-            raise InputError(f"{places[k]}: no model name; fill it in or remove the line")
-        other = seen.setdefault(model.lower(), k)
-        if other != k:
-            same = "stands there" if models[other] == model else f"differs only in case from {models[other]}"
-            raise InputError(f"{places[k]}: {model} {same} ({places[other]}); keep one of the two")
 
 
 def _typed(cells: Sequence[Any]) -> list[Any]:

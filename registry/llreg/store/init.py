@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llreg import atomic
+from llreg.atomic import STATE
 from llreg.names import check_name, valid_name
-from llreg.store.layout import BUILD, CONFIG, COPY, RECIPE, SUBSETS, TEXTS
+from llreg.store.layout import BUILD, CONFIG, COPY, RECIPE, ROWS, STORE, SUBSETS, TEXTS
 from llreg.texts.textset import TextSet, load_texts, to_parquet, without_texts
 from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
@@ -17,7 +18,7 @@ from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, RENDERINGS, R
 # Only what is not JSON goes to large file storage: each file there costs a push two requests more.
 GITATTRIBUTES = "".join(
     f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
-    for pattern in ("rows/**/*.zip", "store.zarr/**/c/**", "store.zarr/**/c.*", "*.parquet")
+    for pattern in (f"{ROWS}/**/*.zip", f"{STORE}/**/c/**", f"{STORE}/**/c.*", "*.parquet")
 )
 
 
@@ -59,9 +60,8 @@ def make_registry(
     """
     root = Path(path).expanduser().resolve()
     with storage_errors(root):
-        there = (root / CONFIG).exists()
-    if there:
-        raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
+        if (root / CONFIG).exists():
+            raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
     view = make_view(clip)
     _refuse_foreign_files(root)
     text_set = load_texts(texts)
@@ -77,7 +77,12 @@ def make_registry(
     }
     parse("registry", pretty_json(document), CONFIG)
     prepare(root)
-    _write_texts(root, text_set)
+    if text_set.recipe is not None:
+        atomic.write_atomic(root, root / RECIPE, pretty_json(text_set.recipe).encode())
+        if not text_set.recipe["copy"]:  # the texts stay on this machine
+            atomic.write_atomic(root, root / COPY, to_parquet(text_set))
+            text_set = without_texts(text_set)
+    atomic.write_atomic(root, root / TEXTS, to_parquet(text_set))
     # Last: a directory is a registry once this file is there.
     atomic.write_atomic(root, root / CONFIG, pretty_json(document).encode())
     return root
@@ -103,37 +108,28 @@ def _protocol(texts: TextSet, prompt: Rendering | None, label: str) -> dict[str,
     return conditional_protocol(texts.info.id, prompt)
 
 
-def _write_texts(root: Path, texts: TextSet) -> None:
-    if texts.recipe is not None:
-        atomic.write_atomic(root, root / RECIPE, pretty_json(texts.recipe).encode())
-        if not texts.recipe["copy"]:
-            atomic.write_atomic(root, root / COPY, to_parquet(texts))
-            texts = without_texts(texts)
-    atomic.write_atomic(root, root / TEXTS, to_parquet(texts))
-
-
 def prepare(root: Path) -> None:
     """Make a directory in which a registry can be made: with what git must know, without files that it would overwrite."""
     _refuse_foreign_files(root)
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     _add_lines(root, ".gitattributes", GITATTRIBUTES)
-    _add_lines(root, ".gitignore", ".llreg/\n")
+    _add_lines(root, ".gitignore", f"{STATE}/\n")
 
 
 def _refuse_foreign_files(root: Path) -> None:
     """A registry writes files of these names, and must not overwrite anybody's."""
-    there = [name for name in (TEXTS, RECIPE, *BUILD, "rows", SUBSETS) if (root / name).exists()]
-    if there:
+    taken = [name for name in (TEXTS, RECIPE, *BUILD, ROWS, SUBSETS) if (root / name).exists()]
+    if taken:
         raise InputError(
-            f"{root} holds {', '.join(there)} already, which a registry would overwrite: choose another directory"
+            f"{root} holds {', '.join(taken)} already, which a registry would overwrite: choose another directory"
         )
 
 
 def _add_lines(root: Path, name: str, lines: str) -> None:
     """Add the lines that a file lacks; it may be the user's."""
     path = root / name
-    there = path.read_text(encoding="utf-8") if path.exists() else ""
-    missing = [line for line in lines.splitlines() if line not in there.splitlines()]
-    text = there if not there or there.endswith("\n") else there + "\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    missing = [line for line in lines.splitlines() if line not in text.splitlines()]
+    text += "\n" if text and not text.endswith("\n") else ""
     atomic.write_atomic(root, path, (text + "".join(f"{line}\n" for line in missing)).encode())

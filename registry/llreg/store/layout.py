@@ -35,6 +35,11 @@ def subset_file(subset: str) -> str:
     return f"{SUBSETS}/{subset}.json"
 
 
+def annotation_file(name: str) -> str:
+    """Path of a table of annotations in its registry."""
+    return f"{ANNOTATIONS}/{name}.parquet"
+
+
 def enclosing() -> list[Path]:
     """The working directory and those around it, innermost first."""
     try:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from llreg.atomic import state_dir, write_atomic
+from llreg.atomic import write_atomic
+from llreg.store.layout import REMOTE
 from llreg.store.rowfile import digest_in_name
 from llreg_schemas.errors import InvalidFileError
-
-_FILE = "remote.json"
 
 
 class RowFolder(NamedTuple):
@@ -54,17 +53,17 @@ class Pin:
 
     def digests(self) -> set[str]:
         """Digests of the rows that were published at the commit."""
-        found = (digest_in_name(name) for folder in self.rows.values() for name in folder.names)
-        return {digest for digest in found if digest}
+        digests = (digest_in_name(name) for folder in self.rows.values() for name in folder.names)
+        return {digest for digest in digests if digest}
 
-
-def with_rows(pin: Pin, names: Iterable[str]) -> Pin:
-    """The pin with row files that were published since; their folders are listed anew by the next pull."""
-    rows = dict(pin.rows)
-    for name in names:
-        there = rows.get(folder := name.split("/")[1], RowFolder("", ())).names
-        rows[folder] = RowFolder("", (*there, name.rpartition("/")[2]))
-    return replace(pin, rows=rows)
+    def with_rows(self, paths: Iterable[str]) -> Pin:
+        """The pin with row files that were published since; their folders are listed anew by the next pull."""
+        rows = dict(self.rows)
+        for path in paths:
+            _, folder, name = path.split("/")
+            names = rows[folder].names if folder in rows else ()
+            rows[folder] = RowFolder("", (*names, name))
+        return replace(self, rows=rows)
 
 
 def read_pin(root: Path) -> Pin | None:
@@ -75,19 +74,16 @@ def read_pin(root: Path) -> Pin | None:
     InvalidFileError
         If ``.llreg/remote.json`` is damaged.
     """
-    path = root / ".llreg" / _FILE
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads((root / REMOTE).read_bytes())
         rows = {name: RowFolder(oid, tuple(names)) for name, (oid, names) in document.pop("rows").items()}
         return Pin(rows=rows, **document)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidFileError(
-            f".llreg/{_FILE}", "is damaged; delete it and run: llreg pull ORG/NAME (no row is lost)"
-        ) from error
+        raise InvalidFileError(REMOTE, "is damaged; delete it and run: llreg pull ORG/NAME (no row is lost)") from error
 
 
 def write_pin(root: Path, pin: Pin) -> None:
     """Remember where the registry at `root` comes from."""
-    write_atomic(root, state_dir(root) / _FILE, json.dumps(asdict(pin)).encode())
+    write_atomic(root, root / REMOTE, json.dumps(asdict(pin)).encode())

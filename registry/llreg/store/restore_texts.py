@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from llreg import atomic
+from llreg.atomic import state_dir, write_atomic
 from llreg.store.contents import Contents
-from llreg.store.layout import COPY
+from llreg.store.layout import COPY, PARTIAL, RECIPE
 from llreg.texts.build import Note, Progress, build_texts
 from llreg.texts.recipe import Recipe, Source
 from llreg.texts.textset import TextSet, load_texts, to_parquet
@@ -21,7 +22,7 @@ def is_complete(registry: Contents) -> bool:
 
 
 def restore(
-    registry: Contents, given: Sequence[str] = (), *, progress: Progress | None = None, note: Note | None = None
+    registry: Contents, files: Sequence[str] = (), *, progress: Progress | None = None, note: Note | None = None
 ) -> TextSet:
     """Put a registry's texts where only this machine has them, from its recipe or from files.
 
@@ -29,7 +30,7 @@ def restore(
     ----------
     registry : Contents
         On this machine.
-    given : sequence of str
+    files : sequence of str
         A file that has the texts, such as the one that the registry was made from; or the files that the recipe names,
         if it was made from files. A recipe that came with a registry never opens a file by itself.
     progress, note : callable, optional
@@ -50,60 +51,53 @@ def restore(
     registry.check_changeable("rebuild its texts")
     if is_complete(registry):
         return registry.texts
-    partial = atomic.state_dir(registry.path) / "texts.partial"
-    texts = _as_they_are(registry, given)
-    if texts is None:
+    state_dir(registry.path)
+    partial = registry.path / PARTIAL
+    texts = None
+    if len(files) == 1:
+        with suppress(InputError):  # not a text set as it is; perhaps what the recipe makes one from
+            texts = load_texts(files[0])
+    if texts is None or texts.info.id != registry.info.text_set.id:
         recipe = registry.recipe
         if recipe is None:
             raise NotFoundError(
-                f"{registry.where} has no recipe.json to rebuild its texts by: ask its owner, or give a file that has them: "
+                f"{registry.where} has no {RECIPE} to rebuild its texts by: ask its owner, or give a file that has them: "
                 "llreg texts build --from FILE"
             )
-        expect = replace(recipe.expect, text_set=registry.info["text_set"]["id"])
-        texts = build_texts(_found(replace(recipe, expect=expect), given), partial, progress=progress, note=note).texts
+        recipe = replace(recipe, expect=replace(recipe.expect, text_set=registry.info.text_set.id))
+        texts = build_texts(_with_files(recipe, files), partial, progress=progress, note=note).texts
     full = replace(registry.texts, texts=texts.texts)
-    atomic.write_atomic(registry.path, registry.path / COPY, to_parquet(full))
+    write_atomic(registry.path, registry.path / COPY, to_parquet(full))
     partial.unlink(missing_ok=True)
     registry.forget_texts()
     return registry.texts
 
 
-def _as_they_are(registry: Contents, given: Sequence[str]) -> TextSet | None:
-    """The texts in a file, if they are the registry's."""
-    if len(given) != 1:
-        return None
-    try:
-        texts = load_texts(given[0])
-    except InputError:
-        return None  # not a text set as it is; perhaps what the recipe makes one from
-    return texts if texts.info.id == registry.info["text_set"]["id"] else None
-
-
-def _found(recipe: Recipe, given: Sequence[str]) -> Recipe:
-    """The recipe with the files that were given in the place of those it names."""
-    local = [source for source in recipe.sources if source.is_local]
-    if not local:
-        if given:
+def _with_files(recipe: Recipe, files: Sequence[str]) -> Recipe:
+    """The recipe with these files in the place of those it names on its owner's machine."""
+    owners = [source for source in recipe.sources if source.is_local]
+    if not owners:
+        if files:
             raise InputError(
-                f"{given[0]} has not the texts of {recipe.name}; leave --from out to rebuild them from {recipe.sources[0].name}"
+                f"{files[0]} has not the texts of {recipe.name}; leave --from out to rebuild them from {recipe.sources[0].name}"
             )
         return recipe
-    if not given:
-        names = ", ".join(source.name for source in local)
+    if not files:
+        names = ", ".join(source.name for source in owners)
         raise InputError(f"{recipe.name} was made from {names} on its owner's machine: give them with --from FILE")
-    here = {Path(name).name: name for name in given}
-    return replace(recipe, sources=tuple(_placed(source, here, given, len(local)) for source in recipe.sources))
+    by_name = {Path(file).name: file for file in files}
 
+    def with_files(source: Source) -> Source:
+        if not source.is_local:
+            return source
+        names = source.files or (Path(str(source.dataset)).name,)
+        paths = [by_name[name] for name in names if name in by_name]
+        if len(paths) < len(names):  # names may differ where it is clear which files are meant
+            if len(owners) > 1 or len(files) != len(names):
+                raise InputError(f"the recipe's files are {', '.join(names)}: give each of them with --from")
+            paths = list(files)
+        if source.files:
+            return replace(source, files=tuple(paths))
+        return replace(source, dataset=str(Path(paths[0]).expanduser().resolve()))
 
-def _placed(source: Source, here: dict[str, str], given: Sequence[str], count: int) -> Source:
-    if not source.is_local:
-        return source
-    wanted = source.files or (Path(str(source.dataset)).name,)
-    paths = [here[name] for name in wanted if name in here]
-    if len(paths) < len(wanted):
-        if count > 1 or len(given) != len(wanted):
-            raise InputError(f"the recipe's files are {', '.join(wanted)}: give each of them with --from")
-        paths = list(given)
-    if source.files:
-        return replace(source, files=tuple(paths))
-    return replace(source, dataset=str(Path(paths[0]).expanduser().resolve()))
+    return replace(recipe, sources=tuple(with_files(source) for source in recipe.sources))

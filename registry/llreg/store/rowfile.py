@@ -12,13 +12,14 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llreg.atomic import write_atomic
+from llreg.atomic import ZIP_ERRORS, write_atomic
 from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, array_attributes, dtype_of, is_count
+from llreg.store.layout import ROWS
+from llreg.store.zarr_profile import codec_names, configuration
 from llreg_schemas import RowRecord, canonical_json, check, row_digest
 from llreg_schemas.errors import InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
@@ -31,7 +32,6 @@ SUFFIX = ".zarr.zip"
 _NAME = re.compile(r"(?P<slug>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<digest>[0-9a-f]{64})\.zarr\.zip")
 _SLUG_CHARS = 100
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can hold: equal rows give equal files
-_ENDS = {"float32": "<f4", "int32": "<i4"}
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,22 @@ class Row:
 def row_path(record: RowRecord) -> Path:
     """Path of a row inside its registry: ``rows/<hh>/<slug>-<digest>.zarr.zip``."""
     slug = record.identity.name.replace("/", "--")[:_SLUG_CHARS]
-    return Path("rows") / record.digest[:2] / f"{slug}-{record.digest}{SUFFIX}"
+    return Path(ROWS) / record.digest[:2] / f"{slug}-{record.digest}{SUFFIX}"
 
 
 def digest_in_name(name: str) -> str | None:
     """The digest a row file's name claims; None if it is not a row file's name."""
     match = _NAME.fullmatch(name)
     return match["digest"] if match else None
+
+
+def row_limit(num_texts: int) -> int:
+    """Bytes that a row file may have, of texts or of pairs."""
+    # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
+    return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+
+
+# Writing
 
 
 def write_row(root: Path, row: Row) -> Path:
@@ -90,22 +99,12 @@ def write_row(root: Path, row: Row) -> Path:
 
 def to_zip(row: Row) -> bytes:
     """A row file's bytes: equal rows give equal bytes."""
-    members = _to_zarr(row)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(members):
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), members[name])
-    return buffer.getvalue()
-
-
-def _to_zarr(row: Row) -> dict[str, bytes]:
-    """The row as the members of a Zarr v3 group: key -> bytes."""
     import zarr
     from zarr.codecs import GzipCodec
     from zarr.storage import MemoryStore
 
     members: dict[str, Any] = {}
-    record = json.loads(canonical_json(row.record.to_json()))  # sorted: equal rows give equal files
+    record = json.loads(canonical_json(row.record.to_json()))  # with sorted keys
     group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes=record)
     arrays = row.arrays
     for name, values in arrays.items():
@@ -121,12 +120,17 @@ def _to_zarr(row: Row) -> dict[str, bytes]:
             config={"write_empty_chunks": True},  # every row file has the same members
         )
         array[:] = values
-    return {key: _timeless(key, value.to_bytes()) for key, value in members.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for key in sorted(members):
+            data = members[key].to_bytes()
+            if key.endswith("/c/0"):
+                data = data[:4] + bytes(4) + data[8:]  # without the time in gzip's header
+            archive.writestr(zipfile.ZipInfo(key, _ZIP_DATE), data)
+    return buffer.getvalue()
 
 
-def _timeless(key: str, data: bytes) -> bytes:
-    """A member without the time that gzip's header holds: equal rows give equal files."""
-    return data[:4] + bytes(4) + data[8:] if key.endswith("/c/0") else data
+# Reading
 
 
 def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
@@ -145,23 +149,27 @@ def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
     InvalidFileError
         If the file is truncated, tampered with, or not a row of a set of `num_texts` texts.
     """
-    return parse_row(_read_bounded(path, num_texts, label or str(path)), num_texts, label=label or str(path))
+    label = label or str(path)
+    limit = row_limit(num_texts)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InvalidFileError(label, f"expected at most {limit:,} bytes for {num_texts:,} texts; got {size:,}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
+    return parse_row(data, num_texts, label=label)
 
 
 def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
     """As `read_row`, from the file's bytes."""
-    import numpy as np
-
-    members = _members(data, num_texts, label)
-    record = RowRecord.from_json(check("row", _attributes(members["zarr.json"], label), label))
-    values = {
-        name: np.frombuffer(_decode(members, name, num_texts, label), dtype=_ENDS[dtype_of(name)]).astype(
-            dtype_of(name)
-        )
-        for name in PAIR_VARIABLES
-        if f"{name}/zarr.json" in members
-    }
-    row = Row(record=record, **values)
+    members = _unzip(data, label)
+    group = _parse_object(members["zarr.json"], label, "zarr.json")
+    if group.get("zarr_format") != 3 or group.get("node_type") != "group":
+        raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
+    record = RowRecord.from_json(check("row", group.get("attributes"), label))
+    names = [name for name in PAIR_VARIABLES if f"{name}/zarr.json" in members]
+    row = Row(record=record, **{name: _parse_array(members, name, num_texts, label) for name in names})
     digest = row_digest(record.identity.to_json(), **row.arrays)
     if digest != record.digest:
         raise InvalidFileError(
@@ -173,62 +181,49 @@ def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
     return row
 
 
-def row_limit(num_texts: int) -> int:
-    """Bytes that a row file may have, of texts or of pairs."""
-    # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
-    return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
-
-
-def _read_bounded(path: Path, num_texts: int, label: str) -> bytes:
-    limit = row_limit(num_texts)
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InvalidFileError(label, f"expected at most {limit:,} bytes for {num_texts:,} texts; got {size:,}")
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
-
-
-def _members(data: bytes, num_texts: int, label: str) -> dict[str, bytes]:
+def _unzip(data: bytes, label: str) -> dict[str, bytes]:
     """The zip's members, after checking names, sizes and that they are stored."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-            names = [entry.filename for entry in entries]
-            expected = _member_names(names)
-            if sorted(names) != expected:
-                raise InvalidFileError(label, f"expected the members {expected}; got {sorted(names)[:12]}")
+            names = sorted(entry.filename for entry in entries)
+            # A row of pairs, if there is anything of a response alone.
+            alone = tuple(f"{name}/" for name in PAIR_VARIABLES[len(TEXT_VARIABLES) :])
+            variables = PAIR_VARIABLES if any(name.startswith(alone) for name in names) else TEXT_VARIABLES
+            expected = sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
+            if names != expected:
+                raise InvalidFileError(label, f"expected the members {expected}; got {names[:12]}")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
                     raise InvalidFileError(label, "expected an uncompressed zip", field=entry.filename)
             return {entry.filename: archive.read(entry) for entry in entries}
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
-        if isinstance(error, InvalidFileError):
-            raise
+    except InvalidFileError:
+        raise
+    except ZIP_ERRORS as error:
         raise InvalidFileError(
             label, f"expected a whole row file; it is truncated or damaged ({error}); get the original again"
         ) from error
 
 
-def _member_names(there: Sequence[str]) -> list[str]:
-    """Names that the members must have, sorted: those of a row of pairs if one of them is of a response alone."""
-    alone = tuple(f"{name}/" for name in PAIR_VARIABLES if name not in TEXT_VARIABLES)
-    variables = PAIR_VARIABLES if any(name.startswith(alone) for name in there) else TEXT_VARIABLES
-    return sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
+def _parse_array(members: dict[str, bytes], name: str, num_texts: int, label: str) -> NDArray[Any]:
+    """One array, of shape (n_texts,); its form is checked before anything of it is decompressed."""
+    import numpy as np
 
+    metadata = _parse_object(members[f"{name}/zarr.json"], label, name)
+    shape, dtype = metadata.get("shape"), metadata.get("data_type")
+    codecs: Any = metadata.get("codecs")
+    if shape != [num_texts]:
+        raise InvalidFileError(
+            label, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
+        )
+    if dtype != dtype_of(name):
+        raise InvalidFileError(label, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
+    chunk = configuration(metadata.get("chunk_grid")).get("chunk_shape")
+    if metadata.get("zarr_format") != 3 or codec_names(codecs) != ["bytes", "gzip"] or chunk != [num_texts]:
+        raise InvalidFileError(label, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
+    if configuration(codecs[0]).get("endian") != "little":
+        raise InvalidFileError(label, "expected little-endian values", field=name)
 
-def _attributes(data: bytes, label: str) -> Any:
-    document = _json(data, label, "zarr.json")
-    if document.get("zarr_format") != 3 or document.get("node_type") != "group":
-        raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
-    return document.get("attributes")
-
-
-def _decode(members: dict[str, bytes], name: str, num_texts: int, label: str) -> bytes:
-    """The raw little-endian bytes of one array, never more than its shape implies."""
-    metadata = _json(members[f"{name}/zarr.json"], label, name)
-    _check_profile(metadata, name, num_texts, label)
     size = 4 * num_texts
     stream = zlib.decompressobj(wbits=31)  # 31: gzip framing
     try:
@@ -237,35 +232,11 @@ def _decode(members: dict[str, bytes], name: str, num_texts: int, label: str) ->
         raise InvalidFileError(label, f"expected gzip data; {error}", field=name) from error
     if len(raw) != size or not stream.eof or stream.unused_data:
         raise InvalidFileError(label, f"expected exactly {size:,} bytes of values", field=name)
-    return raw
+    return np.frombuffer(raw, np.dtype(dtype_of(name)).newbyteorder("<")).astype(dtype_of(name))
 
 
-def _check_profile(metadata: dict[str, Any], name: str, num_texts: int, label: str) -> None:
-    shape, dtype = metadata.get("shape"), metadata.get("data_type")
-    if shape != [num_texts]:
-        raise InvalidFileError(
-            label, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
-        )
-    if dtype != dtype_of(name):
-        raise InvalidFileError(label, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
-    codecs = metadata.get("codecs")
-    kinds = (
-        [codec.get("name") if isinstance(codec, dict) else None for codec in codecs] if isinstance(codecs, list) else []
-    )
-    grid = metadata.get("chunk_grid")
-    chunk = _configuration(grid).get("chunk_shape")
-    if metadata.get("zarr_format") != 3 or kinds != ["bytes", "gzip"] or chunk != [num_texts]:
-        raise InvalidFileError(label, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
-    if not isinstance(codecs, list) or _configuration(codecs[0]).get("endian") != "little":
-        raise InvalidFileError(label, "expected little-endian values", field=name)
-
-
-def _configuration(part: Any) -> dict[str, Any]:
-    found = part.get("configuration") if isinstance(part, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _json(data: bytes, label: str, field: str) -> dict[str, Any]:
+def _parse_object(data: bytes, label: str, field: str) -> dict[str, Any]:
+    """A JSON object."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

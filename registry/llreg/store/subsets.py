@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llreg import atomic
 from llreg.store.folder import RegistryFiles
-from llreg.store.layout import SUBSETS
+from llreg.store.layout import SUBSETS, subset_file
 from llreg_schemas import canonical_json, check, hash_json, parse
 from llreg_schemas.errors import InputError, InvalidFileError
 
@@ -51,8 +51,8 @@ def load_subset(registry: RegistryFiles, source: str | Path | Mapping[str, Any])
         if isinstance(source, Mapping):
             return check_subset(check("subset", dict(source), "subset"), registry.info, "subset")
         path = Path(source)
-        if not path.is_file() and (there := subset_path(registry.path, str(source))).is_file():
-            path = there
+        if not path.is_file() and (by_id := registry.path / subset_file(str(source))).is_file():
+            path = by_id
         return check_subset(parse("subset", path.read_bytes(), str(path)), registry.info, str(path))
     except OSError as error:
         raise InputError(
@@ -60,11 +60,6 @@ def load_subset(registry: RegistryFiles, source: str | Path | Mapping[str, Any])
         ) from error
     except InvalidFileError as error:
         raise InputError(f"{error}; make a subset with: llreg subset --size N -o FILE") from error
-
-
-def subset_path(root: Path, subset: str) -> Path:
-    """Where a registry keeps a subset."""
-    return root / SUBSETS / f"{subset}.json"
 
 
 def store_subset(root: Path, document: Mapping[str, Any]) -> None:
@@ -75,7 +70,7 @@ def store_subset(root: Path, document: Mapping[str, Any]) -> None:
     StorageError
         If it cannot be written.
     """
-    path = subset_path(root, document["id"])
+    path = root / subset_file(document["id"])
     if not path.exists():
         atomic.write_atomic(root, path, dump_subset(document))
 
@@ -114,15 +109,11 @@ def check_subset(document: dict[str, Any], info: Mapping[str, Any], label: str) 
         raise InvalidFileError(
             label, f"expected the hash of the other fields, {expected[:12]}…; it was edited by hand", field="id"
         )
-    _check_draw(document, label)
-    return document
-
-
-def _check_draw(document: Mapping[str, Any], label: str) -> None:
+    # The texts must be those that the rules draw: a sample that somebody chose by hand would pass for a random one.
     if document["draws"] > DRAWS_A_TEXT * document["num_texts"]:
         raise InvalidFileError(label, f"expected at most {DRAWS_A_TEXT} a text of the set", field="draws")
     try:
-        counts = draw_subset(document)
+        counts = draw_subset(document)  # (n_texts,)
     except InputError as error:
         raise InvalidFileError(label, str(error), field="draws") from error
     texts = counts.nonzero()[0]
@@ -130,6 +121,7 @@ def _check_draw(document: Mapping[str, Any], label: str) -> None:
         raise InvalidFileError(
             label, "expected the texts that its chances and seed draw: they were chosen by hand", field="texts"
         )
+    return document
 
 
 def read_subset(registry: RegistryFiles, subset: str) -> dict[str, Any]:
@@ -140,8 +132,8 @@ def read_subset(registry: RegistryFiles, subset: str) -> dict[str, Any]:
     InvalidFileError
         If it is missing or damaged.
     """
-    path = subset_path(registry.path, subset)
-    label = f"{SUBSETS}/{path.name}"
+    label = subset_file(subset)
+    path = registry.path / label
     registry.folder.fetch(path)
     try:
         status = path.stat()
@@ -150,8 +142,8 @@ def read_subset(registry: RegistryFiles, subset: str) -> dict[str, Any]:
             label,
             f"cannot be read: {error.strerror}; rows were scored on this subset: get it from where they came",
         ) from error
-    text_set = registry.info["text_set"]
-    return _read(path, label, (status.st_mtime_ns, status.st_size), text_set["id"], text_set["num_texts"])
+    text_set = registry.info.text_set
+    return _read(path, label, (status.st_mtime_ns, status.st_size), text_set.id, text_set.num_texts)
 
 
 @lru_cache(maxsize=64)

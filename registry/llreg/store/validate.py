@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from llreg.settings import SHARD_ROWS
 from llreg.store.annotations import read_annotations
-from llreg.store.layout import STORE
+from llreg.store.layout import ROWS, STORE, retraction_file, version_file
 from llreg.store.rowcheck import check_left_out, refuse, suffixes
-from llreg.store.rowfile import Row, digest_in_name
+from llreg.store.rowfile import Row, digest_in_name, read_row
 from llreg.store.subsets import list_subsets, read_subset
 from llreg_schemas import check
 from llreg_schemas.errors import InvalidFileError, NotFoundError
@@ -54,68 +54,24 @@ def validate(
     list of Problem
         Empty if all is well. It raises nothing for a bad file.
     """
-    files = [Path(path).resolve() for path in paths] or registry.folder.below(registry.path / "rows")
+    files = [Path(path).resolve() for path in paths] or registry.folder.below(registry.path / ROWS)
     problems: list[Problem] = []
-    seen: dict[str, Path] = {}
-    for done, path in enumerate(files, 1):
-        problems += _check_row_file(registry, path, seen)
-        if progress:
-            progress(done, len(files))
-    if not paths:
-        problems += _check_documents(registry)
-    return problems
-
-
-def _check_row_file(registry: Contents, path: Path, seen: dict[str, Path]) -> list[Problem]:
-    label = registry.label(path)
-    inside = path.is_relative_to(registry.path / "rows")
-    if not (registry.folder.is_file(path) if inside else path.is_file() and not path.is_symlink()):
-        return [Problem(label, "expected a regular file")]
-    if inside and digest_in_name(path.name) is None:
-        return [Problem(label, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")]
-    try:
-        if inside:
-            row = registry.read_file(path)
+    files_by_id: dict[str, Path] = {}
+    for count, path in enumerate(files, 1):
+        label = registry.label(path)
+        try:
+            row_id = _check_row_file(registry, path).record.row_id
+        except InvalidFileError as error:
+            problems.append(_problem(error))
         else:
-            from llreg.store.rowfile import read_row
-
-            row = read_row(path, registry.num_texts, label=label)
-            registry.check_row(row, label)
-        record = row.record
-        _check_subset(registry, row, label)
-    except InvalidFileError as error:
-        return [_problem(error)]
-    other = seen.setdefault(record.row_id, path)
-    if other != path:
-        return [Problem(label, f"has the row id {record.row_id} of {registry.label(other)}")]
-    return []
-
-
-def _check_subset(registry: Contents, row: Row, label: str) -> None:
-    """A row of a text subset has values on its texts only, and names a subset that is here."""
-    import numpy as np
-
-    record = row.record
-    if record.identity.subset is None:
-        return
-    try:
-        document = read_subset(registry, record.identity.subset)
-    except InvalidFileError as error:
-        raise InvalidFileError(
-            label, f"expected a sound subset in this registry; {error}", field="identity.subset"
-        ) from error
-    outside = np.ones(registry.num_texts, dtype=bool)
-    outside[document["texts"]] = False
-    for suffix in suffixes(row):
-        missing = np.isnan(row.arrays[f"log_likelihood{suffix}"])
-        refuse(outside & ~missing, label, f"log_likelihood{suffix}", "NaN outside the row's text subset", ~missing)
-        inside = int((missing & ~outside).sum())
-        check_left_out(record.provenance, suffix, inside, "as many as are NaN in its text subset", label)
-
-
-def _check_documents(registry: Contents) -> list[Problem]:
-    """registry.json was checked on opening; here the texts, retractions, versions, subsets and the build."""
-    problems = []
+            first = files_by_id.setdefault(row_id, path)
+            if first != path:
+                problems.append(Problem(label, f"has the row id {row_id} of {registry.label(first)}"))
+        if progress:
+            progress(count, len(files))
+    if paths:
+        return problems
+    # registry.json was checked on opening.
     checks: list[Callable[[], object]] = [
         lambda: registry.texts,
         lambda: registry.recipe,
@@ -136,18 +92,56 @@ def _check_documents(registry: Contents) -> list[Problem]:
     return problems
 
 
+def _check_row_file(registry: Contents, path: Path) -> Row:
+    """One row file, in the registry or from elsewhere."""
+    label = registry.label(path)
+    is_inside = path.is_relative_to(registry.path / ROWS)
+    if not (registry.folder.is_file(path) if is_inside else path.is_file() and not path.is_symlink()):
+        raise InvalidFileError(label, "expected a regular file")
+    if is_inside and digest_in_name(path.name) is None:
+        raise InvalidFileError(label, "expected a row file, rows/<hh>/<name>-<digest>.zarr.zip; remove it")
+    if is_inside:
+        row = registry.read_file(path)
+    else:
+        row = read_row(path, registry.num_texts, label=label)
+        registry.check_row(row, label)
+    _check_subset(registry, row, label)
+    return row
+
+
+def _check_subset(registry: Contents, row: Row, label: str) -> None:
+    """A row of a text subset has values on its texts only, and names a subset that is here."""
+    import numpy as np
+
+    subset = row.record.identity.subset
+    if subset is None:
+        return
+    try:
+        texts = read_subset(registry, subset)["texts"]
+    except InvalidFileError as error:
+        raise InvalidFileError(
+            label, f"expected a sound subset in this registry; {error}", field="identity.subset"
+        ) from error
+    outside = np.ones(registry.num_texts, dtype=bool)
+    outside[texts] = False
+    for suffix in suffixes(row):
+        missing = np.isnan(row.arrays[f"log_likelihood{suffix}"])  # (n_texts,)
+        refuse(outside & ~missing, label, f"log_likelihood{suffix}", "NaN outside the row's text subset", ~missing)
+        num_missing = int((missing & ~outside).sum())
+        check_left_out(row.record.provenance, suffix, num_missing, "as many as are NaN in its text subset", label)
+
+
 def _check_references(registry: Contents) -> None:
-    there = set(registry.row_files()) | set(registry.store.digests())
+    """Retractions and versions name rows that are here."""
+    digests = set(registry.row_files()) | set(registry.store.digests())
     for digest in registry.retractions():
-        if digest not in there:
-            raise InvalidFileError(
-                f"retractions/{digest}.json", "expected a row that is here; it is not", field="digest"
-            )
+        if digest not in digests:
+            raise InvalidFileError(retraction_file(digest), "expected a row that is here; it is not", field="digest")
     for manifest in registry.versions():
-        missing = [digest for digest in manifest["rows"] if digest not in there]
-        if missing:
+        num_missing = len(set(manifest["rows"]) - digests)
+        if num_missing:
             raise InvalidFileError(
-                f"versions/{manifest['tag']}.json", f"expected rows that are here; {len(missing)} are not", field="rows"
+                version_file(manifest["tag"]), f"expected rows that are here; {num_missing} are not", field="rows"
             )
 
 
@@ -159,18 +153,16 @@ def _check_store(registry: Contents) -> None:
         batch = records[start : start + SHARD_ROWS]
         intact = registry.store.intact_rows(batch)
         for record in batch:
-            check("row", record.to_json(), f"{STORE}: {record.row_id}")
+            label = f"{STORE}: {record.row_id}"
+            check("row", record.to_json(), label)
             path = files.get(record.digest)
             if path and registry.is_sound(path) and registry.file_record(path) != record:
                 raise InvalidFileError(
-                    f"{STORE}: {record.row_id}",
-                    f"expected the record in {registry.label(path)}; make it again: llreg build",
+                    label, f"expected the record in {registry.label(path)}; make it again: llreg build"
                 )
             if record.digest not in intact:
-                raise InvalidFileError(
-                    f"{STORE}: {record.row_id}", "expected values with the row's digest; make it again: llreg build"
-                )
-            _check_subset(registry, intact[record.digest], f"{STORE}: {record.row_id}")
+                raise InvalidFileError(label, "expected values with the row's digest; make it again: llreg build")
+            _check_subset(registry, intact[record.digest], label)
 
 
 def _problem(error: InvalidFileError) -> Problem:

@@ -12,25 +12,65 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from llreg.settings import MAX_TEXTS, SHARD_ROWS
+from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_TEXTS, SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, dtype_of, is_count
-from llreg.store.zarr_write import STRING_CHUNK_ROWS, TOKENS_CHUNK_ROWS, chunk_rows
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
+STRING_CHUNK_ROWS = 4096  # text metadata
+TOKENS_CHUNK_ROWS = 64  # models that share a tokenizer compress to almost nothing together
 MAX_METADATA_BYTES = 64 << 20  # 64 MiB, zarr.json: it names every retracted digest
-_INDEX = ["bytes", "crc32c"]
+REPAIR = (
+    "if all rows are also in rows/, delete the directory and run: llreg build; else get it again from where it came"
+)
 _CODECS = {"float32": ["bytes"], "int32": ["bytes", "zstd"]}
 _CHECKSUM = "crc32c"  # last, in all but the oldest stores
-_STRINGS = ["vlen-utf8", "zstd"]
 _KNOWN_CODECS = {"bytes", "crc32c", "zstd", "vlen-utf8", "sharding_indexed"}
 # Longest string of a column, on average over a chunk; a chunk of a single record may hold the largest one.
 _STRING_BYTES = {"digest": 64, "record": 16 << 10}
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _FRAME_HEADER = 18  # bytes at most
 
-ReadRange = Callable[[int, int], bytes]
+
+# Shapes and sizes
+
+
+def chunk_rows(num_texts: int) -> int:
+    """Rows in a chunk: a power of two that keeps one row over HTTP at `CHUNK_BYTES` or one row."""
+    rows = 1
+    while rows < MAX_CHUNK_ROWS and 2 * rows * 4 * num_texts <= CHUNK_BYTES:
+        rows *= 2
+    return rows
+
+
+def string_chunk(count: int) -> int:
+    """Rows in a chunk of a metadata column, of so many rows."""
+    return max(1, min(STRING_CHUNK_ROWS, count))
+
+
+def string_chunks(name: str, count: int) -> list[str]:
+    """Files that a column of strings has, none of which is empty."""
+    return [f"{name}/c/{chunk}" for chunk in range(math.ceil(count / string_chunk(count)))]
+
+
+def string_limit(name: str, count: int) -> int:
+    """Bytes that a chunk of a column of strings may have, decompressed."""
+    longest = MAX_DOCUMENT_BYTES if name == "record" else 0
+    return 4 + longest + string_chunk(count) * (4 + _STRING_BYTES[name])
+
+
+def shard_limit(num_texts: int) -> int:
+    """Bytes that a shard may have."""
+    return file_limit(4 * SHARD_ROWS * num_texts)
+
+
+def file_limit(content: int) -> int:
+    """Bytes that a file of so much content may have: with an index, checksums, and what zstd adds to what it cannot compress."""
+    return content + content // 128 + (16 << 10)
+
+
+# Metadata
 
 
 def read_metadata(data: bytes, label: str) -> dict[str, Any]:
@@ -46,7 +86,7 @@ def read_metadata(data: bytes, label: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidFileError(label, f"is damaged: zarr.json is no JSON ({error}); {_ADVICE}") from error
+        raise InvalidFileError(label, f"is damaged: zarr.json is no JSON ({error}); {REPAIR}") from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
         raise InvalidFileError(label, "expected a group with attributes", field="zarr.json")
     version = document["attributes"].get("build_format_version")
@@ -59,11 +99,6 @@ def read_metadata(data: bytes, label: str) -> dict[str, Any]:
     if document.get("zarr_format") != 3 or document.get("node_type") != "group":
         raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
     return document
-
-
-_ADVICE = (
-    "if all rows are also in rows/, delete the directory and run: llreg build; else get it again from where it came"
-)
 
 
 def check_profile(
@@ -91,16 +126,28 @@ def check_profile(
     if not isinstance(arrays, dict):
         raise InvalidFileError(label, "expected consolidated metadata", field="zarr.json")
     for name, array in arrays.items():
-        if not isinstance(array, dict) or not set(_names(array.get("codecs"))) <= _KNOWN_CODECS:
+        if not isinstance(array, dict) or not set(codec_names(array.get("codecs"))) <= _KNOWN_CODECS:
             raise InvalidFileError(
                 label, "expected an array with codecs that llreg writes", field=ascii(name)[1:60].rstrip("'")
             )
-    shape = _part(arrays, "digest", label).get("shape")
+
+    def find(name: str) -> Mapping[str, Any]:
+        if name not in arrays:
+            raise InvalidFileError(label, "expected this array; it is missing", field=name)
+        array: Mapping[str, Any] = arrays[name]
+        return array
+
+    shape = find("digest").get("shape")
     if not (isinstance(shape, list) and len(shape) == 1 and _is_count(shape[0])):
         raise InvalidFileError(label, f"expected one dimension; got shape {str(shape)[:60]}", field="digest")
     count = int(shape[0])
     for name in _STRING_BYTES:
-        _check_strings(_part(arrays, name, label), name, count, label)
+        column = find(name)
+        _expect(label, name, "shape", [count], column.get("shape"))
+        _expect(label, name, "data type", "string", column.get("data_type"))
+        chunk = configuration(column.get("chunk_grid")).get("chunk_shape")
+        _expect(label, name, "chunks", [string_chunk(count)], chunk)
+        _expect(label, name, "codecs", ["vlen-utf8", "zstd"], codec_names(column.get("codecs")))
     pairs = bool(arrays.keys() & set(PAIR_VARIABLES).difference(TEXT_VARIABLES))
     names = tuple(variables or (PAIR_VARIABLES if pairs else TEXT_VARIABLES))
     if pairs != (names == PAIR_VARIABLES):
@@ -108,15 +155,8 @@ def check_profile(
             label, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
         )
     for name in names:
-        _check_values(_part(arrays, name, label), name, count, num_texts, label)
+        _check_values(find(name), name, count, num_texts, label)
     return count, names
-
-
-def _check_strings(array: Mapping[str, Any], name: str, count: int, label: str) -> None:
-    _expect(label, name, "shape", [count], array.get("shape"))
-    _expect(label, name, "data type", "string", array.get("data_type"))
-    _expect(label, name, "chunks", [string_chunk(count)], _configuration(array.get("chunk_grid")).get("chunk_shape"))
-    _expect(label, name, "codecs", _STRINGS, _names(array.get("codecs")))
 
 
 def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: int | None, label: str) -> None:
@@ -125,23 +165,25 @@ def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: in
         num_texts = shape[1]
     if not _is_count(num_texts) or num_texts > MAX_TEXTS:
         raise InvalidFileError(label, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
-    outer = array.get("codecs")
-    shard = _configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
-    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
-    grid = _configuration(array.get("chunk_grid"))
-    keys = _configuration(array.get("chunk_key_encoding"))
+    grid = configuration(array.get("chunk_grid"))
+    keys = configuration(array.get("chunk_key_encoding"))
     _expect(label, name, "shape", [count, num_texts], shape)
     _expect(label, name, "data type", dtype_of(name), array.get("data_type"))
     _expect(label, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
     _expect(label, name, "file names with", ".", keys.get("separator"))
+    # The one outer codec is the sharding; what is inside a shard is in its configuration.
+    outer = array.get("codecs")
+    shard = configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
+    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
+    codecs = codec_names(shard.get("codecs"))
+    if codecs[1:] and codecs[-1] == _CHECKSUM:
+        codecs = codecs[:-1]
     _expect(label, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
-    codecs = _names(shard.get("codecs"))
-    expected = _CODECS[dtype_of(name)]
-    _expect(label, name, "codecs", expected, codecs[:-1] if codecs[1:] and codecs[-1] == _CHECKSUM else codecs)
-    _expect(label, name, "codecs of the index", _INDEX, _names(shard.get("index_codecs")))
+    _expect(label, name, "codecs", _CODECS[dtype_of(name)], codecs)
+    _expect(label, name, "codecs of the index", ["bytes", _CHECKSUM], codec_names(shard.get("index_codecs")))
     _expect(label, name, "place of the index", "end", shard.get("index_location"))
     for part in ("codecs", "index_codecs"):
-        _expect(label, name, "byte order", "little", _configuration(shard[part][0]).get("endian"))
+        _expect(label, name, "byte order", "little", configuration(shard[part][0]).get("endian"))
 
 
 def _expect(label: str, name: str, what: str, expected: Any, got: Any) -> None:
@@ -149,20 +191,14 @@ def _expect(label: str, name: str, what: str, expected: Any, got: Any) -> None:
         raise InvalidFileError(label, f"expected {what} {expected}; got {ascii(got)[:60]}", field=name)
 
 
-def _part(arrays: Mapping[str, Any], name: str, label: str) -> Mapping[str, Any]:
-    array = arrays.get(name)
-    if not isinstance(array, dict):
-        raise InvalidFileError(label, "expected this array; it is missing", field=name)
-    return array
+def configuration(part: Any) -> dict[str, Any]:
+    """The configuration of a codec, grid or encoding in an array's metadata; empty for what is none."""
+    value = part.get("configuration") if isinstance(part, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
-def _configuration(part: Any) -> dict[str, Any]:
-    found = part.get("configuration") if isinstance(part, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _names(codecs: Any) -> list[Any]:
-    """Names of codecs, those inside a shard too where they are listed from outside; [None] for what is no list."""
+def codec_names(codecs: Any) -> list[Any]:
+    """Names of codecs; [None] for what is no list of them."""
     if not isinstance(codecs, list):
         return [None]
     return [str(codec.get("name")) if isinstance(codec, dict) else None for codec in codecs]
@@ -172,30 +208,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def string_chunk(count: int) -> int:
-    """Rows in a chunk of a column of strings, of so many rows."""
-    return max(1, min(STRING_CHUNK_ROWS, count))
-
-
-def string_chunks(name: str, count: int) -> list[str]:
-    """Files that a column of strings has, none of which is empty."""
-    return [f"{name}/c/{chunk}" for chunk in range(math.ceil(count / string_chunk(count)))]
-
-
-def string_limit(name: str, count: int) -> int:
-    """Bytes that a chunk of a column of strings may have, decompressed."""
-    longest = MAX_DOCUMENT_BYTES if name == "record" else 0
-    return 4 + longest + string_chunk(count) * (4 + _STRING_BYTES[name])
-
-
-def shard_limit(num_texts: int) -> int:
-    """Bytes that a shard may have."""
-    return file_limit(4 * SHARD_ROWS * num_texts)
-
-
-def file_limit(content: int) -> int:
-    """Bytes that a file of so much content may have: with an index, checksums, and what zstd adds to what it cannot compress."""
-    return content + content // 128 + (16 << 10)
+# Content
 
 
 def decode_strings(data: bytes, name: str, count: int) -> list[str]:
@@ -221,13 +234,14 @@ def decode_strings(data: bytes, name: str, count: int) -> list[str]:
     raw = memoryview(pa.decompress(data, decompressed_size=size, codec="zstd"))
     if int.from_bytes(raw[:4], "little") != string_chunk(count):
         raise ValueError(f"{name}: expected {string_chunk(count):,} strings in a chunk")
-    texts, place = [], 4
+    texts, start = [], 4
     for _ in range(string_chunk(count)):
-        length = int.from_bytes(raw[place : place + 4], "little")
-        if place + 4 + length > len(raw):
+        length = int.from_bytes(raw[start : start + 4], "little")
+        start += 4
+        if start + length > len(raw):
             raise ValueError(f"{name}: a string is cut off")
-        texts.append(str(raw[place + 4 : place + 4 + length], "utf-8"))
-        place += 4 + length
+        texts.append(str(raw[start : start + length], "utf-8"))
+        start += length
     return texts
 
 
@@ -251,7 +265,9 @@ def frame_size(data: bytes) -> int:
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
-def check_tokens(read: ReadRange, size: int, num_texts: int, part: tuple[int, int] | None = None) -> None:
+def check_tokens(
+    read: Callable[[int, int], bytes], size: int, num_texts: int, part: tuple[int, int] | None = None
+) -> None:
     """Check that the chunks in a shard of token counts decompress to the size they must have.
 
     Parameters

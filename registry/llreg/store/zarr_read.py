@@ -26,13 +26,6 @@ T = TypeVar("T")
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError, ExceptionGroup)
 
 
-def _first(error: Exception) -> Exception:
-    """The error itself, or the first of a group: zarr from 3.2 on reads chunks in a task group."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 class StoreReader:
     """Reads rows of a ``store.zarr`` by digest.
 
@@ -115,18 +108,19 @@ class StoreReader:
 
     def intact_rows(self, records: Sequence[RowRecord]) -> dict[str, Row]:
         """Those of the given rows that are in the store with the values their digest names, by digest."""
-        there = set(self.digests())
-        wanted = [record for record in records if record.digest in there]
-        if not wanted:
+        stored = set(self.digests())
+        records = [record for record in records if record.digest in stored]
+        if not records:
             return {}
-        digests = [record.digest for record in wanted]
-        arrays = {name: self.read(name, digests, slice(None)) for name in self._consistently(lambda: self._names)}
-        rows = [Row(record, **{name: array[k] for name, array in arrays.items()}) for k, record in enumerate(wanted)]
-        return {
-            row.record.digest: row
-            for row in rows
-            if row_digest(row.record.identity.to_json(), **row.arrays) == row.record.digest
-        }
+        digests = [record.digest for record in records]
+        names = self._consistently(lambda: self._names)
+        arrays = {name: self.read(name, digests, slice(None)) for name in names}  # each (n_rows, n_texts)
+        rows = {}
+        for k, record in enumerate(records):
+            row = Row(record, **{name: array[k] for name, array in arrays.items()})
+            if row_digest(record.identity.to_json(), **row.arrays) == record.digest:
+                rows[record.digest] = row
+        return rows
 
     def _consistently(self, read: Callable[[], T]) -> T:
         """Open the store if need be and read; again if it was swapped before the read was over."""
@@ -139,13 +133,14 @@ class StoreReader:
             except _DAMAGE as raised:
                 if self.signature() != signature:
                     continue
-                error = _first(raised)
+                error: Exception = raised
+                while isinstance(error, ExceptionGroup):  # zarr from 3.2 on reads chunks in a task group
+                    error = error.exceptions[0]
                 if isinstance(error, LlregError):
                     raise error from error.__cause__
                 raise InvalidFileError(
                     self.label,
-                    f"is damaged ({type(error).__name__}: {str(error)[:100]}); if all rows are also in rows/, delete "
-                    "the directory and run: llreg build; else get it again from where it came",
+                    f"is damaged ({type(error).__name__}: {str(error)[:100]}); {zarr_profile.REPAIR}",
                 ) from error
             if self.signature() == signature:
                 return value
@@ -193,31 +188,36 @@ class StoreReader:
         self._sound.add(key)
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
+        """Open the store of that signature, after its metadata, digests and sizes of shards were checked."""
         self._signature, self._records = None, None  # so that a failure is not taken for an opened store
         self._sound = set()
-        self._group, self._positions = (None, {}) if signature is None else self._open_group()
+        self._group, self._positions = None, {}
+        if signature is not None:
+            import zarr
+
+            metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.label)
+            count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.label)
+            digests = self._strings("digest", count)
+            group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
+            self._width = int(group["log_likelihood"].shape[1])
+            # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
+            for name in self._names:
+                for shard in range(math.ceil(count / SHARD_ROWS)):
+                    self._check_size(f"{name}/c.{shard}.0", zarr_profile.shard_limit(self._width))
+            self._group, self._positions = group, {digest: position for position, digest in enumerate(digests)}
         self._signature = signature
 
-    def _open_group(self) -> tuple[Any, dict[str, int]]:
-        import zarr
-
-        metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.label)
-        count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.label)
-        digests = self._strings("digest", count)
-        group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
-        self._width = int(group["log_likelihood"].shape[1])
-        for name in self._names:
-            self._check_shards(name, count)
-        return group, {digest: position for position, digest in enumerate(digests)}
-
-    def _whole(self, key: str, limit: int) -> bytes:
-        """One of the store's files, if it is no larger than it can be."""
+    def _check_size(self, key: str, limit: int) -> int:
+        """Bytes of one of the store's files, if it is no larger than it can be."""
         size = self.size(key)
         if size is None:
             raise ValueError(f"{key} is missing")
         if size > limit:
             raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
-        return self.load(key, 0, size)
+        return size
+
+    def _whole(self, key: str, limit: int) -> bytes:
+        return self.load(key, 0, self._check_size(key, limit))
 
     def _strings(self, name: str, count: int) -> list[str]:
         """A column of strings, none of which is empty."""
@@ -225,17 +225,6 @@ class StoreReader:
         chunks = (self._whole(key, limit) for key in zarr_profile.string_chunks(name, count))
         texts = [text for chunk in chunks for text in zarr_profile.decode_strings(chunk, name, count)]
         return texts[:count]
-
-    def _check_shards(self, name: str, count: int) -> None:
-        # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
-        limit = zarr_profile.shard_limit(self._width)
-        for shard in range(math.ceil(count / SHARD_ROWS)):
-            key = f"{name}/c.{shard}.0"
-            size = self.size(key)
-            if size is None:
-                raise ValueError(f"{key} is missing")
-            if size > limit:
-                raise ValueError(f"{key} has {size:,} bytes; at most {limit:,} are possible")
 
     def _read_records(self) -> list[RowRecord]:
         if self._records is None:
@@ -249,12 +238,11 @@ class StoreReader:
     def _read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp]) -> NDArray[Any]:
         import numpy as np
 
-        gone = [digest for digest in digests if digest not in self._positions]
-        if gone:
-            raise NotFoundError(f"row {gone[0][:12]} is not in {self.label}")
+        for digest in digests:
+            if digest not in self._positions:
+                raise NotFoundError(f"row {digest[:12]} is not in {self.label}")
         positions = [self._positions[digest] for digest in digests]
         self.prepare(name, positions)
-        first, count = positions[0], len(positions)
-        neighbours = positions == list(range(first, first + count))
-        rows: Any = slice(first, first + count) if neighbours else np.asarray(positions)
+        first, end = positions[0], positions[0] + len(positions)
+        rows: Any = slice(first, end) if positions == list(range(first, end)) else np.asarray(positions)
         return np.asarray(self._group[name].oindex[rows, columns])

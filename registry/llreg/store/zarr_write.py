@@ -7,24 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, SHARD_ROWS
+from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import array_attributes, dtype_of, is_count, row_variables
 from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS, Column
 from llreg.store.rowfile import Row
+from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, chunk_rows, string_chunk
 from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord, version_id
 from llreg_schemas.records import FORMAT_VERSION
-
-STRING_CHUNK_ROWS = 4096  # text metadata
-TOKENS_CHUNK_ROWS = 64  # models that share a tokenizer compress to almost nothing together
-
-
-def chunk_rows(num_texts: int) -> int:
-    """Rows in a chunk: a power of two that keeps one row over HTTP at `CHUNK_BYTES` or one row."""
-    rows = 1
-    while rows < MAX_CHUNK_ROWS and 2 * rows * 4 * num_texts <= CHUNK_BYTES:
-        rows *= 2
-    return rows
 
 
 def write_store(
@@ -120,7 +110,7 @@ def _write_column(group: Any, column: Column, values: list[Any], dim: str) -> No
     array = group.create_array(
         column.name,
         shape=(len(values),),
-        chunks=(max(1, min(STRING_CHUNK_ROWS, len(values))),),
+        chunks=(string_chunk(len(values)),),
         dtype="int64" if is_integer else str,
         dimension_names=(dim,),
         attributes={"long_name": column.long_name},

@@ -13,7 +13,7 @@ from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
 from llreg.locate import open_registry
 from llreg.registry import Registry
-from llreg.store.annotations import column_of, read_one
+from llreg.store.annotations import column_of, read_annotation
 from llreg.store.rowfile import Row
 from llreg_schemas.errors import LlregWarning
 
@@ -75,4 +75,4 @@ def test_a_table_of_another_name_is_not_taken(
     commit(hub, "alice", place, {"annotations/evil.sh": b"echo", "annotations/-x.parquet": b"PAR1"})
     clone(place, tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other" / "annotations").iterdir()) == ["scores.parquet"]
-    assert read_one(Registry(tmp_path / "other"), "scores").models == ["org/m0"]
+    assert read_annotation(Registry(tmp_path / "other"), "scores").models == ["org/m0"]

@@ -15,9 +15,8 @@ from llreg.store.arrays import PAIR_VARIABLES, is_count
 from llreg.store.contents import Contents
 from llreg.store.layout import STORE, TEXTS
 from llreg.store.rowfile import Row, parse_row, row_limit
-from llreg.store.zarr_profile import check_tokens, string_limit
+from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, check_tokens, chunk_rows, string_limit
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import TOKENS_CHUNK_ROWS, chunk_rows
 from llreg.texts.textset import TextIndex, read_index
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError

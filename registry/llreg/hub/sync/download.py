@@ -21,9 +21,8 @@ from llreg.store.arrays import PAIR_VARIABLES
 from llreg.store.contents import Contents, open_folder
 from llreg.store.layout import ANNOTATIONS, CONFIG, RECIPE, STORE, TEXTS
 from llreg.store.rowfile import Row, digest_in_name, row_limit, row_path
-from llreg.store.zarr_profile import MAX_METADATA_BYTES, file_limit, shard_limit, string_limit
+from llreg.store.zarr_profile import MAX_METADATA_BYTES, STRING_CHUNK_ROWS, file_limit, shard_limit, string_limit
 from llreg.store.zarr_read import StoreReader
-from llreg.store.zarr_write import STRING_CHUNK_ROWS
 from llreg_schemas import RowRecord, check
 from llreg_schemas.errors import (
     FormatVersionError,

@@ -45,7 +45,7 @@ from llreg.store.card import make_card
 from llreg.store.contents import Contents
 from llreg.store.documents import read_manifest
 from llreg.store.layout import ANNOTATIONS, CARD, CONFIG, STORE
-from llreg.store.pin import Pin, read_pin, with_rows, write_pin
+from llreg.store.pin import Pin, read_pin, write_pin
 from llreg.store.versions import check_tag
 from llreg.store.zarr_read import StoreReader
 from llreg_schemas import RowRecord, pretty_json, version_id
@@ -378,7 +378,7 @@ class _Attempt:
         message = options.message or commit_title(upload)
         info = make_commit(self.target, upload, message, options.description or "", parent=remote.commit)
         commit = str(info.oid)
-        pin = with_rows(pin_at(self.pin, remote, commit), [name for name in upload.files if name.startswith("rows/")])
+        pin = pin_at(self.pin, remote, commit).with_rows(name for name in upload.files if name.startswith("rows/"))
         if CONFIG in upload.files:
             pin = replace(pin, config=blob_oid(upload.files[CONFIG].read_bytes()))
         tables = dict(pin.tables)
