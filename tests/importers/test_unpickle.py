@@ -208,6 +208,10 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "other encoding": (_named("_codecs", "encode", b"X\x01\x00\x00\x00xX\x03\x00\x00\x00hex\x86R."), "encode"),
     "BUILD of a dict": (b"\x80\x04}}b.", "the state of an object"),
     "BUILD of a function": (_stacked("numpy", "dtype", b"}\x8c\x01x\x8c\x01ysb."), "the state of an object"),
+    "array as an argument": (
+        _named("_codecs", "encode", b"X\x01\x00\x00\x00x" + _array(b"K\x02\x85", bytes(16))[2:-1] + b"\x86R."),
+        "encode",
+    ),
     "BUILD with an unfinished array": (
         _array(b"K\x01\x85").partition(b"R(")[0]
         + b"Rcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87Rb.",

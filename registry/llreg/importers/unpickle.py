@@ -15,7 +15,6 @@ import io
 import pickletools
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +44,7 @@ _FUNCTIONS = {
     ("__builtin__", "bytes"): "bytes",
     ("builtins", "bytes"): "bytes",
 }
+_INSTRUCTIONS = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
 _NUMBERS = re.compile(r"[iu][1248]|f[248]|b1")  # dtypes
 
 _OTHER_FILES = (
@@ -53,12 +53,20 @@ _OTHER_FILES = (
     (b"PK\x03\x04", "a zip; if it is an .npz, use: llreg import npz"),
     (b"PAR1", "Parquet; use: llreg import parquet"),
 )
-_REASONS = {  # why an instruction is refused
+_REFUSED = {  # instructions, before their argument is read, and what each does
     **dict.fromkeys(("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"), "makes an object of a class"),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "names a registered function"),
     **dict.fromkeys(("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"), "refers to data outside the file"),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), "is text of Python 2"),
     **dict.fromkeys(("EMPTY_SET", "ADDITEMS", "FROZENSET"), "makes a set"),
+}
+_BAD_CALLS = {  # what is refused, if a function is called with other arguments than arrays need
+    "encode": "a call of encode with other arguments than bytes have",
+    "bytes": "a call of bytes with arguments",
+    "dtype": "a dtype that is not named",
+    "_reconstruct": "an array of another class than numpy's own",
+    "_frombuffer": "an array without its bytes",
+    "scalar": "a number without its bytes",
 }
 _ADVICE = "only numbers, text, lists, dicts and numpy arrays are read, because a pickle can run programs"
 
@@ -120,11 +128,7 @@ class _Dtype:
 
 
 class _Machine:
-    """A pickle's stack, marks and memo, and what each instruction does to them.
-
-    An instruction that is not a method ``op_...`` here does not exist: it is refused by name, before its argument is
-    read. Each method takes the instruction's argument, None where it has none.
-    """
+    """A pickle's stack, marks and memo, and what each instruction does to them."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.stream, self.name = io.BytesIO(data), name
@@ -137,28 +141,98 @@ class _Machine:
 
     def run(self) -> Any:
         """Carry out the instructions; what they leave."""
-        instructions: dict[bytes, tuple[pickletools.OpcodeInfo, Callable[[Any], None] | None]] = {
-            op.code.encode("latin-1"): (op, getattr(self, f"op_{op.name}", None)) for op in pickletools.opcodes
-        }
         while True:
             self.offset = self.stream.tell()
             code = self.stream.read(1)
             if code == b".":
                 break
-            if code not in instructions:
+            op = _INSTRUCTIONS.get(code)
+            if op is None:
                 self.damaged("there is no such instruction" if code else "it is truncated")
-            op, act = instructions[code]
-            if act is None:
-                self.refuse(f"{op.name}, which {_REASONS.get(op.name, 'plain data do not need')}")
+            if op.name in _REFUSED:
+                self.refuse(f"{op.name}, which {_REFUSED[op.name]}")
             try:
-                argument = op.arg.reader(self.stream) if op.arg else None
+                argument = op.arg.reader(self.stream) if op.arg else None  # no longer than the file is
             except (ValueError, OverflowError, struct.error, MemoryError) as error:
                 self.damaged(str(error)[:200])
-            act(argument)
+            self.act(op.name, argument)
         result = self.pop()
         if self.stack or self.marks:
             self.damaged("values are left over")
         return self.plain(result)
+
+    def act(self, instruction: str, argument: Any) -> None:
+        """Carry out one instruction; one that is not here is refused."""
+        match instruction:
+            # Values
+            case "BINFLOAT" | "FLOAT" | "BININT" | "BININT1" | "BININT2" | "INT" | "LONG" | "LONG1" | "LONG4":
+                self.push_number(argument)
+            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8" | "UNICODE":
+                self.push_text(argument)
+            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                self.push_text(bytes(argument))
+            case "NONE":
+                self.push(None, 8)
+            case "NEWTRUE" | "NEWFALSE":
+                self.push(instruction == "NEWTRUE", 8)
+            # Containers: those that are empty, and those of what lies above the mark
+            case "MARK":
+                self.charge(8)
+                self.marks.append(len(self.stack))
+            case "EMPTY_LIST":
+                self.push(_Box([]), _CONTAINER)
+            case "EMPTY_DICT":
+                self.push(_Box({}), _CONTAINER)
+            case "EMPTY_TUPLE":
+                self.push(_Box(()), _CONTAINER)
+            case "LIST":
+                items = self.pop_marked()
+                self.push(_Box([]), _CONTAINER)
+                self.append(items)
+            case "DICT":
+                items = self.pop_marked()
+                self.push(_Box({}), _CONTAINER)
+                self.set_items(items)
+            case "TUPLE":
+                self.push_tuple(self.pop_marked())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.push_tuple(self.pop_many(int(instruction[-1])))
+            # What comes into a container
+            case "APPEND":
+                self.append(self.pop_many(1))
+            case "APPENDS":
+                self.append(self.pop_marked())
+            case "SETITEM":
+                self.set_items(self.pop_many(2))
+            case "SETITEMS":
+                self.set_items(self.pop_marked())
+            # The memo: values that are used again
+            case "MEMOIZE":
+                self.put(len(self.memo))
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.put(argument)
+            case "GET" | "BINGET" | "LONG_BINGET":
+                if argument not in self.memo:
+                    self.damaged("it refers to a value that is not there")
+                self.push(self.memo[argument], 8)
+            # Functions
+            case "GLOBAL":
+                module, _, name = argument.partition(" ")
+                self.push_function(module, name)
+            case "STACK_GLOBAL":
+                self.push_function(*self.pop_many(2))
+            case "REDUCE":
+                self.call(*self.pop_many(2))
+            case "BUILD":
+                self.build(self.pop())
+            # The file
+            case "PROTO":
+                if argument > 5:
+                    self.damaged(f"protocol {argument} is not known; write it with protocol 4")
+            case "FRAME":
+                pass
+            case _:
+                self.refuse(f"{instruction}, which plain data do not need")
 
     def refuse(self, what: str) -> NoReturn:
         raise InputError(f"{self.name}: at byte {self.offset:,}: refused {what}; {_ADVICE}")
@@ -166,7 +240,7 @@ class _Machine:
     def damaged(self, why: str) -> NoReturn:
         raise InputError(f"{self.name}: at byte {self.offset:,}: expected a pickle; {why}")
 
-    # The stack
+    # The stack and the memo
 
     def charge(self, cost: int) -> None:
         """Count bytes of memory, before they are taken."""
@@ -178,14 +252,26 @@ class _Machine:
         self.charge(cost)
         self.stack.append(item)
 
-    def pop(self) -> Any:
-        self.top()
-        return self.stack.pop()
+    def push_number(self, value: float) -> None:
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            self.refuse("an integer of more than 64 bits")
+        self.push(value)
+
+    def push_text(self, value: str | bytes) -> None:
+        self.push(value, _ATOM + len(value))
 
     def top(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
             self.damaged("a value is missing")
         return self.stack[-1]
+
+    def pop(self) -> Any:
+        self.top()
+        return self.stack.pop()
+
+    def pop_many(self, count: int) -> list[Any]:
+        """The last items, in the order in which they were pushed."""
+        return [self.pop() for _ in range(count)][::-1]
 
     def pop_marked(self) -> list[Any]:
         if not self.marks:
@@ -194,6 +280,56 @@ class _Machine:
         items = self.stack[start:]
         del self.stack[start:]
         return items
+
+    def put(self, key: int) -> None:
+        self.charge(_MEMO)
+        self.memo[key] = self.top()
+
+    # Containers
+
+    def push_tuple(self, items: list[Any]) -> None:
+        """Push a tuple: a value, or the arguments of a function, so functions and dtypes may be in it."""
+        box = _Box(tuple(items))
+        self.account(box, items)
+        for item in items:
+            if isinstance(item, _Box) and item.value is not None:
+                item.used = True
+        self.push(box, _CONTAINER)
+
+    def append(self, items: list[Any]) -> None:
+        box = self.top()
+        if not isinstance(box, _Box) or not isinstance(box.value, list):
+            self.damaged("a list is missing")
+        self.account(box, items)
+        self.charge(8 * len(items))
+        box.value.extend(map(self.plain, items))
+
+    def set_items(self, items: list[Any]) -> None:
+        box = self.top()
+        if not isinstance(box, _Box) or not isinstance(box.value, dict) or len(items) % 2:
+            self.damaged("a dict, a key or a value is missing")
+        self.account(box, items)
+        self.charge(_MEMO * len(items) // 2)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str):
+                self.refuse(f"a dict's key of type {type(key).__name__.lstrip('_')} instead of text")
+            if key in box.value:
+                self.refuse(f"a dict that holds {key[:100]!r} twice")
+            box.value[key] = self.plain(value)
+
+    def account(self, box: _Box, items: list[Any]) -> None:
+        """Account for items that come into a container: how deep and how large that becomes."""
+        if box.used:
+            self.refuse("a container that is filled after it was used, as one that holds itself")
+        boxes = [item for item in items if isinstance(item, _Box)]
+        if any(item is box for item in boxes):
+            self.refuse("a container that holds itself")
+        box.depth = max([box.depth, *(item.depth + 1 for item in boxes)])
+        box.size += len(items) - len(boxes) + sum(item.size for item in boxes)
+        if box.depth > _MAX_DEPTH:
+            self.refuse(f"containers in containers, more than {_MAX_DEPTH} deep")
+        if box.size > self.limit // _ATOM:
+            self.refuse("containers that repeat one another, with more values in all than memory holds")
 
     def plain(self, item: Any) -> Any:
         """A value as it may stand in a list or dict, or be the result."""
@@ -207,252 +343,70 @@ class _Machine:
         item.used = True
         return item.value
 
-    def fill(self, box: Any, items: list[Any]) -> None:
-        """Account for values that come into a container."""
-        if not isinstance(box, _Box) or box.used:
-            self.refuse("a container that is filled after it was used, as one that holds itself")
-        boxes = [item for item in items if isinstance(item, _Box)]
-        if any(item is box for item in boxes):
-            self.refuse("a container that holds itself")
-        box.depth = max([box.depth, *(item.depth + 1 for item in boxes)])
-        box.size += len(items) - len(boxes) + sum(item.size for item in boxes)
-        if box.depth > _MAX_DEPTH:
-            self.refuse(f"containers in containers, more than {_MAX_DEPTH} deep")
-        if box.size > self.limit // _ATOM:
-            self.refuse("containers that repeat one another, with more values in all than memory holds")
-
-    # Instructions that make values
-
-    def op_PROTO(self, version: int) -> None:
-        if version > 5:
-            self.damaged(f"protocol {version} is not known; write it with protocol 4")
-
-    def op_FRAME(self, _: int) -> None:
-        pass
-
-    def op_MARK(self, _: None) -> None:
-        self.charge(8)
-        self.marks.append(len(self.stack))
-
-    def op_NONE(self, _: None) -> None:
-        self.push(None, 8)
-
-    def op_NEWTRUE(self, _: None) -> None:
-        self.push(True, 8)
-
-    def op_NEWFALSE(self, _: None) -> None:
-        self.push(False, 8)
-
-    def op_number(self, value: float) -> None:
-        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-            self.refuse("an integer of more than 64 bits")
-        self.push(value)
-
-    op_INT = op_BININT = op_BININT1 = op_BININT2 = op_LONG = op_LONG1 = op_LONG4 = op_FLOAT = op_BINFLOAT = op_number
-
-    def op_text(self, value: str | bytes | bytearray) -> None:
-        self.push(bytes(value) if isinstance(value, bytearray) else value, _ATOM + len(value))
-
-    op_UNICODE = op_BINUNICODE = op_SHORT_BINUNICODE = op_BINUNICODE8 = op_text
-    op_BINBYTES = op_SHORT_BINBYTES = op_BINBYTES8 = op_BYTEARRAY8 = op_text
-
-    def op_EMPTY_LIST(self, _: None) -> None:
-        self.push(_Box([]), _CONTAINER)
-
-    def op_EMPTY_DICT(self, _: None) -> None:
-        self.push(_Box({}), _CONTAINER)
-
-    def op_EMPTY_TUPLE(self, _: None) -> None:
-        self.push(_Box(()), _CONTAINER)
-
-    def op_LIST(self, _: None) -> None:
-        items = self.pop_marked()
-        self.op_EMPTY_LIST(None)
-        self.append(items)
-
-    def op_DICT(self, _: None) -> None:
-        items = self.pop_marked()
-        self.op_EMPTY_DICT(None)
-        self.set_items(items)
-
-    def op_TUPLE(self, _: None) -> None:
-        self.push_tuple(self.pop_marked())
-
-    def op_TUPLE1(self, _: None) -> None:
-        self.push_tuple([self.pop()])
-
-    def op_TUPLE2(self, _: None) -> None:
-        self.push_tuple([self.pop(), self.pop()][::-1])
-
-    def op_TUPLE3(self, _: None) -> None:
-        self.push_tuple([self.pop(), self.pop(), self.pop()][::-1])
-
-    def push_tuple(self, items: list[Any]) -> None:
-        """Push a tuple: a value, or the arguments of a function, so functions and dtypes may be in it."""
-        box = _Box(tuple(items))
-        self.fill(box, items)
-        for item in items:
-            if isinstance(item, _Box) and item.value is not None:
-                item.used = True
-        self.push(box, _CONTAINER)
-
-    def op_APPEND(self, _: None) -> None:
-        self.append([self.pop()])
-
-    def op_APPENDS(self, _: None) -> None:
-        self.append(self.pop_marked())
-
-    def append(self, items: list[Any]) -> None:
-        box = self.top()
-        if not isinstance(box, _Box) or not isinstance(box.value, list):
-            self.damaged("a list is missing")
-        self.fill(box, items)
-        self.charge(8 * len(items))
-        box.value.extend(map(self.plain, items))
-
-    def op_SETITEM(self, _: None) -> None:
-        value = self.pop()
-        self.set_items([self.pop(), value])
-
-    def op_SETITEMS(self, _: None) -> None:
-        self.set_items(self.pop_marked())
-
-    def set_items(self, items: list[Any]) -> None:
-        box = self.top()
-        if not isinstance(box, _Box) or not isinstance(box.value, dict) or len(items) % 2:
-            self.damaged("a dict, a key or a value is missing")
-        self.fill(box, items)
-        self.charge(_MEMO * len(items) // 2)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str):
-                self.refuse(f"a dict's key of type {type(key).__name__.lstrip('_')} instead of text")
-            if key in box.value:
-                self.refuse(f"a dict that holds {key[:100]!r} twice")
-            box.value[key] = self.plain(value)
-
-    def op_MEMOIZE(self, _: None) -> None:
-        self.put(len(self.memo))
-
-    def put(self, key: int) -> None:
-        self.charge(_MEMO)
-        self.memo[key] = self.top()
-
-    op_PUT = op_BINPUT = op_LONG_BINPUT = put
-
-    def get(self, key: int) -> None:
-        if key not in self.memo:
-            self.damaged("it refers to a value that is not there")
-        self.push(self.memo[key], 8)
-
-    op_GET = op_BINGET = op_LONG_BINGET = get
-
-    # Instructions that name and call functions
-
-    def op_GLOBAL(self, name: str) -> None:
-        module, _, name = name.partition(" ")
-        self.push_function(module, name)
-
-    def op_STACK_GLOBAL(self, _: None) -> None:
-        name, module = self.pop(), self.pop()
-        self.push_function(module, name)
+    # Functions of numpy, and what they would do
 
     def push_function(self, module: Any, name: Any) -> None:
         """Push a stand-in of a function that numpy's arrays are pickled with; refuse any other name."""
-        are_text = isinstance(module, str) and isinstance(name, str)
-        function = _FUNCTIONS.get((module, name)) if are_text else None
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.refuse("a name that is no text")
+        function = _FUNCTIONS.get((module, name))
         if function is None:
-            full = f"{module[:80]}.{str(name)[:80]}" if isinstance(module, str) else "a name that is no text"
             hint = ""
-            if full.startswith("pandas."):
+            if module.startswith("pandas."):
                 hint = " (a pandas object: write it with to_parquet, then: llreg import parquet)"
-            elif full.startswith("torch."):
+            elif module.startswith("torch."):
                 hint = " (a torch object: write it with numpy.savez, then: llreg import npz)"
-            self.refuse(f"the name {full}{hint}")
+            self.refuse(f"the name {module[:80]}.{name[:80]}{hint}")
         self.push(_Function(function))
 
-    def op_REDUCE(self, _: None) -> None:
-        arguments, function = self.pop(), self.pop()
+    def call(self, function: Any, arguments: Any) -> None:
+        """Push what a function returns."""
         if not isinstance(function, _Function) or not isinstance(arguments, _Box):
             self.refuse("a call of something else than a function of numpy")
         if not isinstance(arguments.value, tuple):
             self.damaged("a function's arguments are missing")
-        call = getattr(self, f"call_{function.name.strip('_')}", None)
-        if call is None:
-            self.refuse(f"a call of {function.name}")
-        call(_unboxed(arguments.value))
-
-    def op_BUILD(self, _: None) -> None:
-        state, item = self.pop(), self.top()
-        values = _unboxed(state.value) if isinstance(state, _Box) and isinstance(state.value, tuple) else []
-        if isinstance(item, _Dtype) and not item.order:
-            self.build_dtype(item, values)
-        elif isinstance(item, _Box) and item.value is None:
-            self.build_array(item, values)
-        else:
-            self.refuse("the state of an object")
-
-    # What numpy's functions would do
-
-    def call_encode(self, arguments: list[Any]) -> None:
-        match arguments:
-            case [str() as text, "latin1" | "latin-1"]:
+        # A pattern asks for the type before the value: to compare an array with a value gives an array.
+        match function.name, _unboxed(arguments.value):
+            case "encode", [str() as text, str("latin1" | "latin-1")]:
                 try:
-                    self.op_text(text.encode("latin-1"))
+                    self.push_text(text.encode("latin-1"))
                 except UnicodeEncodeError:
                     self.damaged("bytes are expected")
-            case _:
-                self.refuse("a call of encode with other arguments than bytes have")
-
-    def call_bytes(self, arguments: list[Any]) -> None:
-        if arguments:
-            self.refuse("a call of bytes with arguments")
-        self.op_text(b"")
-
-    def call_dtype(self, arguments: list[Any]) -> None:
-        match arguments:
-            case [str() as name, *flags] if all(isinstance(flag, (bool, int)) for flag in flags):
+            case "bytes", []:
+                self.push_text(b"")
+            case "dtype", [str() as name, *flags] if all(isinstance(flag, int) for flag in flags):
                 if name.startswith("O"):
                     self.refuse("an array of Python objects")
                 if not _NUMBERS.fullmatch(name):
                     self.refuse(f"an array of dtype {name[:40]!r} instead of numbers")
                 self.push(_Dtype(name))
-            case _:
-                self.refuse("a dtype that is not named")
-
-    def build_dtype(self, dtype: _Dtype, state: list[Any]) -> None:
-        match state:
-            case [3 | 4, "<" | ">" | "|" | "=" as order, None, None, None, *_]:
-                dtype.order = order
-            case _:
-                self.refuse("a structured dtype")
-
-    def call_reconstruct(self, arguments: list[Any]) -> None:
-        match arguments:
-            case [_Function(name="ndarray"), (0,), b"b"]:
+            case "_reconstruct", [_Function(name="ndarray"), (int(0),), bytes(b"b")]:
                 self.push(_Box(None), _CONTAINER)
-            case _:
-                self.refuse("an array of another class than numpy's own")
-
-    def build_array(self, box: _Box, state: list[Any]) -> None:
-        match state:
-            case [1, tuple() as shape, _Dtype() as dtype, bool() | int() as fortran, bytes() as data]:
-                box.value = self.array(data, dtype, shape, "F" if fortran else "C")
-            case _:
-                self.refuse("an array without its bytes")
-
-    def call_frombuffer(self, arguments: list[Any]) -> None:
-        match arguments:
-            case [bytes() as data, _Dtype() as dtype, tuple() as shape, "C" | "F" as order, *_]:
+            case "_frombuffer", [bytes() as data, _Dtype() as dtype, tuple() as shape, str("C" | "F") as order, *_]:
                 self.push(_Box(self.array(data, dtype, shape, order)), _CONTAINER)
+            case "scalar", [_Dtype() as dtype, bytes() as data]:
+                self.push_number(self.array(data, dtype, (), "C").item())
             case _:
-                self.refuse("an array without its bytes")
+                self.refuse(_BAD_CALLS.get(function.name, f"a call of {function.name}"))
 
-    def call_scalar(self, arguments: list[Any]) -> None:
-        match arguments:
-            case [_Dtype() as dtype, bytes() as data]:
-                self.op_number(self.array(data, dtype, (), "C").item())
-            case _:
-                self.refuse("a number without its bytes")
+    def build(self, state: Any) -> None:
+        """Give the object on top of the stack its state: a dtype its byte order, an array its bytes."""
+        item = self.top()
+        parts = _unboxed(state.value) if isinstance(state, _Box) and isinstance(state.value, tuple) else []
+        if isinstance(item, _Dtype) and not item.order:
+            match parts:
+                case [int(3 | 4), str("<" | ">" | "|" | "=") as order, None, None, None, *_]:
+                    item.order = order
+                case _:
+                    self.refuse("a structured dtype")
+        elif isinstance(item, _Box) and item.value is None:
+            match parts:
+                case [int(1), tuple() as shape, _Dtype() as dtype, bool() | int() as is_fortran, bytes() as data]:
+                    item.value = self.array(data, dtype, shape, "F" if is_fortran else "C")
+                case _:
+                    self.refuse("an array without its bytes")
+        else:
+            self.refuse("the state of an object")
 
     def array(self, data: bytes, dtype: _Dtype, shape: tuple[Any, ...], order: Any) -> NDArray[np.generic]:
         """An array over bytes that are there already: no shape, however large, takes memory."""
