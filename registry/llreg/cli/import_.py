@@ -11,6 +11,7 @@ import click
 
 from llreg.cli.common import Context, count, note, print_json
 from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.importers.formats import FORMATS, import_table
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -102,50 +103,24 @@ def lm_eval(
     )
 
 
-def _table_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What the commands on tables take."""
-    options = (in_registry, quiet_option, json_option, dry_run_option, dtype_option)
-    for option in (*options, click.argument("file", type=_FILE)):
-        command = option(command)
+def _table_command(name: str, help_text: str) -> click.Command:
+    """The command that imports a table of one format."""
+
+    @click.command(name, help=help_text)
+    @click.argument("file", type=_FILE)
+    @dtype_option
+    @dry_run_option
+    @json_option
+    @quiet_option
+    @in_registry
+    def command(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
+        _run(shown, lambda **options: import_table(context.registry(), file, name, dtype=dtype, **options))
+
     return command
 
 
-@import_.command()
-@_table_options
-def npz(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
-    """Arrays models (text) and log_likelihood (models x texts) from an .npz file.
-
-    Optional arrays: text_sha256 or text (index), by which values find their texts; revision, weight_dtype,
-    quantization, base_model, relation, licence, architecture, num_parameters, created, one entry a model.
-    """
-    _import_table(context, file, "npz", dtype, shown)
-
-
-@import_.command("csv")
-@_table_options
-def csv_(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
-    """A CSV file: a column model and a column a text, or columns model, text and log_likelihood.
-
-    Texts are named by index or sha256, in the header or in the column text; under other headers they are taken in the
-    registry's order. Columns as revision and weight_dtype are understood; see: llreg import npz --help
-    """
-    _import_table(context, file, "csv", dtype, shown)
-
-
-@import_.command()
-@_table_options
-def parquet(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
-    """A Parquet file: a list column log_likelihood, as in a build's models.parquet, or a column a text.
-
-    Models are in a column model or model_id; other columns as in: llreg import csv --help
-    """
-    _import_table(context, file, "parquet", dtype, shown)
-
-
-def _import_table(context: Context, file: Path, kind: str, dtype: str | None, shown: dict[str, bool]) -> None:
-    from llreg.importers.formats import import_table
-
-    _run(shown, lambda **options: import_table(context.registry(), file, kind, dtype=dtype, **options))
+for _name, _format in FORMATS.items():
+    import_.add_command(_table_command(_name, _format.help))
 
 
 def _run(shown: dict[str, bool], act: Callable[..., ImportResult]) -> None:
