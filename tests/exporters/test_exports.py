@@ -25,7 +25,7 @@ from tests.conftest import MakeRow
 
 from llreg.exporters import selection
 from llreg.exporters.columns import Column, keys, make_column
-from llreg.exporters.writing import ENDINGS, export
+from llreg.exporters.export import ENDINGS, export
 from llreg.geometry.view.view import View
 from llreg.locate import init
 from llreg.registry import Registry

@@ -54,12 +54,12 @@ def export(
     version, text set and protocol it is and through which view.
     """
     from llreg.cli.progress import counting
-    from llreg.exporters.writing import VALUES, check_path
-    from llreg.exporters.writing import export as write
+    from llreg.exporters.export import check_path
+    from llreg.exporters.export import export as write
 
-    check_path(output)
+    format_ = check_path(output)
     chosen = view != ViewChoice()
-    if raw and (chosen or output.suffix.lower() not in VALUES):
+    if raw and (chosen or format_.of_distances):
         raise click.UsageError("--raw is of rows, and goes without a view; distances of raw values: --clip none")
     registry = context.registry()
     seen = view.of(registry) if chosen or raw is False else None

@@ -50,13 +50,18 @@ class Column:
     kind: Kind
     values: Sequence[Any]
 
-    def texts(self) -> list[str | None]:
-        """Values as text; items of a list with blanks between them."""
+    def text(self, position: int) -> str | None:
+        """A value as text; items of a list with blanks between them."""
+        value = self.values[position]
+        if value is None:
+            return None
         if self.kind == "list":
-            return [None if value is None else " ".join(value) for value in self.values]
-        if self.kind == "flag":
-            return [None if value is None else str(value).lower() for value in self.values]
-        return [None if value is None else str(value) for value in self.values]
+            return " ".join(value)
+        return str(value).lower() if self.kind == "flag" else str(value)
+
+    def texts(self) -> list[str | None]:
+        """All values as text."""
+        return [self.text(position) for position in range(len(self.values))]
 
     def array(self) -> NDArray[Any]:
         """As an array of shape (n_models,): int64, bool, float64, or fixed-width unicode.
@@ -96,9 +101,20 @@ class Column:
 
 def make_column(name: str, values: Iterable[Any]) -> Column:
     """A column of the narrowest kind that holds the values exactly; NaN is unknown."""
-    known = [None if _missing(value) else value for value in values]
-    kind = _kind([value for value in known if value is not None])
-    return Column(name, kind, [None if value is None else _converted(value, kind) for value in known])
+    values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+    known = [value for value in values if value is not None]
+    types = {type(value) for value in known}
+    integers = [value for value in known if type(value) is int]
+    if types == {bool}:
+        return Column(name, "flag", values)
+    if types == {int} and all(-(1 << 63) <= value < 1 << 63 for value in integers):
+        return Column(name, "integer", values)
+    # float64 holds integers exactly up to 2**53
+    if types and types <= {int, float, Decimal} and all(abs(value) <= 1 << 53 for value in integers):
+        return Column(name, "number", [None if value is None else float(value) for value in values])
+    if types == {list}:
+        return Column(name, "list", [None if value is None else [_text(item) for item in value] for value in values])
+    return Column(name, "text", [None if value is None else _text(value) for value in values])
 
 
 def row_columns(records: Sequence[RowRecord]) -> list[Column]:
@@ -115,24 +131,24 @@ def row_columns(records: Sequence[RowRecord]) -> list[Column]:
     return columns + [column for column in more if any(value is not None for value in column.values)]
 
 
-def annotated_columns(registry: Contents, records: Sequence[RowRecord], taken: Iterable[str]) -> list[Column]:
-    """Columns of all annotations; named ``table.column`` where the column's name alone is taken or not unique."""
+def annotated_columns(registry: Contents, records: Sequence[RowRecord], reserved: Iterable[str]) -> list[Column]:
+    """Columns of all annotations; named ``table.column`` where the column's name alone is reserved or not unique."""
     tables = read_annotations(registry)
-    often = Counter(title for table in tables for title in table.columns)
-    used = {*taken, *STAMP, *_OTHERS, *_OF_TEXTS}
-    found = []
+    counts = Counter(title for table in tables for title in table.columns)
+    used = {*reserved, *STAMP, *_OTHERS, *_OF_TEXTS}
+    columns = []
     for table in tables:
         lines = table.lines_of(records)
         for title, cells in table.columns.items():
-            free = title and often[title] == 1 and title not in used and not _TEXT_COLUMN.fullmatch(title)
-            name = _unused(title if free else f"{table.name}.{title}", used)
-            found.append(make_column(name, [None if line is None else cells[line] for line in lines]))
-    return found
+            is_free = title and counts[title] == 1 and title not in used and not _TEXT_COLUMN.fullmatch(title)
+            name = _unused(title if is_free else f"{table.name}.{title}", used)
+            columns.append(make_column(name, [None if line is None else cells[line] for line in lines]))
+    return columns
 
 
-def keys(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+def keys(names: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
     """Names as members of an archive may have them: no slashes and control characters, and no two alike."""
-    used = set(taken)
+    used = set(reserved)
     return [_unused(_AWKWARD.sub("_", printable(name)).lstrip(".") or "_", used) for name in names]
 
 
@@ -143,26 +159,5 @@ def _unused(name: str, used: set[str]) -> str:
     return name
 
 
-def _kind(known: Sequence[Any]) -> Kind:
-    types = {type(value) for value in known}
-    if types == {bool}:
-        return "flag"
-    if types == {int} and all(-(1 << 63) <= value < 1 << 63 for value in known):
-        return "integer"
-    if types and types <= {int, float, Decimal} and all(abs(value) <= 1 << 53 for value in known if type(value) is int):
-        return "number"
-    return "list" if types == {list} else "text"
-
-
-def _converted(value: Any, kind: Kind) -> Any:
-    if kind == "list":
-        return [_text(item) for item in value]
-    return _text(value) if kind == "text" else float(value) if kind == "number" else value
-
-
 def _text(value: Any) -> str:
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llreg.exporters.selection import Selection
 
-_SHOWN = 12  # digits of ids, as everywhere
+_ID_DIGITS = 12  # as everywhere
 _LONG_ROWS = 16  # at a time: each value is a line of its own
 
 
@@ -64,43 +64,39 @@ def _wide(selection: Selection, progress: Callable[[int, int], None] | None) -> 
     import pyarrow as pa
 
     head = {harmless(column.name): column.cells() for column in selection.columns}
-    head |= _stamped(selection, len(selection))
+    head |= _stamp(selection, len(selection))
     names = [*head, *(f"t{text}" for text in selection.texts)]
-    for block in selection.blocks():
-        values = np.ascontiguousarray(selection.values(block).T)
+    for block in selection.blocks(progress=progress):
+        values = np.ascontiguousarray(selection.values(block).T)  # (n_texts, n_block)
         columns = [array[block.start : block.stop] for array in head.values()]
         yield pa.table([*columns, *(pa.array(text, from_pandas=True) for text in values)], names=names)
-        if progress:
-            progress(block.stop, len(selection))
 
 
 def _long(selection: Selection, progress: Callable[[int, int], None] | None) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    ids = pa.array([harmless(row_id) for row_id in selection.row_ids])
+    row_ids = pa.array([harmless(row_id) for row_id in selection.row_ids])
     names = pa.array([harmless(record.identity.name) for record in selection.records])
     subsets = pa.array([harmless(str(subset)) for subset in selection.text_columns["subset"]])
-    for block in selection.blocks(_LONG_ROWS):
+    for block in selection.blocks(_LONG_ROWS, progress=progress):
         values, tokens = selection.values(block), selection.tokens(block)
         further = {name: selection.read(name, block) for name in selection.further}
-        rows, texts = np.nonzero(~np.isnan(values))
+        rows, texts = np.nonzero(~np.isnan(values))  # positions of the scored values, (n_values,) each
         yield pa.table(
             {
-                "model": ids.take(pa.array(rows + block.start)),
+                "model": row_ids.take(pa.array(rows + block.start)),
                 "model_id": names.take(pa.array(rows + block.start)),
                 "text": pa.array(selection.texts[texts]),
                 "subset": subsets.take(pa.array(texts)),
                 selection.vector: pa.array(values[rows, texts]),
                 "num_tokens": pa.array(tokens[rows, texts]),
                 **{name: pa.array(array[rows, texts], from_pandas=True) for name, array in further.items()},
-                **_stamped(selection, len(rows)),
+                **_stamp(selection, len(rows)),
             }
         )
-        if progress:
-            progress(block.stop, len(selection))
 
 
-def _stamped(selection: Selection, count: int) -> dict[str, pa.Array]:
+def _stamp(selection: Selection, count: int) -> dict[str, pa.Array]:
     import pyarrow as pa
 
-    return {name: pa.repeat(value[:_SHOWN], count) for name, value in selection.stamp.items()}
+    return {name: pa.repeat(value[:_ID_DIGITS], count) for name, value in selection.stamp.items()}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -18,7 +17,7 @@ from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.geometry.kl.rows import Rows
+    from llreg.exporters.selection import Selection
 
 _NAMESPACE = "http://graphml.graphdrawing.org/xmlns"
 _TYPES: dict[Kind, str] = {
@@ -28,83 +27,18 @@ _TYPES: dict[Kind, str] = {
     "number": "double",
     "flag": "boolean",
 }
-NEIGHBOUR, BASE = "neighbour", "declared base"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """From a row to another.
-
-    Attributes
-    ----------
-    start, end : int
-        Positions of the rows.
-    kind : str
-        "neighbour": `end` is one of the nearest of `start`; "declared base": `start` declares it as its base.
-    kl, kl_se : float
-        KL divergence and its standard error, bits per byte; NaN where they share fewer than two texts.
-    rank : int or None
-        Of a neighbour, 1 for the nearest.
-    relation : str or None
-        To a base, as declared, such as "finetune".
-    """
-
-    start: int
-    end: int
-    kind: str
-    kl: float
-    kl_se: float
-    rank: int | None = None
-    relation: str | None = None
-
-
-def find_edges(rows: Rows, k: int, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Edge]:
-    """The k nearest of each row, nearest first, then the rows of the base models that it declares.
-
-    Parameters
-    ----------
-    rows : Rows
-    k : int
-    progress : callable, optional
-        Called with (done, rows).
-    """
-    nearest = nearest_rows(rows, None, k).index
-    places: dict[str, list[int]] = {}
-    for position, name in enumerate(rows.names):
-        places.setdefault(name, []).append(position)
-    for start, record in enumerate(rows.records):
-        near = [int(end) for end in nearest[start] if end >= 0]
-        declared = dict.fromkeys(record.base_models)
-        bases = [end for name in declared for end in places.get(name, ()) if end != start]
-        found = _distances(rows, start, [*near, *bases])
-        for rank, (end, (kl, kl_se)) in enumerate(zip(near, found, strict=False), 1):
-            yield Edge(start, end, NEIGHBOUR, kl, kl_se, rank=rank)
-        for end, (kl, kl_se) in zip(bases, found[len(near) :], strict=True):
-            yield Edge(start, end, BASE, kl, kl_se, relation=record.declared.get("relation"))
-        if progress:
-            progress(start + 1, len(rows))
 
 
 def write_graphml(
-    rows: Rows,
-    columns: Sequence[Column],
-    path: Path,
-    stamp: Mapping[str, str],
-    *,
-    k: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    selection: Selection, path: Path, *, k: int = 10, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write the directed graph of nearest rows.
+    """Write the directed graph of the k nearest of each row, and of the rows of the base models that it declares.
 
     Parameters
     ----------
-    rows : Rows
-        At least two.
-    columns : sequence of Column
-        Of the nodes.
+    selection : Selection
+        At least two rows.
     path : Path
-    stamp : mapping of str to str
-        Data of the graph.
     k : int
         Neighbours of each row.
     progress : callable, optional
@@ -113,85 +47,67 @@ def write_graphml(
     Raises
     ------
     InputError
-        If there are fewer than two rows or k is not above 0.
+        If there are fewer than two rows.
     StorageError
         If it cannot be written.
 
     Notes
     -----
-    Nodes carry `label` (the model's name where it is unique) and the columns; edges carry what `Edge` says, distances
-    in bits per byte. Unknown values are left out. Control characters, which XML forbids, are escaped.
+    Nodes carry `label` (the model's name where it is unique) and the selection's columns. Edges go from a row to one of
+    its nearest (`kind` "neighbour", `rank` from 1) or to a row of a base that it declares (`kind` "declared base",
+    `relation` such as "finetune"); `kl` and `kl_se` are bits per byte. Unknown values are left out. Control
+    characters, which XML forbids, are escaped.
     """
+    rows = selection.load()
     if len(rows) < 2:
         raise InputError(f"a neighbour graph needs two rows; got {len(rows)}")
-    if k < 1:
-        raise InputError(f"k: expected at least 1 neighbour; got {k}")
     root = ET.Element("graphml", xmlns=_NAMESPACE)
-    keys = _Keys(root)
     graph = ET.Element("graph", edgedefault="directed")
+    keys: dict[tuple[str, str], str] = {}  # ids of attributes, by element and name; declared when they are first used
+
+    def add(element: ET.Element, column: Column, position: int = 0) -> None:
+        text = column.text(position)
+        if not text:
+            return
+        key = element.tag, column.name
+        if key not in keys:
+            keys[key] = f"d{len(keys)}"
+            names = {"attr.name": printable(column.name), "attr.type": _TYPES[column.kind]}
+            ET.SubElement(root, "key", {"id": keys[key], "for": element.tag, **names})
+        ET.SubElement(element, "data", key=keys[key]).text = printable(text)
+
+    stamp = {"registry": selection.registry.name, **selection.make_stamp("kl"), "unit": "bit/byte"}
     for name, value in stamp.items():
-        keys.add(graph, Column(name, "text", [value]))
-    labelled = [Column("label", "text", rows.labels), *columns]
+        add(graph, Column(name, "text", [value]))
+    columns = [Column("label", "text", rows.labels), *selection.columns]
     for position in range(len(rows)):
         node = ET.SubElement(graph, "node", id=f"n{position}")
-        for column in labelled:
-            keys.add(node, column, position)
-    for edge in find_edges(rows, k, progress=progress):
-        element = ET.SubElement(graph, "edge", source=f"n{edge.start}", target=f"n{edge.end}")
-        for column in _of_edge(edge):
-            keys.add(element, column)
+        for column in columns:
+            add(node, column, position)
+
+    nearest = nearest_rows(rows, None, k).index  # (n_models, k)
+    rows_of: dict[str, list[int]] = {}
+    for position, name in enumerate(rows.names):
+        rows_of.setdefault(name, []).append(position)
+    for start, record in enumerate(rows.records):
+        near = [int(end) for end in nearest[start] if end >= 0]
+        bases = [end for name in dict.fromkeys(record.base_models) for end in rows_of.get(name, ()) if end != start]
+        ends = [*near, *bases]
+        if ends:
+            distances = kl_plain(rows.take([start]), rows.take(ends), tail_share=False)
+            kl, kl_se = (distances[name].values[0] for name in ("kl_bits_per_byte", "kl_bits_per_byte_se"))
+        for position, end in enumerate(ends):
+            is_near = position < len(near)
+            edge = ET.SubElement(graph, "edge", source=f"n{start}", target=f"n{end}")
+            add(edge, Column("kind", "text", ["neighbour" if is_near else "declared base"]))
+            for name, number in (("kl", float(kl[position])), ("kl_se", float(kl_se[position]))):
+                add(edge, Column(name, "number", [None if np.isnan(number) else number]))
+            add(edge, Column("rank", "integer", [position + 1 if is_near else None]))
+            add(edge, Column("relation", "text", [None if is_near else record.declared.get("relation")]))
+        if progress:
+            progress(start + 1, len(rows))
+
     root.append(graph)  # after the keys
     ET.indent(root)
     with output_file(path) as temp:
         ET.ElementTree(root).write(temp, encoding="utf-8", xml_declaration=True)
-
-
-def _distances(rows: Rows, start: int, others: Sequence[int]) -> list[tuple[float, float]]:
-    """KL and its standard error from a row to others, bit/byte."""
-    if not others:
-        return []
-    result = kl_plain(rows.take([start]), rows.take(others), tail_share=False)
-    kl, kl_se = (result[name].values[0] for name in ("kl_bits_per_byte", "kl_bits_per_byte_se"))
-    return list(zip(kl.tolist(), kl_se.tolist(), strict=True))
-
-
-def _of_edge(edge: Edge) -> list[Column]:
-    numbers = {name: None if np.isnan(value) else value for name, value in (("kl", edge.kl), ("kl_se", edge.kl_se))}
-    return [
-        Column("kind", "text", [edge.kind]),
-        *(Column(name, "number", [value]) for name, value in numbers.items()),
-        Column("rank", "integer", [edge.rank]),
-        Column("relation", "text", [edge.relation]),
-    ]
-
-
-@dataclass
-class _Keys:
-    """Declarations of attributes, made when they are first used, and their values."""
-
-    root: ET.Element
-    ids: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def add(self, element: ET.Element, column: Column, position: int = 0) -> None:
-        value = column.values[position]
-        if value in (None, "", []):
-            return
-        place = element.tag, column.name
-        if place not in self.ids:
-            self.ids[place] = f"d{len(self.ids)}"
-            attributes = {
-                "id": self.ids[place],
-                "for": element.tag,
-                "attr.name": printable(column.name),
-                "attr.type": _TYPES[column.kind],
-            }
-            ET.SubElement(self.root, "key", attributes)
-        ET.SubElement(element, "data", key=self.ids[place]).text = _shown(value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return printable(" ".join(value))
-    return printable(str(value))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,23 +13,9 @@ from llreg.atomic import write_output
 from llreg.exporters.columns import keys
 from llreg.store.arrays import dtype_of
 from llreg_schemas import canonical_json
-from llreg_schemas.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from llreg.exporters.selection import Selection
-
-EXTRA = "export"
-
-
-def check_anndata() -> None:
-    """Find out whether the package is installed.
-
-    Raises
-    ------
-    MissingExtraError
-    """
-    if find_spec("anndata") is None:
-        raise MissingExtraError("anndata", EXTRA)
 
 
 def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
@@ -45,8 +30,8 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
 
     Raises
     ------
-    MissingExtraError
-        If anndata is not installed.
+    ImportError
+        If anndata is not installed; `llreg.exporters.export.export` says so before.
     StorageError
         If it cannot be written.
 
@@ -57,7 +42,6 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     annotations by row id; ``var`` the texts as ``t`` and their index in the text set; ``uns["llreg"]`` version,
     text_set, protocol, view (ids), values ("raw" or "view") and, as JSON, the documents of view and protocol.
     """
-    check_anndata()
     import pandas as pd
 
     anndata = import_module("anndata")  # not typed
@@ -65,12 +49,10 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     shape = len(selection), len(selection.texts)
     values, tokens = np.empty(shape, np.float32), np.empty(shape, np.int32)
     layers = {"num_tokens": tokens} | {name: np.empty(shape, dtype_of(name)) for name in selection.further}
-    for block in selection.blocks():
+    for block in selection.blocks(progress=progress):
         values[block], tokens[block] = selection.values(block), selection.tokens(block)
         for name in selection.further:
             layers[name][block] = selection.read(name, block)
-        if progress:
-            progress(block.stop, len(selection))
     columns = selection.columns[1:]  # the first is the index
     names = keys([column.name for column in columns], ["_index"])
     obs = pd.DataFrame(
@@ -79,15 +61,12 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     var = pd.DataFrame(dict(selection.text_columns), index=[f"t{text}" for text in selection.texts])
     documents = {**selection.facts, "protocol_document": selection.registry.info["protocol"]}
     facts = {name: value if isinstance(value, str) else canonical_json(value) for name, value in documents.items()}
-    made = anndata.AnnData(X=values, obs=obs, var=var, layers=layers, uns={"llreg": facts})
-    write_output(path, _image(made))
-
-
-def _image(made: Any) -> bytes:
-    """The bytes of the file, made in memory: the HDF5 library crashes after a full disk has refused it."""
+    data = anndata.AnnData(X=values, obs=obs, var=var, layers=layers, uns={"llreg": facts})
+    data.strings_to_categoricals()
+    # The file is made in memory: the HDF5 library crashes after a full disk has refused it.
     h5py, io = import_module("h5py"), import_module("anndata.io")
-    made.strings_to_categoricals()
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
-        io.write_elem(file, "/", made, dataset_kwargs={"compression": "gzip"})
+        io.write_elem(file, "/", data, dataset_kwargs={"compression": "gzip"})
         file.flush()
-        return bytes(file.id.get_file_image())
+        image = bytes(file.id.get_file_image())
+    write_output(path, image)

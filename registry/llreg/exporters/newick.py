@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llreg.atomic import write_output
+from llreg.geometry.tree.tree import make_tree
 
 if TYPE_CHECKING:
-    from llreg.geometry.tree.tree import Tree
+    from llreg.exporters.selection import Selection
+    from llreg.geometry.tree.tree import Method
 
 
-def write_newick(tree: Tree, path: Path, stamp: Mapping[str, str]) -> None:
-    """Write a tree as `llreg tree` does, with a stamp.
+def write_newick(
+    selection: Selection,
+    path: Path,
+    *,
+    method: Method = "average",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a tree of the rows as `llreg tree` does, with a stamp.
 
     The stamp is a comment at the root in the New Hampshire X form, ``[&&NHX:version=…:view=…]``: programs that know the
     form show it, others skip it as the comment it is.
 
     Parameters
     ----------
-    tree : Tree
+    selection : Selection
+        At least two rows.
     path : Path
-    stamp : mapping of str to str
-        Values without ``[]:;=,()`` and blanks.
+    method : {"average", "ward", "nj"}
+    progress : callable, optional
+        Not called: a tree is made in one step.
 
     Raises
     ------
+    InputError
+        If there are fewer than two rows, or two share no texts.
     StorageError
         If it cannot be written.
     """
+    tree = make_tree(selection.load(), method=method)
+    stamp = {**selection.make_stamp("kl"), "method": method}
     comment = "".join(f":{name}={value}" for name, value in stamp.items())
-    plain = tree.newick().removesuffix(";\n")
-    write_output(path, f"{plain}[&&NHX{comment}];\n".encode())
+    newick = tree.newick().removesuffix(";\n")
+    write_output(path, f"{newick}[&&NHX{comment}];\n".encode())

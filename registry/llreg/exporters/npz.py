@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from llreg.atomic import output_file
 from llreg.exporters.columns import keys
-from llreg.store.arrays import PAIR_VARIABLES, is_count
+from llreg.store.arrays import PAIR_VARIABLES, dtype_of
 from llreg_schemas import canonical_json
 
 if TYPE_CHECKING:
@@ -52,44 +51,36 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
         name: value if isinstance(value, str) else canonical_json(value) for name, value in selection.facts.items()
     }
     texts = selection.text_columns
-    taken = {*facts, *texts, *PAIR_VARIABLES, "pmi"}
-    names = keys([column.name for column in selection.columns], taken)
+    names = keys([column.name for column in selection.columns], {*facts, *texts, *PAIR_VARIABLES, "pmi"})
+    arrays = {name: column.array() for name, column in zip(names, selection.columns, strict=True)}
+    arrays |= {**texts, **{name: np.array(value) for name, value in facts.items()}}
     with output_file(path) as temp, zipfile.ZipFile(temp, "w") as archive:
-        _write(archive, selection.vector, "<f4", shape, _counted(selection, progress), zipfile.ZIP_STORED)
-        _write(archive, "num_tokens", "<i4", shape, map(selection.tokens, selection.blocks()))
+        # Log-likelihoods are not compressed: it saves little of them.
+        values = map(selection.values, selection.blocks(progress=progress))
+        _write(archive, selection.vector, np.dtype(np.float32), shape, values, zipfile.ZIP_STORED)
+        tokens = map(selection.tokens, selection.blocks())
+        _write(archive, "num_tokens", np.dtype(np.int32), shape, tokens)
         for name in selection.further:
-            kind = "<i4" if is_count(name) else "<f4"
-            _write(archive, name, kind, shape, map(partial(selection.read, name), selection.blocks()))
-        for name, column in zip(names, selection.columns, strict=True):
-            _write_array(archive, name, column.array())
-        for name, array in [*texts.items(), *((name, np.array(value)) for name, value in facts.items())]:
-            _write_array(archive, name, array)
-
-
-def _counted(selection: Selection, progress: Callable[[int, int], None] | None) -> Iterable[NDArray[Any]]:
-    for block in selection.blocks():
-        yield selection.values(block)
-        if progress:
-            progress(block.stop, len(selection))
-
-
-def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
-    _write(archive, name, np.lib.format.dtype_to_descr(array.dtype), array.shape, [array])
+            blocks = (selection.read(name, block) for block in selection.blocks())
+            _write(archive, name, np.dtype(dtype_of(name)), shape, blocks)
+        for name, array in arrays.items():
+            _write(archive, name, array.dtype, array.shape, [array])
 
 
 def _write(
     archive: zipfile.ZipFile,
     name: str,
-    descr: Any,
+    dtype: np.dtype[Any],
     shape: tuple[int, ...],
     parts: Iterable[NDArray[Any]],
     compression: int = zipfile.ZIP_DEFLATED,
 ) -> None:
-    """One array, from parts that follow each other along its first axis."""
+    """One array, little-endian, from parts that follow each other along its first axis."""
+    dtype = dtype.newbyteorder("<")
     member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
     member.compress_type = compression
     with archive.open(member, "w", force_zip64=True) as file:
-        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
-            file.write(np.ascontiguousarray(part, dtype=descr).tobytes())
+            file.write(np.ascontiguousarray(part, dtype=dtype).tobytes())

@@ -57,26 +57,19 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
         temp.open("wb") as file,
         pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer,
     ):
-        for block in selection.blocks():
-            values, tokens = selection.values(block), selection.tokens(block)
+        for block in selection.blocks(progress=progress):
+            values = selection.values(block)  # (n_block, n_texts)
+            means = [
+                # A mean over a sample that favours some texts would not compare with the others.
+                None
+                if record.identity.subset is not None or np.isnan(row).all()
+                else float(np.nanmean(row.astype(np.float64)))
+                for record, row in zip(selection.records[block], values, strict=True)
+            ]
             columns = [array[block.start : block.stop] for array in head.values()]
-            further = [_lists(selection.read(name, block)) for name in selection.further]
-            measured = [_means(selection, block, values), _lists(values), _lists(tokens), *further]
-            writer.write_table(pa.table([*columns, *measured], schema=schema))
-            if progress:
-                progress(block.stop, len(selection))
-
-
-def _means(selection: Selection, block: slice, values: NDArray[np.float32]) -> pa.Array:
-    import pyarrow as pa
-
-    sampled = [record.identity.subset is not None for record in selection.records[block]]
-    # A mean over a sample that favours some texts would not compare with the others.
-    means = [
-        None if in_part or np.isnan(row).all() else float(np.nanmean(row.astype(np.float64)))
-        for row, in_part in zip(values, sampled, strict=True)
-    ]
-    return pa.array(means, type=pa.float64())
+            arrays = [values, selection.tokens(block), *(selection.read(name, block) for name in selection.further)]
+            lists = [_lists(array) for array in arrays]
+            writer.write_table(pa.table([*columns, pa.array(means, type=pa.float64()), *lists], schema=schema))
 
 
 def _lists(values: NDArray[Any]) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from llreg._version import __version__
 from llreg.exporters.columns import Column, annotated_columns, row_columns
+from llreg.geometry.kl.rows import Rows, load_rows
 from llreg.geometry.view.view import View
 from llreg.store.dataset import RowSource
 from llreg_schemas import RowRecord
@@ -62,7 +63,17 @@ class Selection:
     @cached_property
     def stamp(self) -> dict[str, str]:
         """What every export says of itself: version, text_set, protocol, view (ids), and values: raw or view."""
-        return make_stamp(self.registry, self.version, self.view, "raw" if self.raw else "view")
+        return self.make_stamp("raw" if self.raw else "view")
+
+    def make_stamp(self, values: str) -> dict[str, str]:
+        """Ids of what an export is of, and what its values are: raw, view, or kl, distances through the view."""
+        return {
+            "version": self.version,
+            "text_set": self.registry.info.text_set.id,
+            "protocol": self.registry.info.protocol_id,
+            "view": self.view.id,
+            "values": values,
+        }
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -78,8 +89,8 @@ class Selection:
     @cached_property
     def columns(self) -> list[Column]:
         """Metadata and annotations; the first is `model`, the row id."""
-        found = row_columns(self.records)
-        return found + annotated_columns(self.registry, self.records, [column.name for column in found])
+        columns = row_columns(self.records)
+        return columns + annotated_columns(self.registry, self.records, [column.name for column in columns])
 
     @cached_property
     def text_columns(self) -> Mapping[str, NDArray[Any]]:
@@ -94,11 +105,18 @@ class Selection:
         weights = self.view.text_weights(index)
         return columns if weights is None else {**columns, "text_weight": weights}
 
-    def blocks(self, size: int = ROWS) -> Iterator[slice]:
-        """Positions of all rows in order, a block at a time."""
+    def load(self) -> Rows:
+        """The rows in memory through the view, for distances between them."""
+        return load_rows(self.registry, self.row_ids, self.view)
+
+    def blocks(self, size: int = ROWS, *, progress: Callable[[int, int], None] | None = None) -> Iterator[slice]:
+        """Positions of all rows in order, a block at a time; `progress` is called with (done, rows) after each."""
         step = max(1, min(size, _VALUES // len(self.texts)))
         for start in range(0, len(self), step):
-            yield slice(start, min(start + step, len(self)))
+            block = slice(start, min(start + step, len(self)))
+            yield block
+            if progress:
+                progress(block.stop, len(self))
 
     def values(self, block: slice) -> NDArray[np.float32]:
         """Log-likelihoods, or the view's PMI, float32 array of shape (n_block, n_texts), nats; NaN where not scored."""
@@ -150,21 +168,9 @@ def select(registry: Contents, models: Sequence[str] | None, view: View | None) 
     records, version = registry.select(models)
     if not records:
         raise InputError(f"{registry.name} has no rows to export; add one with: llreg add MODEL")
-    twice = [row_id for row_id, times in Counter(record.row_id for record in records).items() if times > 1]
-    if twice:
-        raise InputError(f"{twice[0]} is given twice; an export holds each row once")
-    seen = View() if view is None else view
-    texts = np.arange(registry.num_texts) if view is None else seen.texts(registry.text_index)
-    source = registry.row_source()
-    return Selection(registry, source, records, version, seen, view is None, texts)
-
-
-def make_stamp(registry: Contents, version: str, view: View, values: str) -> dict[str, str]:
-    """Ids of what an export is of, and what its values are: raw, view, or a kind of distance."""
-    return {
-        "version": version,
-        "text_set": registry.info.text_set.id,
-        "protocol": registry.info.protocol_id,
-        "view": view.id,
-        "values": values,
-    }
+    counts = Counter(record.row_id for record in records)
+    repeated = next((row_id for row_id, count in counts.items() if count > 1), None)
+    if repeated:
+        raise InputError(f"{repeated} is given twice; an export holds each row once")
+    texts = np.arange(registry.num_texts) if view is None else view.texts(registry.text_index)
+    return Selection(registry, registry.row_source(), records, version, view or View(), view is None, texts)

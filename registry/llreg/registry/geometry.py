@@ -660,6 +660,6 @@ class GeometryVerbs(Contents):
         >>> len(reg.export("graph.graphml", k=3))
         29
         """
-        from llreg.exporters.writing import export
+        from llreg.exporters.export import export
 
         return export(self, path, models, view=view, long=long, k=k, method=method, progress=progress)
