@@ -237,6 +237,6 @@ def test_ellipses_of_tsne(groups: Registry) -> None:
 def test_ellipses_that_cannot_be(groups: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="ellipses: expected 2 or more resamples; got 1"):
         make_map(groups, method="pca", ellipses=1)
-    monkeypatch.setattr("llreg.maps.ellipses.DENSE_ROWS", 10)
+    monkeypatch.setattr("llreg.maps.embedding.DENSE_ROWS", 10)
     with pytest.raises(InputError, match="ellipses need whole KL matrices, up to 10 rows; got 60"):
         make_map(groups, method="pca", ellipses=5)
