@@ -27,7 +27,6 @@ from safetensors.torch import load_file, save_file
 import llreg
 import llreg_extract
 from llreg.add.job import Job, Scoring
-from llreg.add.journal import read_entries
 from llreg.add.reporter import Reporter
 from llreg.store.rowfile import Row, write_row
 from llreg.texts.textset import load_texts
@@ -140,9 +139,8 @@ def elsewhere(registry: Registry, folder: Path) -> Row:
         identity=replace(identity, weight_dtype="bfloat16"),
         device="cpu",
         texts=registry.texts.complete(),
-        places=np.array(texts),
+        sequences=np.array(texts),
         num_texts=registry.num_texts,
-        kept=read_entries(b""),
     )
     scoring = Scoring(job)
     scoring.model.module.set_attn_implementation("eager")

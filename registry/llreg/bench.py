@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import llreg_extract
 from llreg.texts.textset import mini
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from llreg.store.contents import Contents
     from llreg_extract.measure.speed import Speed
 
@@ -85,22 +89,16 @@ class Report:
 
     def error(self, speed: Speed) -> float:
         """Root mean square difference from float32, one text at a time: nats per text; NaN where float32 did not run."""
-        import numpy as np
-
         gaps = self._gaps(speed)
         return float(np.sqrt(np.mean(np.square(gaps)))) if len(gaps) else float("nan")
 
     def kl_floor(self, speed: Speed) -> float:
         """KL that the error alone puts between this row and one in float32, Var / 2: nats per text."""
-        import numpy as np
-
         gaps = self._gaps(speed)
         return float(np.var(gaps) / 2) if len(gaps) else float("nan")
 
-    def _gaps(self, speed: Speed) -> Any:
-        """float64 array of shape (n_compared,), nats: of the texts that both have."""
-        import numpy as np
-
+    def _gaps(self, speed: Speed) -> NDArray[np.float64]:
+        """Differences from float32 on the texts that both have: float64 array of shape (n_compared,), nats."""
         exact = next((s.alone for s in self.done if s.dtype == "float32"), ())
         common = 0 if self.random_weights else min(len(exact), len(speed.together))
         gaps = np.subtract(speed.together[:common], exact[:common])
@@ -113,30 +111,28 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON."""
+        trials: list[dict[str, Any]] = []
+        for speed in self.speeds:
+            trials.append({"dtype": speed.dtype, "batch_tokens": speed.batch_tokens, "problem": speed.problem})
+            if speed.problem is None:
+                trials[-1] |= {
+                    "threads": speed.threads,
+                    "tokens_per_second": speed.tokens_per_second,
+                    "tokens_per_cpu_second": speed.tokens_per_cpu_second,
+                    "share_of_peak": self.share_of_peak(speed),
+                    "memory_bytes": speed.memory_bytes,
+                    "largest_batch": speed.largest_batch,
+                    "padding": speed.padding,
+                    "spread": speed.spread,
+                    "error": self.error(speed),
+                }
         return {
             "model": self.model,
             "device": self.device,
             "random_weights": self.random_weights,
             "peak_flops": self.peaks,
-            "trials": [self._trial(speed) for speed in self.speeds],
+            "trials": trials,
             "advice": None if self.advice is None else {**vars(self.advice), "options": self.advice.options},
-        }
-
-    def _trial(self, speed: Speed) -> dict[str, Any]:
-        named = {"dtype": speed.dtype, "batch_tokens": speed.batch_tokens, "problem": speed.problem}
-        if speed.problem is not None:
-            return named
-        return {
-            **named,
-            "threads": speed.threads,
-            "tokens_per_second": speed.tokens_per_second,
-            "tokens_per_cpu_second": speed.tokens_per_cpu_second,
-            "share_of_peak": self.share_of_peak(speed),
-            "memory_bytes": speed.memory_bytes,
-            "largest_batch": speed.largest_batch,
-            "padding": speed.padding,
-            "spread": speed.spread,
-            "error": self.error(speed),
         }
 
 
@@ -194,25 +190,34 @@ def bench(
     from llreg_extract.files.hub import download
     from llreg_extract.loading.device import device_name
     from llreg_extract.measure.speed import Trial, measure
+    from llreg_extract.source import Source
 
     if model is not None and shape is not None:
         raise InputError("give a MODEL or a --shape, not both")
-    source: llreg_extract.Source | None = None
     shape = shape or "smollm2-135m"
     if model is not None:
         source = llreg_extract.resolve(model, revision=revision, trust_remote_code=trust_remote_code)
-    elif shape not in SHAPES:
+    elif shape in SHAPES:
+        source = Source("random", "local", "", "", None, None, "float32", {})
+    else:
         raise InputError(f"unknown shape {shape!r}: choose one of {', '.join(SHAPES)}")
-    chosen = list(DTYPES) if "all" in dtypes else list(dict.fromkeys(dtypes or _default_dtypes(source)))
-    where = _check(source, chosen, device)
-    texts = _texts(registry, seed)
-    if source is not None:
+    default_dtypes = DTYPES if model is not None and source.checkpoint_dtype == "float16" else DTYPES[:2]
+    dtypes = DTYPES if "all" in dtypes else dtypes or default_dtypes
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise InputError(f"unknown dtype {dtype!r}: choose among {', '.join(DTYPES)}")
+    _, device = llreg_extract.choose(source, dtype=dtypes[0], device=device)
+    text_set = mini() if registry is None else registry.texts
+    sample = np.random.default_rng(seed).permutation(len(text_set))[:_TEXTS]
+    texts = text_set.complete(sample.tolist())
+    if model is not None:
         download(source, trust_remote_code=trust_remote_code)
-    on_gpu = where != "cpu"
+    on_gpu = device != "cpu"
     budgets: list[int | None] = list(dict.fromkeys(batch_tokens)) or (list(_GPU_BUDGETS) if on_gpu else [None])
+    subject = shape if model is None else source
     trials = [
-        Trial(source or shape, dtype, where, budget, texts, seconds, trust_remote_code=trust_remote_code)
-        for dtype in sorted(chosen, key=DTYPES.index)
+        Trial(subject, dtype, device, budget, texts, seconds, trust_remote_code=trust_remote_code)
+        for dtype in sorted(set(dtypes), key=DTYPES.index)
         for budget in budgets
     ]
     speeds = []
@@ -220,30 +225,8 @@ def bench(
         speeds.append(measure(trial))
         if progress:
             progress(k + 1, len(trials))
-    return Report(source.name if source else f"random-{shape}", device_name(where), on_gpu, source is None, speeds)
-
-
-def _default_dtypes(source: llreg_extract.Source | None) -> tuple[str, ...]:
-    return DTYPES if source is not None and source.checkpoint_dtype == "float16" else ("float32", "bfloat16")
-
-
-def _check(source: llreg_extract.Source | None, dtypes: Sequence[str], device: str) -> str:
-    """The device that is meant, once all is known to be valid."""
-    from llreg_extract.source import Source
-
-    some = source or Source("random", "local", "", "", None, None, "float32", {})
-    unknown = next((dtype for dtype in dtypes if dtype not in DTYPES), None)
-    if unknown is not None:
-        raise InputError(f"unknown dtype {unknown!r}: choose among {', '.join(DTYPES)}")
-    return llreg_extract.choose(some, dtype=dtypes[0], device=device)[1]
-
-
-def _texts(registry: Contents | None, seed: int) -> list[str]:
-    import numpy as np
-
-    texts = mini() if registry is None else registry.texts
-    drawn = np.random.default_rng(seed).permutation(len(texts))[:_TEXTS]
-    return texts.complete(drawn.tolist())
+    name = f"random-{shape}" if model is None else source.name
+    return Report(name, device_name(device), on_gpu, model is None, speeds)
 
 
 def _options(dtype: str, batch_tokens: int | None) -> str:
@@ -257,38 +240,30 @@ def _advise(report: Report) -> Advice | None:
         return None
     fastest = max(best.values(), key=lambda speed: speed.tokens_per_second)
     exact = best.get("float32")
-    if exact is None or exact is fastest:
-        return _advice(report, fastest, _why_alone(report, fastest))
-    gain = fastest.tokens_per_second / exact.tokens_per_second
-    price = _price(report, fastest)
-    if gain >= _WORTH:
-        return _advice(report, fastest, f"it is {gain:.1f} times as fast as float32; {price}")
-    return _advice(report, exact, f"{fastest.dtype} is only {gain:.2f} times as fast; {price}")
+    tried = {speed.dtype for speed in report.speeds}
+    price = "what it costs in accuracy only a real model tells (llreg bench MODEL)"
+    if not report.random_weights:
+        price = (
+            f"it puts values off by {report.error(fastest):.2g} nats a text (rms), and so about "
+            f"{report.kl_floor(fastest):.2g} nats between a row in it and one in float32"
+        )
+    if exact is None:
+        choice = fastest
+        reason = "float32 does not run here" if "float32" in tried else "the fastest of what was measured"
+    elif exact is fastest:
+        choice = fastest
+        reason = "the fastest here, and the most exact" if len(tried) > 1 else "the fastest of what was measured"
+    elif (gain := fastest.tokens_per_second / exact.tokens_per_second) >= _WORTH:
+        choice, reason = fastest, f"it is {gain:.1f} times as fast as float32; {price}"
+    else:
+        choice, reason = exact, f"{fastest.dtype} is only {gain:.2f} times as fast; {price}"
+    several_budgets = len({speed.batch_tokens for speed in report.speeds}) > 1
+    budget = choice.batch_tokens if several_budgets else None
+    return Advice(choice.dtype, budget, f"use {_options(choice.dtype, budget)}: {reason}")
 
 
 def _best_budget(speeds: Sequence[Speed]) -> Speed:
+    """The smallest budget that is as good as the fastest, since it needs less memory."""
     fastest = max(speed.tokens_per_second for speed in speeds)
-    good = [speed for speed in speeds if speed.tokens_per_second >= _AS_FAST * fastest]
-    return min(good, key=lambda speed: speed.batch_tokens)
-
-
-def _advice(report: Report, speed: Speed, reason: str) -> Advice:
-    compared = len({other.batch_tokens for other in report.speeds}) > 1
-    budget = speed.batch_tokens if compared else None
-    return Advice(speed.dtype, budget, f"use {_options(speed.dtype, budget)}: {reason}")
-
-
-def _why_alone(report: Report, speed: Speed) -> str:
-    tried = {s.dtype for s in report.speeds}
-    if speed.dtype != "float32":
-        return "float32 does not run here" if "float32" in tried else "the fastest of what was measured"
-    return "the fastest here, and the most exact" if len(tried) > 1 else "the fastest of what was measured"
-
-
-def _price(report: Report, speed: Speed) -> str:
-    if report.random_weights:
-        return "what it costs in accuracy only a real model tells (llreg bench MODEL)"
-    return (
-        f"it puts values off by {report.error(speed):.2g} nats a text (rms), and so about "
-        f"{report.kl_floor(speed):.2g} nats between a row in it and one in float32"
-    )
+    as_fast = [speed for speed in speeds if speed.tokens_per_second >= _AS_FAST * fastest]
+    return min(as_fast, key=lambda speed: speed.batch_tokens)

@@ -260,7 +260,7 @@ class TestCluster:
     def test_no_worker_that_scores(self, small_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         from distributed import LocalCluster
 
-        monkeypatch.setattr("llreg.add.places._PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr("llreg.add.cluster._PATIENCE_SECONDS", 0.1)
         with (
             LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster,
             pytest.raises(
@@ -289,26 +289,26 @@ class TestCluster:
 
 def test_other_files_at_the_path_of_a_local_model(toy_model: ToyModel, tmp_path: Path) -> None:
     import llreg_extract
-    from llreg.add.worker import _check_files, look
+    from llreg.add.worker import _check_files, file_stamps
 
     source = llreg_extract.resolve(str(toy_model()))
-    seen = look(source)
-    assert seen is not None
-    assert {Path(path).name for path in seen} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    _check_files(source, seen)
+    stamps = file_stamps(source)
+    assert stamps is not None
+    assert {Path(path).name for path in stamps} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    _check_files(source, stamps)
     path = str(toy_model() / "model.safetensors")
     with pytest.raises(ModelError, match=r"toy is a local model, and worker .* finds other files at"):
-        _check_files(source, {**seen, path: (seen[path][0], seen[path][1] + 1)})
+        _check_files(source, {**stamps, path: (stamps[path][0], stamps[path][1] + 1)})
     with pytest.raises(ModelError, match=r"finds nothing at .*gone: put it on a file system that all workers see"):
-        _check_files(replace(source, location=str(tmp_path / "gone")), seen)
+        _check_files(replace(source, location=str(tmp_path / "gone")), stamps)
 
 
 def test_other_versions_on_a_worker() -> None:
-    from llreg.add.worker import _check_versions, versions
+    from llreg.add.worker import check_versions, versions
 
-    _check_versions(versions())
-    with pytest.raises(ClusterError, match=r"has torch .*, and 1\.0 is here: install the same version"):
-        _check_versions({**versions(), "torch": "1.0"})
+    check_versions("worker x", versions(), versions())
+    with pytest.raises(ClusterError, match=r"worker x has torch .*, and 1\.0 is here: install the same version"):
+        check_versions("worker x", versions(), {**versions(), "torch": "1.0"})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def _entries(*texts: int) -> Any:
 def _write(journal: Journal, *texts: int) -> None:
     entries = _entries(*texts)
     with journal.writing(journal.read()):
-        journal.append(entries["text"], entries["log_likelihood"], entries["num_tokens"], entries["status"])
+        journal.write(entries)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_reads_back_the_last_of_each_text(tmp_path_factory: pytest.TempPathFacto
     journal = Journal(tmp_path_factory.mktemp("j") / "x.journal")
     with journal.writing(journal.read()):
         for text, value, tokens, status in entries:
-            journal.append(np.array([text]), np.array([value]), np.array([tokens]), np.array([status]))
+            journal.write(make_entries(np.array([text]), np.array([value]), np.array([tokens]), np.array([status])))
     last = {text: (value, tokens, status) for text, value, tokens, status in entries}
     back = journal.read()
     assert sorted(back["text"].tolist()) == sorted(last)
@@ -62,7 +62,7 @@ def test_reads_back_the_last_of_each_text(tmp_path_factory: pytest.TempPathFacto
 def test_float64_is_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "x.journal")
     with journal.writing(journal.read()):
-        journal.append(np.array([7]), np.array([-1 / 3]), np.array([2]), np.array([0]))
+        journal.write(make_entries(np.array([7]), np.array([-1 / 3]), np.array([2]), np.array([0])))
     assert journal.read()["log_likelihood"].tolist() == [-1 / 3]
 
 
@@ -103,7 +103,7 @@ def test_goes_on_behind_a_torn_tail(journal: Journal) -> None:
 def test_entry_is_on_the_way_to_the_disk_before_the_next(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "x.journal")
     with journal.writing(journal.read()):
-        journal.append(np.array([1]), np.array([-1.0]), np.array([2]), np.array([0]))
+        journal.write(make_entries(np.array([1]), np.array([-1.0]), np.array([2]), np.array([0])))
         assert Journal(journal.path).read()["text"].tolist() == [1]
 
 

@@ -71,13 +71,13 @@ def test_what_is_left_of_a_run_and_of_a_row(small_registry: Registry, toy_model:
     import numpy as np
 
     from llreg.add.journal import make_entries
-    from llreg.add.pinned import journal_of, pin
     from llreg.add.request import read_requests
+    from llreg.add.task import Task
 
     model = str(toy_model())
     sizes = small_registry.texts.num_bytes
     (request,) = read_requests(small_registry, [model], {})
-    journal = journal_of(small_registry, pin(small_registry, request), request.options)
+    journal = Task(small_registry, request).journal
     done = np.array([1, 4])
     with journal.writing(make_entries(done, np.array([-5.0, -6.0]), np.array([3, 3]), np.zeros(2, np.int32))):
         pass
@@ -92,8 +92,8 @@ def test_what_is_left_of_a_run_and_of_a_row(small_registry: Registry, toy_model:
 def test_a_row_that_lacks_texts(small_registry: Registry, toy_model: ToyModel, make_row: MakeRow) -> None:
     import numpy as np
 
-    from llreg.add.pinned import pin
     from llreg.add.request import read_requests
+    from llreg.add.task import Task
     from llreg_schemas import row_digest
 
     model = str(toy_model())
@@ -101,7 +101,7 @@ def test_a_row_that_lacks_texts(small_registry: Registry, toy_model: ToyModel, m
     row = make_row(small_registry, "toy")
     values, tokens = row.log_likelihood.copy(), row.num_tokens.copy()
     values[:2], tokens[:2] = np.nan, 0
-    identity = pin(small_registry, request).identity
+    identity = Task(small_registry, request).identity
     provenance = {**row.record.provenance, "tokens": int(tokens.sum()), "over_context": 0}
     digest = row_digest(identity.to_json(), values, tokens)
     record = replace(row.record, identity=identity, provenance=provenance, digest=digest)

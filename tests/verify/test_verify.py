@@ -22,7 +22,7 @@ from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 from llreg.texts.textset import mini
-from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, compare, other_tokens
+from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, compare, token_difference
 from llreg_schemas import row_digest
 from llreg_schemas.errors import InputError, NotFoundError
 
@@ -519,9 +519,10 @@ def test_scale_and_order_of_the_texts_do_not_matter(seed: int, factor: float, n:
 
 def test_numbers_of_tokens() -> None:
     texts, here = [4, 7, 9], np.array([10, 20, 30])
-    assert other_tokens(texts, here, here) == ""
-    assert other_tokens(texts, 0 * here, here) == ""  # imported: not known
-    assert "1 of 3 texts have other numbers of tokens (text 7 has 21 tokens in the row and 20 here)" in other_tokens(
-        texts, np.array([10, 21, 30]), here
+    assert token_difference(texts, here, here) == ""
+    assert token_difference(texts, 0 * here, here) == ""  # imported: not known
+    assert (
+        "1 of 3 texts have other numbers of tokens (text 7 has 21 tokens in the row and 20 here)"
+        in token_difference(texts, np.array([10, 21, 30]), here)
     )
-    assert "a special token before each text is scored here only" in other_tokens(texts, here - 1, here)
+    assert "a special token before each text is scored here only" in token_difference(texts, here - 1, here)

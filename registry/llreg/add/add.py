@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 from llreg import atomic
-from llreg.add.evictions import Evictions
 from llreg.add.job import Scoring
-from llreg.add.pinned import pin
 from llreg.add.plan import Plan, plan
-from llreg.add.prefetch import Ahead
+from llreg.add.prefetch import Evictions, Prefetch
 from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Entry, Request, check_texts, read_requests
-from llreg.add.task import Addition
+from llreg.add.task import Task
 from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 Order = Literal["size", "given"]
 ORDERS: tuple[Order, ...] = ("size", "given")
-Finished = tuple[Addition, AddResult]
 
 
 def add(
@@ -90,103 +88,84 @@ def add(
             raise InputError("--dry-run and --strict check what this machine can do: give them without --cluster")
         planned = plan(registry, models, progress=report.look_up, evict=evict, **options)
         on_plan(planned)
-        run_options = {"order": order, "evict": evict, "workers": workers, "cluster": cluster, **options}
-        return planned.results(add(registry, planned.good, reporter=report, **run_options))
+        run: dict[str, Any] = {"order": order, "evict": evict, "workers": workers, "cluster": cluster}
+        return planned.results(add(registry, planned.good, reporter=report, **run, **options))
     requests = read_requests(registry, models, options)
     atomic.sweep(registry.path)
     atomic.check_writable(registry.path)
     check_texts(registry, requests)
-    if workers is None and cluster is None:
-        run = _Run(registry, requests, report, order)
-        return run.collect(_in_turn(run.left, run.evictions if evict else None, report))
-    from llreg.add.cluster import Crew
-    from llreg.add.places import find_place
+    with ExitStack() as stack:
+        pool = None
+        if workers is not None or cluster is not None:
+            from llreg.add.cluster import ClusterScoring, find_workers  # distributed is an extra
 
-    with find_place(cluster, workers, requests, report) as place:
-        run = _Run(registry, requests, report, order, gpus=place.gpus)
-        crew = Crew(place, run.left, run.evictions if evict else None, report)
-        return run.collect(crew.run())
-
-
-class _Run:
-    """The models of one call: looked up, those that are to be scored in order, and the results.
-
-    Attributes
-    ----------
-    left : list of Addition
-        What is to be scored, in order.
-    """
-
-    def __init__(
-        self, registry: Contents, requests: Sequence[Request], report: Reporter, order: Order, gpus: int | None = None
-    ) -> None:
-        found: list[Addition | AddResult] = []
-        for k, request in enumerate(requests):
-            report.look_up(k, len(requests))
-            found.append(_look_up(registry, request, gpus))
-        report.look_up(len(requests), len(requests))
-        self._found = found
-        for result in found:
-            if isinstance(result, AddResult):
-                report.begin(result.model)
-                report.finish(result)
-        self.left = [addition for addition in found if isinstance(addition, Addition)]
+            pool = stack.enter_context(find_workers(cluster, workers, requests, report))
+        tasks = _look_up(registry, requests, report, gpus=pool.gpus if pool else None)
+        to_score = [task for task in tasks if isinstance(task, Task)]
         if order == "size":
-            self.left.sort(key=_size)
-
-    @property
-    def evictions(self) -> Evictions:
-        """What may be deleted when it is done."""
-        return Evictions(addition.source for addition in self.left)
-
-    def collect(self, finished: Iterator[Finished]) -> list[AddResult]:
-        """All results in the order given, once those of `left` are there."""
-        results = {id(addition): result for addition, result in finished}
-        return [entry if isinstance(entry, AddResult) else results[id(entry)] for entry in self._found]
+            to_score.sort(key=_size)
+        evictions = Evictions(task.source for task in to_score) if evict else None
+        if pool:
+            finished = ClusterScoring(pool, to_score, evictions, report).run()
+        else:
+            finished = _score_in_turn(to_score, evictions, report)
+        results = {id(task): result for task, result in finished}
+        return [task if isinstance(task, AddResult) else results[id(task)] for task in tasks]
 
 
-def _look_up(registry: Contents, request: Request, gpus: int | None) -> Addition | AddResult:
-    try:
-        addition = Addition(registry, request, pin(registry, request, gpus=gpus))
-        return addition.present() or addition
-    except (ModelError, InputError) as error:
-        return AddResult(request.model, "failed", None, str(error))
+def _look_up(
+    registry: Contents, requests: Sequence[Request], report: Reporter, gpus: int | None = None
+) -> list[Task | AddResult]:
+    """Find all models, one entry a request: what is to be scored, or the result where nothing is."""
+    tasks: list[Task | AddResult] = []
+    for k, request in enumerate(requests):
+        report.look_up(k, len(requests))
+        try:
+            task = Task(registry, request, gpus=gpus)
+            tasks.append(task.present() or task)
+        except (ModelError, InputError) as error:
+            tasks.append(AddResult(request.model, "failed", None, str(error)))
+    report.look_up(len(requests), len(requests))
+    for result in tasks:
+        if isinstance(result, AddResult):
+            report.begin(result.model)
+            report.finish(result)
+    return tasks
 
 
-def _size(addition: Addition) -> float:
-    parameters = addition.source.declared.get("num_parameters")
+def _size(task: Task) -> float:
+    """Parameters; those of unknown size are the largest."""
+    parameters = task.source.declared.get("num_parameters")
     return float("inf") if parameters is None else float(parameters)
 
 
-def _in_turn(additions: Sequence[Addition], evictions: Evictions | None, report: Reporter) -> Iterator[Finished]:
-    """Score models one after the other, here."""
-    with Ahead() as ahead:
-        for k, addition in enumerate(additions):
-            report.begin(addition.model)
-            following = additions[k + 1] if k + 1 < len(additions) else None
+def _score_in_turn(
+    tasks: Sequence[Task], evictions: Evictions | None, report: Reporter
+) -> Iterator[tuple[Task, AddResult]]:
+    """Score models one after the other in this process, the next one prepared meanwhile."""
+    with Prefetch() as prefetch:
+        for k, task in enumerate(tasks):
+            report.begin(task.model)
             try:
-                result = _score(addition, ahead, following, report)
+                result = _score(task, prefetch, tasks[k + 1] if k + 1 < len(tasks) else None, report)
             except (ModelError, InputError) as error:
-                result = addition.failed(error)
+                result = task.failed(error)
             report.finish(result)
-            yield addition, result
+            yield task, result
             if evictions:
-                evictions.delete(addition.source, report)
+                evictions.delete(task.source, report)
             gc.collect()  # modules hold themselves; the next model would be loaded beside this one
 
 
-def _score(addition: Addition, ahead: Ahead, following: Addition | None, report: Reporter) -> AddResult:
-    def waiting() -> None:
-        report.note(f"{addition.source.name}: another llreg is adding it; waiting for that to finish")
-
-    encoded = ahead.take()
-    with addition.reserved(waiting):
-        job = addition.begin()
+def _score(task: Task, prefetch: Prefetch, following: Task | None, report: Reporter) -> AddResult:
+    encoded = prefetch.take()
+    with task.reserved(report):
+        job = task.begin()
         if isinstance(job, AddResult):
             return job
         scoring = Scoring(job, encoded)
         if following:
-            ahead.start(following.job())
-        with addition.journal.writing(job.kept):
-            computed = scoring.run(addition.journal.write, report)
-        return addition.complete(computed)
+            prefetch.start(following.job())
+        with task.journal.writing(job.kept):
+            computed = scoring.run(task.journal.write, report)
+        return task.complete(computed)

@@ -1,88 +1,204 @@
-"""Rows computed by workers: models dealt out, what is scored kept as it comes, rows written here."""
+"""Rows computed by Dask workers: processes of this machine, or those of somebody's cluster.
+
+A model is two tasks: `worker.prepare`, which may run ahead, and `worker.score`, which takes the resource GPU and returns the row. Dask
+places them and moves the data. Only this side writes to the registry: journal entries reach it as Dask events while a model is scored,
+so that it goes on from there if its worker dies, or the run is interrupted.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import llreg_extract
+from llreg import settings
 from llreg.add import worker
-from llreg.add.evictions import Evictions
 from llreg.add.job import Job
 from llreg.add.journal import read_entries
-from llreg.add.places import Place
+from llreg.add.prefetch import Evictions
 from llreg.add.reporter import AddResult, Reporter
-from llreg.add.task import Addition
-from llreg.dask_client import SLOT, slots_of
+from llreg.add.request import Request
+from llreg.add.task import BusyError, Task
+from llreg.dask_client import SLOT, connect, slots_of, start_workers, workers_of
 from llreg_schemas.errors import ClusterError, InputError, LlregError, ModelError, NoRoomError
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Client, Future
 
-_ATTEMPTS = 2  # of a model whose worker dies
-_LOSSES = 10  # of a model whose worker dies before it says that it has begun
-_LOOK_SECONDS = 1.0  # between looks at which workers there are
-_EVICT_SECONDS = 60.0
-
-Finished = tuple[Addition, AddResult]
-
-
-@dataclass
-class _Flight:
-    """A model that is with the workers."""
-
-    addition: Addition
-    job: Job
-    report: Reporter
-    stack: ExitStack  # its reservation and, once it is scored, its journal
-    future: Future
-    began: bool = False
-    keeps: bool = False
-
-    def keep(self) -> None:
-        """Open the journal, unless an earlier attempt did."""
-        if not self.keeps:
-            self.stack.enter_context(self.addition.journal.writing(self.job.kept))
-            self.keeps = True
+_ATTEMPTS = 2  # at a model whose worker dies while it is scored
+_UNBEGUN_ATTEMPTS = (
+    5 * _ATTEMPTS
+)  # at a model that was only waiting on workers that died: another one may have ended them
+_POLL_SECONDS = 1.0  # between looks at which workers there are
+_PATIENCE_SECONDS = 10.0  # for a worker that scores, where there are others
 
 
-class Crew:
-    """Models and the workers that score them.
+@dataclass(frozen=True)
+class Workers:
+    """Where rows are computed.
 
-    Dask places tasks and starts them again elsewhere when a worker dies; what is here is which models are with it: one a
-    slot, and as many that are made ready meanwhile.
+    Attributes
+    ----------
+    gpus : int
+        GPUs of a worker, or of this machine where it has one each.
+    remote : bool
+        Whether the workers are somebody else's, and may be on other machines.
+    connect : callable
+        Gives the context in which there is a client; workers of this machine are started by it.
+    """
+
+    gpus: int
+    remote: bool
+    connect: Callable[[], AbstractContextManager[Client]]
+
+
+@contextmanager
+def find_workers(
+    cluster: str | None, count: int | Literal["auto"] | None, requests: Sequence[Request], report: Reporter
+) -> Iterator[Workers]:
+    """Find out where rows are to be computed; workers of this machine are not started yet.
 
     Parameters
     ----------
-    place : Place
-    additions : sequence of Addition
+    cluster, count
+        As `cluster` and `workers` of `llreg.add.add.add`.
+    requests : sequence of Request
+    report : Reporter
+
+    Raises
+    ------
+    InputError, MissingExtraError, ClusterError
+        As `llreg.add.add.add`.
+    """
+    for device in (request.options.device for request in requests):
+        if ":" in device:
+            raise InputError(f"device {device}: a worker has one GPU, and it is llreg that deals them out: give cuda")
+    if cluster is None or cluster == "local":
+        yield _workers_here("auto" if count is None else count, requests)
+        return
+    if count is not None:
+        raise InputError(f"workers are processes of this machine, and {cluster} has its own: give one of the two")
+    with connect(cluster) as client:
+        slots = _wait_for_slots(client, cluster, report)
+        yield Workers(_check_workers(client, cluster, list(slots)), True, lambda: nullcontext(client))
+
+
+def _workers_here(count: int | Literal["auto"], requests: Sequence[Request]) -> Workers:
+    """Processes of this machine, with a GPU each, or each with its share of the cores."""
+    gpus = llreg_extract.count_gpus() if any(request.options.device != "cpu" for request in requests) else 0
+    count = max(1, gpus) if count == "auto" else count
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"workers: expected a number of at least 1, or auto; got {count!r}")
+    if gpus and count > gpus:
+        raise InputError(f"{count} workers were asked for and torch sees {gpus} GPUs here: one worker each, at most")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if gpus:
+        names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))).split(",")
+        threads = str(max(1, len(cores) // count))
+        environments = [{"CUDA_VISIBLE_DEVICES": name.strip(), "OMP_NUM_THREADS": threads} for name in names[:count]]
+    else:
+        shares = [cores[k::count] or [cores[k % len(cores)]] for k in range(count)]
+        environments = [
+            {settings.WORKER_CPUS: ",".join(map(str, share)), "OMP_NUM_THREADS": str(len(share))} for share in shares
+        ]
+    return Workers(gpus, False, partial(start_workers, environments, "llreg.add.worker"))
+
+
+def _wait_for_slots(client: Client, cluster: str, report: Reporter) -> dict[str, int]:
+    """Models that each worker scores at once, by its address, as soon as there is one that scores."""
+    deadline, noted = None, False
+    while not (slots := slots_of(client)):
+        if workers_of(client):
+            deadline = deadline or time.monotonic() + _PATIENCE_SECONDS
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f'no worker of {cluster} offers the resource {SLOT}: start them with dask worker --resources "{SLOT}=1"'
+                )
+        elif not noted:
+            report.note(f"{cluster} has no worker yet; waiting for one")
+            noted = True
+        time.sleep(0.2)
+    return slots
+
+
+def _check_workers(client: Client, cluster: str, addresses: Sequence[str]) -> int:
+    """Refuse workers that lack something or have other versions; return 1 if they have a GPU, 0 if not.
+
+    All must agree on that, since a row's dtype depends on it.
+    """
+
+    def probe() -> dict[str, Any]:  # travels as its code, so that it runs also where llreg is not installed
+        try:
+            import llreg_extract
+            from llreg.add.worker import versions
+
+            return {"versions": versions(), "gpus": llreg_extract.count_gpus()}
+        except ImportError as error:  # llreg, or what its extras bring
+            return {"lacks": str(getattr(error, "name", None) or error).partition(".")[0], "gpus": 0}
+
+    answers = client.run(probe, workers=addresses)
+    for address, answer in answers.items():
+        if "lacks" in answer:
+            raise ClusterError(
+                f'worker {address} has no {answer["lacks"]}: install there what is here, pip install "llreg[extract,cluster]"'
+            )
+        worker.check_versions(f"worker {address}", answer["versions"], worker.versions())
+    gpus = {min(1, int(answer["gpus"])) for answer in answers.values()}
+    if len(gpus) > 1:
+        raise ClusterError(
+            f"some workers of {cluster} have a GPU and others have none: offer the resource {SLOT} on workers of one kind"
+        )
+    return gpus.pop()
+
+
+@dataclass
+class _Submission:
+    """A model that is with the workers."""
+
+    task: Task
+    job: Job
+    report: Reporter
+    future: Future
+    stack: ExitStack  # its reservation and, once it is scored, its journal
+    finished_before: int  # models of the run that were finished when it was submitted
+    has_begun: bool = False
+    has_journal: bool = False
+
+
+class ClusterScoring:
+    """Models of one run, scored by Dask workers.
+
+    Parameters
+    ----------
+    workers : Workers
+    tasks : sequence of Task
         In the order in which they are to be scored.
     evictions : Evictions or None
         None to delete nothing.
     report : Reporter
     """
 
-    def __init__(
-        self, place: Place, additions: Sequence[Addition], evictions: Evictions | None, report: Reporter
-    ) -> None:
-        self._place, self._evictions, self._report = place, evictions, report
-        self._waiting, self._postponed = deque(additions), deque[Addition]()
-        self._flights: dict[str, _Flight] = {}
-        self._finished: deque[Finished] = deque()
-        self._inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
-        self._begun, self._lost = Counter[int](), Counter[int]()  # by id of the addition
-        self._texts: dict[str | None, Future] = {}
-        self._brought: defaultdict[Any, set[str]] = defaultdict(set)  # revision -> workers that downloaded it
-        self._deleting: list[Future] = []
+    def __init__(self, workers: Workers, tasks: Sequence[Task], evictions: Evictions | None, report: Reporter) -> None:
+        self._workers, self._evictions, self._report = workers, evictions, report
+        self._waiting = deque(tasks)
+        self._running: dict[str, _Submission] = {}  # by the key of the Dask task
+        self._begun, self._lost = Counter[int](), Counter[int]()  # scorings, and deaths of workers, by id of the task
+        self._finished = 0
+        # What workers tell, and the futures of models that are done: one queue, so that both are taken in this thread.
+        self._inbox: SimpleQueue[Mapping[str, Any] | Future] = SimpleQueue()
         self._topic = f"llreg-{secrets.token_hex(8)}"
-        self._slots: dict[str, int] = {}
-        self._deserted = False  # no worker is left, and that was told
+        self._texts: dict[str | None, Future] = {}  # by the id of the text subset
+        self._noted_no_worker = False
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[tuple[Task, AddResult]]:
         """Score all models; yields each one when it is done.
 
         Raises
@@ -94,79 +210,62 @@ class Crew:
         """
         if not self._waiting:
             return
-        with self._place.open() as self._client, ExitStack() as stack:
+        with self._workers.connect() as self._client, ExitStack() as stack:
             stack.callback(self._abandon)
             self._client.subscribe_topic(self._topic, lambda event: self._inbox.put(event[1]))
-            while self._waiting or self._postponed or self._flights:
-                self._deal_out()
-                yield from self._hand_over()
-                if self._flights:
-                    self._receive()
-                yield from self._hand_over()
-            self._wait_for_deletions()
-
-    def _hand_over(self) -> Iterator[Finished]:
-        while self._finished:
-            yield self._finished.popleft()
+            while self._waiting or self._running:
+                yield from self._submit_waiting()
+                yield from self._receive()
 
     def _abandon(self) -> None:
         """Let go of what is still with the workers: they stop when they notice."""
-        self._client.cancel([flight.future for flight in self._flights.values()], force=True)
-        for flight in self._flights.values():
-            flight.stack.close()
+        self._client.cancel([submission.future for submission in self._running.values()], force=True)
+        for submission in self._running.values():
+            submission.stack.close()
 
-    # Dealing out
+    # To the workers
 
-    def _deal_out(self) -> None:
-        while self._waiting and len(self._flights) < self._limit():
-            self._launch(self._waiting.popleft(), patient=False)
-        if not self._flights and not self._waiting and self._postponed:
-            self._launch(self._postponed.popleft(), patient=True)
+    def _submit_waiting(self) -> Iterator[tuple[Task, AddResult]]:
+        """Give the workers a model a slot, and as many ahead while enough are left to keep all busy to the end."""
+        slots = slots_of(self._client)
+        num_slots, busy = sum(slots.values()), deque[Task]()
+        while self._waiting:
+            ahead = num_slots if len(self._waiting) >= num_slots else 0
+            if len(self._running) >= max(1, num_slots + ahead):
+                break
+            task = self._waiting.popleft()
+            try:
+                yield from self._submit(task, slots, wait=False)
+            except BusyError:  # another llreg is at it, or this one: the model stands in the list twice
+                busy.append(task)
+        if busy and not self._running:
+            yield from self._submit(busy.popleft(), slots, wait=True)
+        self._waiting.extend(busy)
 
-    def _limit(self) -> int:
-        """One model a slot; and as many ahead, while enough are left to keep all workers busy to the end."""
-        self._slots = self._slots or slots_of(self._client)
-        slots = sum(self._slots.values())
-        return max(1, slots + (slots if len(self._waiting) >= slots else 0))
-
-    def _launch(self, addition: Addition, *, patient: bool) -> None:
-        """Give a model to the workers, unless there is nothing to do for it, or somebody else is at it."""
+    def _submit(self, task: Task, slots: Mapping[str, int], *, wait: bool) -> Iterator[tuple[Task, AddResult]]:
+        """Give a model to the workers, unless there is nothing to do for it."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(addition.reserved(lambda: self._wait_for(addition) if patient else _give_up()))
-                job = addition.begin()
-            except _BusyError:
-                self._postponed.append(addition)
+                stack.enter_context(task.reserved(self._report, wait=wait))
+                job = task.begin()
             except (ModelError, InputError) as error:
-                self._finish(addition, addition.failed(error), self._report)
-            else:
-                if isinstance(job, AddResult):
-                    self._finish(addition, job, self._report)
-                else:
-                    self._submit(addition, job, stack.pop_all())
+                job = task.failed(error)
+            if isinstance(job, AddResult):
+                yield self._finish(task, job, self._report)
+                return
+            client, texts, job_without_texts = self._client, self._send_texts(job), replace(job, texts=())
+            encoded = None
+            if not self._lost[id(task)]:  # else preparing it may be what ended its worker
+                preferred = {"workers": list(slots), "allow_other_workers": True} if slots else {}
+                encoded = client.submit(worker.prepare, job_without_texts, texts, self._topic, pure=False, **preferred)
+            stamps = worker.file_stamps(job.source) if self._workers.remote else None
+            key = f"llreg-score-{secrets.token_hex(8)}"
+            arguments = (job_without_texts, texts, encoded, self._topic, worker.versions(), stamps)
+            future = client.submit(worker.score, *arguments, key=key, resources={SLOT: 1})
+            self._running[key] = _Submission(task, job, self._report.apart(), future, stack.pop_all(), self._finished)
+            future.add_done_callback(self._inbox.put)
 
-    def _wait_for(self, addition: Addition) -> None:
-        self._report.note(f"{addition.source.name}: another llreg is adding it; waiting for that to finish")
-
-    def _submit(self, addition: Addition, job: Job, stack: ExitStack) -> None:
-        client, key = self._client, f"llreg-score-{secrets.token_hex(8)}"
-        lean, texts = replace(job, texts=()), self._texts_of(job)
-        seen = worker.look(job.source) if self._place.remote else None
-        prepared = self._prepare(addition, lean, texts)
-        future = client.submit(
-            worker.score, lean, texts, prepared, self._topic, worker.versions(), seen, key=key, resources={SLOT: 1}
-        )
-        self._flights[key] = _Flight(addition, job, self._report.apart(), stack, future)
-        future.add_done_callback(lambda _: self._inbox.put({"key": key, "what": "done"}))
-
-    def _prepare(self, addition: Addition, lean: Job, texts: Future) -> Future | worker.Prepared:
-        """Have a model made ready before its turn; not if that may be what ended its worker."""
-        if self._lost[id(addition)]:
-            return worker.Prepared(None, [])
-        where = {"workers": list(self._slots), "allow_other_workers": True} if self._slots else {}
-        return self._client.submit(worker.prepare, lean, texts, pure=False, **where)
-
-    def _texts_of(self, job: Job) -> Future:
+    def _send_texts(self, job: Job) -> Future:
         """The texts, sent once; as a task's result and not as data, so that a worker that dies does not take them along."""
         import dask.config
 
@@ -176,138 +275,115 @@ class Crew:
                 self._texts[subset] = self._client.submit(worker.hold, job.texts, pure=False)
         return self._texts[subset]
 
-    # What comes back
+    # From the workers
 
-    def _receive(self) -> None:
-        try:
-            message = self._inbox.get(timeout=_LOOK_SECONDS)
-        except Empty:
-            self._slots = slots_of(self._client)
-            if self._client.status != "running":
-                _lost()
-            if self._slots:
-                self._deserted = False
-            elif not self._deserted:
-                self._deserted = True
-                self._report.note("no worker is left; waiting for one")
-            return
-        flight = self._flights.get(message["key"])
-        if flight is None:  # of an attempt that is over
-            return
+    def _receive(self) -> Iterator[tuple[Task, AddResult]]:
+        """Pass on what workers tell until a model is done, or nothing came for a while."""
+        from distributed import Future
+
+        while self._running:
+            try:
+                message = self._inbox.get(timeout=_POLL_SECONDS)
+            except Empty:
+                self._check_connection()
+                return
+            if isinstance(message, Future):
+                yield from self._take(message)
+                return
+            submission = self._running.get(message["key"])
+            if submission is not None:  # else of an attempt that is over
+                self._pass_on(submission, message)
+
+    def _check_connection(self) -> None:
+        if self._client.status != "running":
+            _raise_lost()
+        has_worker = bool(slots_of(self._client))
+        if not has_worker and not self._noted_no_worker:
+            self._report.note("no worker is left; waiting for one")
+        self._noted_no_worker = not has_worker
+
+    def _pass_on(self, submission: _Submission, message: Mapping[str, Any]) -> None:
+        """Report what a worker tells of a model, and keep what it has scored."""
+        task, report = submission.task, submission.report
         match message["what"]:
             case "note":
-                flight.report.note(message["message"])
+                report.note(message["message"])
             case "begin":
-                flight.began = True
-                self._begun[id(flight.addition)] += 1
-                flight.report.begin(flight.addition.model)
+                submission.has_begun = True
+                self._begun[id(task)] += 1
+                report.begin(task.model)
             case "start":
-                flight.keep()
-                flight.report.start(flight.addition.model, message["tokens"], message["done"])
+                if not submission.has_journal:  # Dask itself may have begun again, on another worker
+                    submission.stack.enter_context(task.journal.writing(submission.job.kept))
+                    submission.has_journal = True
+                report.start(task.model, message["tokens"], message["done"])
             case "scored":
-                flight.addition.journal.write(read_entries(message["entries"]))
-                flight.report.advance(message["tokens"])
-            case "done":
-                self._land(self._flights.pop(message["key"]))
+                task.journal.write(read_entries(message["entries"]))
+                report.advance(message["tokens"])
 
-    def _land(self, flight: _Flight) -> None:
-        self._slots = {}
-        with flight.stack:
-            outcome = self._outcome(flight)
-            if outcome is None:
-                self._waiting.appendleft(flight.addition)
-            elif isinstance(outcome.error, NoRoomError) and self._may_get_room():
-                self._postponed.append(flight.addition)
-                return
-            else:
-                self._settle(flight, outcome)
-        self._waiting.extend(self._postponed)
-        self._postponed.clear()
-
-    def _may_get_room(self) -> bool:
-        """Whether others that are done with, or will be, leave room on the disk for one that found none."""
-        return self._evictions is not None and (bool(self._flights) or self._wait_for_deletions())
-
-    def _outcome(self, flight: _Flight) -> worker.Outcome | None:
-        """What a task gave; None if it is to be tried again, since its worker died or stopped too early."""
+    def _take(self, future: Future) -> Iterator[tuple[Task, AddResult]]:
+        """What became of a model whose Dask task is done; nothing if it is to be tried again."""
         from distributed.scheduler import KilledWorker
 
-        if flight.future.status == "finished":
-            outcome: worker.Outcome = flight.future.result()
-            return outcome if outcome.computed or outcome.error else None
-        if flight.future.status != "error":
-            _lost()
-        error = flight.future.exception()
-        if isinstance(error, KilledWorker):
-            return self._after_death(flight)
-        if isinstance(error, ModuleNotFoundError):
-            raise ClusterError(f"a worker lacks {error.name}: install there what is here") from error
-        raise error
+        if future.status not in ("finished", "error"):
+            _raise_lost()
+        submission = self._running.pop(future.key)
+        task = submission.task
+        with submission.stack:
+            try:
+                computed = future.result()
+                if isinstance(computed, LlregError):
+                    raise computed
+                result = task.complete(computed)
+            except KilledWorker:
+                if self._may_try_again(submission):
+                    self._waiting.appendleft(task)
+                    return
+                result = task.failed(_deadly(self._begun[id(task)]))
+            except ModuleNotFoundError as error:
+                raise ClusterError(f"a worker lacks {error.name}: install there what is here") from error
+            except (ModelError, InputError) as error:
+                # Others that are done with, or will be, may leave it room on the disk.
+                freed = self._running or self._finished > submission.finished_before
+                if isinstance(error, NoRoomError) and self._evictions is not None and freed:
+                    self._waiting.append(task)
+                    return
+                result = task.failed(error)
+        yield self._finish(task, result, submission.report)
 
-    def _after_death(self, flight: _Flight) -> worker.Outcome | None:
-        """Try again what was being scored, from where it was; a model that ends its workers time and again fails."""
-        which = id(flight.addition)
-        self._lost[which] += 1
-        if self._begun[which] < _ATTEMPTS and self._lost[which] < _LOSSES:
-            if flight.began:
-                self._report.note(f"{flight.addition.model}: its worker died; it goes on elsewhere")
-            return None
-        times = max(self._begun[which], 1)
-        told = (
-            f"the worker that scored it died {times} times: it may need more memory than there is (--dtype bfloat16 takes "
-            "half of float32), or crash a library"
-        )
-        return worker.Outcome(None, ModelError(told), [])
+    def _may_try_again(self, submission: _Submission) -> bool:
+        """Whether a model whose worker died has an attempt left; it goes on from its journal."""
+        # Dask fails all tasks of a worker that dies, also those that only waited there: these are not blamed soon.
+        task = submission.task
+        self._lost[id(task)] += 1
+        if self._begun[id(task)] >= _ATTEMPTS or self._lost[id(task)] >= _UNBEGUN_ATTEMPTS:
+            return False
+        if submission.has_begun:
+            self._report.note(f"{task.model}: its worker died; it goes on elsewhere")
+        return True
 
-    def _settle(self, flight: _Flight, outcome: worker.Outcome) -> None:
-        addition, error = flight.addition, outcome.error
-        for revision, address in outcome.brought:
-            self._brought[revision].add(address)
-        try:
-            if outcome.computed is None:
-                raise error or ModelError("nothing came of it")
-            result = addition.complete(outcome.computed)
-        except (ModelError, InputError) as told:
-            result = addition.failed(told)
-        self._finish(addition, result, flight.report)
-
-    def _finish(self, addition: Addition, result: AddResult, report: Reporter) -> None:
+    def _finish(self, task: Task, result: AddResult, report: Reporter) -> tuple[Task, AddResult]:
         report.finish(result)
-        self._finished.append((addition, result))
-        if self._evictions is None:
-            return
-        if not self._place.remote:
-            self._evictions.delete(addition.source, self._report)
-            return
-        for revision in self._evictions.release(addition.source):
-            for address in self._brought.pop(revision, ()):
-                evicted = self._client.submit(
-                    worker.evict, revision, workers=[address], allow_other_workers=True, pure=False, priority=1
+        self._finished += 1
+        if self._evictions is not None:
+            if self._workers.remote:
+                revisions = self._evictions.release(task.source)
+                self._client.run(
+                    worker.evict, self._topic, revisions, workers=list(slots_of(self._client)), on_error="ignore"
                 )
-                self._deleting.append(evicted)
-
-    def _wait_for_deletions(self) -> bool:
-        """Wait until workers have deleted what they were told to; False if that was nothing."""
-        from distributed import wait
-
-        asked, self._deleting = self._deleting, []
-        try:
-            if asked:
-                wait(asked, timeout=_EVICT_SECONDS)
-        except TimeoutError:
-            self._report.note("not all models were deleted from the workers' caches")
-        return bool(asked)
+            else:
+                self._evictions.delete(task.source, report)
+        return task, result
 
 
-class _BusyError(LlregError):
-    """Another process is adding the row, or this one is."""
+def _deadly(times: int) -> ModelError:
+    return ModelError(
+        f"the worker that scored it died {max(times, 1)} times: it may need more memory than there is (--dtype bfloat16 takes "
+        "half of float32), or crash a library"
+    )
 
 
-def _give_up() -> NoReturn:
-    raise _BusyError
-
-
-def _lost() -> NoReturn:
+def _raise_lost() -> NoReturn:
     raise ClusterError(
         "the Dask scheduler is lost; the rows that it had computed are written, and the same command goes on from there"
     )

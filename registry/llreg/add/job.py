@@ -1,17 +1,23 @@
-"""One row, computed: from a pinned model and texts to a `Row`, without a registry, so that any process can do it."""
+"""One row, computed: from a model and texts to a `Row`, without a registry, so that any process can do it.
+
+What is scored are *sequences*: the texts of the set; or, of n (prompt, response) pairs, every response behind its prompt, numbered
+0 to n - 1, and every response alone, numbered n to 2 n - 1. Journals and engines know of sequences only.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import llreg_extract
 from llreg._version import __version__
-from llreg.add.journal import make_entries
-from llreg.add.sequences import row_arrays, row_counts
+from llreg.add.journal import make_entries, read_entries
+from llreg.store.arrays import dtype_of, is_count, row_variables
 from llreg.store.rowfile import Row
 from llreg_schemas import Identity, RowRecord, check, row_digest
 from llreg_schemas.errors import InvalidFileError, ModelError, NonFiniteError
@@ -38,12 +44,12 @@ class Job:
         Where to score it.
     texts : sequence of str or Pair
         The texts to score.
-    places : int64 array of shape (n_texts_to_score,)
-        Their indices in the text set, ascending; of pairs the numbers of their sequences, see `llreg.add.sequences`.
+    sequences : int64 array of shape (n_sequences,)
+        Numbers of the sequences to score, ascending.
     num_texts : int
         Texts in the set.
     kept : structured array of shape (n_kept,)
-        Journal entries of texts that are scored already; see `llreg.add.journal`.
+        Journal entries of sequences that are scored already; see `llreg.add.journal`.
     contributor : str or None
         Who computes it, for the record.
     requested_revision : str or None
@@ -60,9 +66,9 @@ class Job:
     identity: Identity
     device: str
     texts: Sequence[Any]
-    places: NDArray[Any]
+    sequences: NDArray[np.int64]
     num_texts: int
-    kept: NDArray[Any]
+    kept: NDArray[Any] = field(default_factory=read_entries)
     contributor: str | None = None
     requested_revision: str | None = None
     batch_tokens: int | None = None
@@ -156,54 +162,37 @@ class Scoring:
         NonFiniteError
             If it gives NaN or inf: nothing of this run may be gone on from.
         """
-        import numpy as np
-
         started = time.monotonic()
         scored = self._score(keep, report)
         seconds = time.monotonic() - started
         row = self._row(np.concatenate([self.job.kept, *scored]), seconds)
-        counts = np.concatenate([self.job.kept[:0], *scored])["num_tokens"]
-        return Computed(row, int((counts > 0).sum()), int(counts.sum()), seconds)
+        num_tokens = np.concatenate([self.job.kept[:0], *scored])["num_tokens"]
+        return Computed(row, int((num_tokens > 0).sum()), int(num_tokens.sum()), seconds)
 
     def _score(self, keep: Callable[[NDArray[Any]], None], report: Reporter) -> list[NDArray[Any]]:
-        import numpy as np
-
-        job, lengths = self.job, self.encoded.lengths
-        done = {int(place) for place in np.searchsorted(job.places, job.kept["text"])}  # places in `job.texts`
-        report.start(self.identity.name, int(lengths.sum()), int(lengths[sorted(done)].sum()))
+        """Score what is left, batch by batch; return the journal entries."""
+        job, lengths, name = self.job, self.encoded.lengths, self.identity.name  # lengths: (n_sequences,), tokens
+        done = {int(index) for index in np.searchsorted(job.sequences, job.kept["text"])}
+        report.start(name, int(lengths.sum()), int(lengths[sorted(done)].sum()))
         if done:
-            report.note(
-                f"{self.identity.name}: {len(done):,} of {len(job.places):,} texts are scored already; going on"
-            )
+            report.note(f"{name}: {len(done):,} of {len(job.sequences):,} texts are scored already; going on")
         batches = llreg_extract.iter_scores(self.model, self.encoded, skip=done, batch_tokens=job.batch_tokens)
         scored = []
         try:
             for batch in batches:
-                self._refuse_non_finite(batch)
-                texts = job.places[batch.index]
-                scored.append(make_entries(texts, batch.log_likelihood, batch.num_tokens, batch.status))
+                sequences = job.sequences[batch.index]
+                bad = sequences[batch.status == llreg_extract.Status.NON_FINITE]
+                if len(bad):
+                    raise _non_finite(self.identity, int(bad[0]) % job.num_texts)
+                scored.append(make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.status))
                 keep(scored[-1])
                 report.advance(int(lengths[batch.index].sum()))
         finally:
             batches.close()
         return scored
 
-    def _refuse_non_finite(self, batch: llreg_extract.Batch) -> None:
-        bad = batch.index[batch.status == llreg_extract.Status.NON_FINITE]
-        if not len(bad):
-            return
-        dtype = self.identity.weight_dtype
-        advice = "--dtype bfloat16 or --dtype float32" if dtype == "float16" else "--dtype float32"
-        if dtype == "float32":
-            advice = "a sound checkpoint; this one's weights may be damaged"
-        raise NonFiniteError(
-            f"{self.identity.name} gives NaN or inf in {dtype} (first seen on text {self.job.places[bad[0]] % self.job.num_texts}); "
-            f"no row was written: use {advice}"
-        )
-
     def _row(self, entries: NDArray[Any], seconds: float) -> Row:
-        import numpy as np
-
+        """The row with its record, checked."""
         arrays = row_arrays(entries, self.job.num_texts, pairs=self.job.rendering is not None)
         if np.isnan(arrays["log_likelihood"]).all():
             raise ModelError(
@@ -220,10 +209,10 @@ class Scoring:
 
     def _provenance(self, entries: NDArray[Any], seconds: float) -> dict[str, Any]:
         job, environment = self.job, llreg_extract.environment(self.model)
-        rendered = llreg_extract.prompt_provenance(self.model.tokenizer, job.rendering) if job.rendering else {}
+        prompts = llreg_extract.prompt_provenance(self.model.tokenizer, job.rendering) if job.rendering else {}
         return {
             **environment,
-            **rendered,
+            **prompts,
             "versions": {"llreg": __version__, **environment["versions"]},
             "added_at": now(),
             "contributor": job.contributor,
@@ -237,3 +226,77 @@ class Scoring:
             "special_token_texts": self.encoded.special_token_texts,
             "first_token_scored": self.model.first_token_scored,
         }
+
+
+def _non_finite(identity: Identity, text: int) -> NonFiniteError:
+    """The error of a model that gives NaN or inf, with what to do."""
+    dtype = identity.weight_dtype
+    advice = {
+        "float32": "a sound checkpoint; this one's weights may be damaged",
+        "float16": "--dtype bfloat16 or --dtype float32",
+    }.get(dtype, "--dtype float32")
+    return NonFiniteError(
+        f"{identity.name} gives NaN or inf in {dtype} (first seen on text {text}); no row was written: use {advice}"
+    )
+
+
+# Sequences
+
+
+def sequences_of(texts: NDArray[np.integer], num_texts: int, *, pairs: bool) -> NDArray[np.int64]:
+    """Numbers of the sequences to score for some texts, given by their indices in the set, ascending."""
+    indices = np.asarray(texts, dtype=np.int64)
+    return np.concatenate([indices, indices + num_texts]) if pairs else indices
+
+
+def row_arrays(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[str, NDArray[Any]]:
+    """A row's arrays by name, from journal entries of its sequences.
+
+    Parameters
+    ----------
+    entries : structured array of shape (n_entries,)
+        See `llreg.add.journal`.
+    num_texts : int
+    pairs : bool
+
+    Returns
+    -------
+    dict of float32 (nats) and int32 arrays of shape (n_texts,)
+    """
+    names = row_variables(pairs=pairs)
+    num_sequences = num_texts * (len(names) // 2)
+    values, tokens = np.full(num_sequences, np.nan, np.float32), np.zeros(num_sequences, np.int32)
+    scored = entries[entries["status"] == llreg_extract.Status.SCORED]
+    # Rounding must not make a probability exceed 1.
+    values[scored["text"]] = np.minimum(scored["log_likelihood"], 0.0)
+    tokens[scored["text"]] = scored["num_tokens"]
+    parts = {  # each of shape (n_texts,)
+        name: (tokens if is_count(name) else values).reshape(-1, num_texts)[k // 2] for k, name in enumerate(names)
+    }
+    return {name: np.ascontiguousarray(part, dtype=dtype_of(name)) for name, part in parts.items()}
+
+
+def row_counts(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[str, int]:
+    """Tokens scored, and texts left out for a reason, as a row's provenance has them."""
+    counts: dict[str, int] = {}
+    status = llreg_extract.Status
+    for k, ending in enumerate(("", "_response") if pairs else ("",)):
+        part = entries[entries["text"] // num_texts == k]
+        counts[f"tokens{ending}"] = int(part["num_tokens"][part["status"] == status.SCORED].sum())
+        counts[f"over_context{ending}"] = int((part["status"] == status.OVER_CONTEXT).sum())
+        counts[f"unscored{ending}"] = int((part["status"] == status.UNSCORED).sum())
+    return counts
+
+
+def flat_arrays(row: Row) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Log-likelihoods (nats) and numbers of tokens of all sequences of a row: arrays of shape (n_sequences,)."""
+    arrays = list(row.arrays.values())  # log-likelihoods and counts in turn
+    return np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
+
+
+def row_entries(row: Row) -> NDArray[Any]:
+    """The scored sequences of a row as journal entries."""
+    values, tokens = flat_arrays(row)
+    scored = np.flatnonzero(~np.isnan(values))
+    status = np.full(len(scored), llreg_extract.Status.SCORED)
+    return make_entries(scored, values[scored].astype(np.float64), tokens[scored], status)

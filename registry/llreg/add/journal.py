@@ -43,7 +43,7 @@ class Journal:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            return no_entries()
+            return read_entries()
         entries = np.frombuffer(data[: len(data) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
         whole = np.array([entry["check"] == _checksum(entry) for entry in entries], dtype=bool)
         kept = entries[: int(np.argmin(whole))] if not whole.all() else entries
@@ -67,24 +67,6 @@ class Journal:
         finally:
             with storage_errors(self.path):
                 self._file.close()
-
-    def append(
-        self,
-        text: NDArray[np.integer],
-        log_likelihood: NDArray[np.float64],
-        num_tokens: NDArray[np.integer],
-        status: NDArray[np.integer],
-    ) -> None:
-        """Add scored texts; see `write`.
-
-        Parameters
-        ----------
-        text : integer array of shape (n,), indices of texts
-        log_likelihood : float64 array of shape (n,), nats
-        num_tokens : integer array of shape (n,), tokens scored
-        status : integer array of shape (n,), values of `llreg_extract.Status`
-        """
-        self.write(make_entries(text, log_likelihood, num_tokens, status))
 
     def write(self, entries: NDArray[Any]) -> None:
         """Add entries, as `make_entries` gives them; they are on the disk within a few seconds.
@@ -112,7 +94,22 @@ def make_entries(
     num_tokens: NDArray[np.integer],
     status: NDArray[np.integer],
 ) -> NDArray[Any]:
-    """Journal entries of some texts: all arrays of shape (n,), log_likelihood in nats."""
+    """Journal entries of scored texts.
+
+    Parameters
+    ----------
+    text : integer array of shape (n,)
+        Indices of texts, or numbers of sequences; see `llreg.add.job`.
+    log_likelihood : float64 array of shape (n,), nats
+    num_tokens : integer array of shape (n,)
+        Tokens scored.
+    status : integer array of shape (n,)
+        Values of `llreg_extract.Status`.
+
+    Returns
+    -------
+    structured array of shape (n,)
+    """
     entries = np.zeros(len(text), _ENTRY)
     entries["text"], entries["log_likelihood"] = text, log_likelihood
     entries["num_tokens"], entries["status"] = num_tokens, status
@@ -120,13 +117,8 @@ def make_entries(
     return entries
 
 
-def no_entries() -> NDArray[Any]:
-    """Journal entries of no texts."""
-    return np.empty(0, _ENTRY)
-
-
-def read_entries(data: bytes) -> NDArray[Any]:
-    """Journal entries from their bytes."""
+def read_entries(data: bytes = b"") -> NDArray[Any]:
+    """Journal entries from their bytes: structured array of shape (n,)."""
     return np.frombuffer(data, _ENTRY)
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 import llreg_extract
-from llreg.add.pinned import Pinned, find_present, journal_of, pin
 from llreg.add.reporter import AddResult
 from llreg.add.request import Entry, Request, check_texts, read_requests
+from llreg.add.task import Task
 from llreg.printable import shown_bytes
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, ModelError
@@ -116,11 +118,16 @@ class Plan:
 
     def results(self, added: Sequence[AddResult]) -> list[AddResult]:
         """Results of all models in the order given: those of `good`, and the problems as "failed"."""
-        rest = iter(added)
+        others = iter(added)
         return [
-            next(rest) if model.problem is None else AddResult(model.model, "failed", None, model.problem)
+            next(others) if model.problem is None else AddResult(model.model, "failed", None, model.problem)
             for model in self.models
         ]
+
+    @property
+    def left(self) -> list[PlannedModel]:
+        """The models that will be scored."""
+        return [model for model in self.models if model.is_left]
 
     @property
     def download_bytes(self) -> int:
@@ -135,15 +142,18 @@ class Plan:
 
     @property
     def _downloads(self) -> list[int]:
-        left = [model for model in self.models if model.is_left]
-        # Adapters of one base share its files, beside which theirs are small.
-        return list({_content(model): model.download_bytes or 0 for model in left}.values())
+        """Bytes of each download: models of the same files share one, and so do adapters of one base, theirs being small."""
+        downloads: dict[tuple[str | None, ...], int] = {}
+        for model in self.left:
+            files = (model.name, model.file or model.subfolder) if model.base is None else (model.base, model.file)
+            downloads[*files, model.revision] = model.download_bytes or 0
+        return list(downloads.values())
 
     @property
     def seconds(self) -> float | None:
         """Estimated time of scoring all; None where that of some model is not known."""
-        times = [model.seconds for model in self.models if model.is_left]
-        return None if None in times else sum(time for time in times if time is not None)
+        seconds = [model.seconds for model in self.left]
+        return None if None in seconds else sum(filter(None, seconds))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -213,160 +223,140 @@ class _Planner:
         self.records = registry.records()
         self.bytes_a_token = _bytes_a_token(self.records, float(registry.text_index.bytes_per_text.sum()))
         self.disk_free = _disk_free()
-        self._claimed: dict[tuple[str, str, str | None], int] = {}  # source -> bytes to download
+        self._claimed: dict[tuple[str, str, str | None], int] = {}  # bytes to download, by their source
 
     def plan(self, request: Request) -> PlannedModel:
-        found = PlannedModel(request.model, "problem")
+        """What adding one model will take."""
+        model = PlannedModel(request.model, "problem")
         try:
-            pinned = pin(self.registry, request)
-            found = _described(request, pinned)
-            record = find_present(self.registry, pinned.identity, request.options)
+            task = Task(self.registry, request)
+            source = task.source
+            model = replace(
+                model,
+                name=source.name,
+                base=source.adapter.base if source.adapter else None,
+                revision=source.revision,
+                file=source.file,
+                subfolder=task.identity.subfolder,
+                dtype=task.identity.weight_dtype,
+                quantization=source.quantization,
+                device=task.device,
+                num_parameters=source.declared["num_parameters"],
+            )
+            record = task.present_record()
             if record is not None:
-                return replace(found, state="present", row_id=record.row_id)
-            return self._to_do(found, request, pinned)
+                return replace(model, state="present", row_id=record.row_id)
+            return self._measure(model, task)
         except (ModelError, InputError) as error:
-            return replace(found, state="problem", problem=str(error))
+            return replace(model, problem=str(error))
 
-    def _to_do(self, found: PlannedModel, request: Request, pinned: Pinned) -> PlannedModel:
+    def _measure(self, model: PlannedModel, task: Task) -> PlannedModel:
+        """A model that is to be scored, with what that takes; a problem if it is more than there is."""
         needs = llreg_extract.needs(
-            pinned.source, dtype=pinned.dtype, trust_remote_code=request.options.trust_remote_code
+            task.source,
+            dtype=task.identity.weight_dtype,
+            trust_remote_code=task.request.options.trust_remote_code,
         )
-        state, left = self._left(request, pinned)
-        tokens = round(float(self.registry.text_index.bytes_per_text[left].sum()) / self.bytes_a_token)
-        device = self._device(pinned.device)
-        found = replace(
-            found,
-            state=state,
+        state, texts = self._texts_left(task)
+        tokens = round(float(self.registry.text_index.bytes_per_text[texts].sum()) / self.bytes_a_token)
+        if task.device not in self.devices:
+            self.devices[task.device] = llreg_extract.device_memory(task.device)
+        device = self.devices[task.device]
+        model = replace(
+            model,
             download_bytes=needs.download_bytes,
             memory_bytes=needs.memory_bytes,
-            texts=len(left),
+            texts=len(texts),
             tokens=tokens,
-            seconds=_seconds(self.records, device, found, tokens),
+            seconds=_seconds(self.records, device, model, tokens),
         )
-        problem = _too_large(found, device) or self._disk_problem(found, pinned)
-        return replace(found, state="problem", problem=problem) if problem else found
+        problem = _memory_problem(model, device) or self._disk_problem(needs.download_bytes or 0, task.source)
+        return replace(model, problem=problem) if problem else replace(model, state=state)
 
-    def _device(self, name: str) -> llreg_extract.DeviceMemory:
-        if name not in self.devices:
-            self.devices[name] = llreg_extract.device_memory(name)
-        return self.devices[name]
-
-    def _left(self, request: Request, pinned: Pinned) -> tuple[State, list[int]]:
+    def _texts_left(self, task: Task) -> tuple[State, list[int]]:
         """Texts still to be scored: without those of an interrupted run, or else of a row that lacks texts."""
-        import numpy as np
-
-        wanted = request.subset["texts"] if request.subset else range(self.registry.num_texts)
-        there = self.registry.replicates(pinned.identity) if request.options.overwrite == "only-missing" else []
-        state: State = "incomplete" if there else "to do"
-        done = set(journal_of(self.registry, pinned, request.options).read()["text"].tolist())
-        if done:
+        texts = task.request.subset["texts"] if task.request.subset else range(self.registry.num_texts)
+        records = self.registry.replicates(task.identity) if task.request.options.overwrite == "only-missing" else []
+        scored = set(task.journal.read()["text"].tolist())
+        state: State = "to do"
+        if scored:
             state = "unfinished"
-        elif there:
-            done = set(np.flatnonzero(~np.isnan(self.registry.row(there[-1].row_id).log_likelihood)).tolist())
-        return state, [text for text in wanted if text not in done]
+        elif records:
+            state = "incomplete"
+            scored = set(np.flatnonzero(~np.isnan(self.registry.row(records[-1].row_id).log_likelihood)).tolist())
+        return state, [text for text in texts if text not in scored]
 
-    def _disk_problem(self, found: PlannedModel, pinned: Pinned) -> str | None:
+    def _disk_problem(self, num_bytes: int, source: llreg_extract.Source) -> str | None:
         """Claim the disk that a download takes, or say that it is not there."""
-        source = pinned.source
-        key = source.location, source.revision, source.file or source.subfolder
-        asked, claimed = found.download_bytes or 0, sum(self._claimed.values())
-        if key in self._claimed or asked == 0:
+        key, claimed = (source.location, source.revision, source.file or source.subfolder), sum(self._claimed.values())
+        if key in self._claimed or num_bytes == 0:
             return None
-        if claimed + asked <= self.disk_free:
+        if claimed + num_bytes <= self.disk_free:
             if not self._evict:  # else the disk is given back when the model is done
-                self._claimed[key] = asked
+                self._claimed[key] = num_bytes
             return None
-        before = f", {shown_bytes(claimed)} of them for the models before it" if claimed else ""
+        others = f", {shown_bytes(claimed)} of them for the models before it" if claimed else ""
         return (
-            f"its download of {shown_bytes(asked)} does not fit on the disk: {shown_bytes(self.disk_free)} are free in "
-            f"{llreg_extract.cache_folder()}{before}; free some space, or move HF_HOME"
+            f"its download of {shown_bytes(num_bytes)} does not fit on the disk: {shown_bytes(self.disk_free)} are free in "
+            f"{llreg_extract.cache_folder()}{others}; free some space, or move HF_HOME"
         )
 
 
-def _content(model: PlannedModel) -> tuple[str | None, ...]:
-    """What tells files to download apart."""
-    if model.base is not None:
-        return model.base, model.revision, model.file
-    return model.name, model.revision, model.file or model.subfolder
-
-
-def _described(request: Request, pinned: Pinned) -> PlannedModel:
-    source = pinned.source
-    return PlannedModel(
-        request.model,
-        "to do",
-        name=source.name,
-        base=source.adapter.base if source.adapter else None,
-        revision=source.revision,
-        file=source.file,
-        subfolder=pinned.identity.subfolder,
-        dtype=pinned.dtype,
-        quantization=source.quantization,
-        device=pinned.device,
-        num_parameters=source.declared["num_parameters"],
-    )
-
-
-def _too_large(found: PlannedModel, device: llreg_extract.DeviceMemory) -> str | None:
-    if found.memory_bytes is None or device.num_bytes is None or found.memory_bytes <= device.num_bytes:
+def _memory_problem(model: PlannedModel, device: llreg_extract.DeviceMemory) -> str | None:
+    """That a model is too large for its device, and what takes less."""
+    if model.memory_bytes is None or device.num_bytes is None or model.memory_bytes <= device.num_bytes:
         return None
-    has = "has" if device.type == "cuda" else "has left"
-    width = 4 if found.dtype == "float32" else 2
+    bytes_a_weight = 4 if model.dtype == "float32" else 2
     advice = "use a larger device"
-    if width == 4 and found.memory_bytes / 2 <= device.num_bytes:
+    if bytes_a_weight == 4 and model.memory_bytes / 2 <= device.num_bytes:
         advice = "--dtype bfloat16 takes half of it"
-    elif found.quantization is None and found.memory_bytes / width <= device.num_bytes:
-        advice = f"--quantize int8 takes about {'half' if width == 2 else 'a quarter'} of it"
+    elif model.quantization is None and model.memory_bytes / bytes_a_weight <= device.num_bytes:
+        advice = f"--quantize int8 takes about {'half' if bytes_a_weight == 2 else 'a quarter'} of it"
     return (
-        f"it needs about {shown_bytes(found.memory_bytes)} of memory in {found.dtype} and {device.name} {has} "
-        f"{shown_bytes(device.num_bytes)}: {advice}"
+        f"it needs about {shown_bytes(model.memory_bytes)} of memory in {model.dtype} and {device.name} "
+        f"{'has' if device.type == 'cuda' else 'has left'} {shown_bytes(device.num_bytes)}: {advice}"
     )
 
 
 def _bytes_a_token(records: Sequence[RowRecord], num_bytes: float) -> float:
     """Bytes of text to a token: the median of the rows that scored all the texts."""
-    left_out = ("over_context", "unscored", "non_finite")
-    found = [
+    reasons = ("over_context", "unscored", "non_finite")
+    ratios = [
         num_bytes / record.provenance["tokens"]
         for record in records
         if record.identity.subset is None
         and record.provenance["tokens"]
-        and not any(record.provenance.get(name) for name in left_out)
+        and not any(record.provenance.get(reason) for reason in reasons)
     ]
-    return statistics.median(found) if found else BYTES_A_TOKEN
+    return statistics.median(ratios) if ratios else BYTES_A_TOKEN
 
 
 def _seconds(
-    records: Sequence[RowRecord], device: llreg_extract.DeviceMemory, found: PlannedModel, tokens: int
+    records: Sequence[RowRecord], device: llreg_extract.DeviceMemory, model: PlannedModel, tokens: int
 ) -> float | None:
     """Time to score tokens: a token costs time in proportion to the parameters.
 
     The cost is the median of the rows made on a device of that name, of the same dtype where there are such: those of
     the nearest parameter counts, for small models use a device less well.
     """
-    parameters = found.num_parameters
-    made = [
-        record for record in records if _was_timed(record) and record.provenance["device"].get("name") == device.name
+    timed = [
+        record
+        for record in records
+        if isinstance(record.provenance.get("device"), Mapping)
+        and record.provenance["device"].get("name") == device.name
+        and all(record.provenance.get(field) for field in ("seconds", "tokens"))
+        and record.num_parameters
     ]
-    made = [record for record in made if record.identity.weight_dtype == found.dtype] or made
-    if not parameters or not made:
+    timed = [record for record in timed if record.identity.weight_dtype == model.dtype] or timed
+    parameters = model.num_parameters
+    if not parameters or not timed:
         return None
-    made.sort(key=lambda record: abs(math.log(record.declared["num_parameters"] / parameters)))
-    costs = [
+    timed.sort(key=lambda record: abs(math.log(record.declared["num_parameters"] / parameters)))
+    costs = [  # seconds for a token and a parameter
         record.provenance["seconds"] / record.provenance["tokens"] / record.declared["num_parameters"]
-        for record in made[:_NEAREST]
+        for record in timed[:_NEAREST]
     ]
     return float(statistics.median(costs)) * parameters * tokens
-
-
-def _was_timed(record: RowRecord) -> bool:
-    provenance = record.provenance
-    return bool(
-        isinstance(provenance.get("device"), Mapping)
-        and provenance.get("seconds")
-        and provenance.get("tokens")
-        and record.num_parameters
-    )
 
 
 def _disk_free() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llreg import settings
+from llreg.store.subsets import load_subset
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,25 +96,36 @@ def read_requests(registry: Contents, models: Sequence[Entry], options: Mapping[
         If an option is unknown, or options do not fit together or with the registry.
     """
     registry.check_changeable("add to it")
-    for given in ("name", "revision"):
-        if options.get(given) is not None and len(models) > 1:
-            raise InputError(f"{given} goes with one model; got {len(models)}: add them one at a time")
+    for name in ("name", "revision"):
+        if options.get(name) is not None and len(models) > 1:
+            raise InputError(f"{name} goes with one model; got {len(models)}: add them one at a time")
     contributor = settings.contributor()
     if contributor is not None and (not contributor.isprintable() or len(contributor) > 200):
         raise InputError("LLREG_CONTRIBUTOR: expected one printable line of at most 200 characters")
-    asked = [_options(entry, options) for entry in models]
-    return [Request(model, own, subset) for (model, own), subset in zip(asked, _subsets(registry, asked), strict=True)]
+    subsets: dict[Any, Mapping[str, Any]] = {}  # each loaded once, by its id or file
+    requests = []
+    for model, model_options in [_read_entry(entry, options) for entry in models]:
+        subset = model_options.subset
+        if subset is None:
+            requests.append(Request(model, model_options, None))
+            continue
+        key = id(subset) if isinstance(subset, Mapping) else str(subset)
+        if key not in subsets:
+            subsets[key] = load_subset(registry, subset)
+        requests.append(Request(model, model_options, subsets[key]))
+    return requests
 
 
-def _options(entry: Entry, common: Mapping[str, Any]) -> tuple[str, Options]:
-    own = {"model": entry} if isinstance(entry, str) else dict(entry)
-    model = own.pop("model", None)
+def _read_entry(entry: Entry, common: Mapping[str, Any]) -> tuple[str, Options]:
+    """A model, and its options: its own go before those for all."""
+    own_values = {"model": entry} if isinstance(entry, str) else dict(entry)
+    model = own_values.pop("model", None)
     if not isinstance(model, str) or not model:
         raise InputError(f"expected a model's name, or a mapping with a 'model'; got {entry!r:.60}")
-    given = {**common, **own}
-    for key in given:
+    values = {**common, **own_values}
+    for key in values:
         check_key(key, [field.name for field in fields(Options)], "option")
-    options = Options(**given)
+    options = Options(**values)
     if options.overwrite not in OVERWRITE:
         raise InputError(f"overwrite: expected one of {', '.join(OVERWRITE)}; got {options.overwrite!r}")
     if options.batch_tokens is not None and options.batch_tokens < 1:
@@ -121,7 +133,7 @@ def _options(entry: Entry, common: Mapping[str, Any]) -> tuple[str, Options]:
     return model, options
 
 
-def check_key(key: str, known: Sequence[str], what: str) -> None:
+def check_key(key: str, known: Sequence[str], noun: str) -> None:
     """Refuse a key that is none of the known ones, naming the nearest.
 
     Raises
@@ -132,25 +144,7 @@ def check_key(key: str, known: Sequence[str], what: str) -> None:
         return
     near = get_close_matches(key.replace("-", "_").lower(), known, n=1, cutoff=0.55)
     advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    raise InputError(f"no {what} {key[:60]!r}: {advice}")
-
-
-def _subsets(registry: Contents, asked: Sequence[tuple[str, Options]]) -> list[Mapping[str, Any] | None]:
-    """The subset of each model, loaded once where several name the same."""
-    from llreg.store.subsets import load_subset
-
-    loaded: dict[Any, Mapping[str, Any]] = {}
-    documents: list[Mapping[str, Any] | None] = []
-    for _, options in asked:
-        given = options.subset
-        if given is None:
-            documents.append(None)
-            continue
-        key = id(given) if isinstance(given, Mapping) else str(given)
-        if key not in loaded:
-            loaded[key] = load_subset(registry, given)
-        documents.append(loaded[key])
-    return documents
+    raise InputError(f"no {noun} {key[:60]!r}: {advice}")
 
 
 def check_texts(registry: Contents, requests: Sequence[Request]) -> None:

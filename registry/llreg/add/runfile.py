@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,11 +14,8 @@ from llreg_schemas.errors import InputError, InvalidFileError
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
 ENDINGS = (".yaml", ".yml")
-_GGUF = re.compile(r"([^/]+/[^/]+)/.+\.gguf", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 10
-
-Lines = dict[str, int]  # dotted path of a field -> its line
 
 
 def read_models(path: Path, **options: Any) -> list[str | dict[str, Any]]:
@@ -38,7 +35,7 @@ def read_models(path: Path, **options: Any) -> list[str | dict[str, Any]]:
     """
     if path.suffix.lower() in ENDINGS:
         return [dict(entry) for entry in read_run_file(path, **options)]
-    lines = _text(path, "UTF-8 text, a model a line").splitlines()
+    lines = _read_text(path, "UTF-8 text, a model a line").splitlines()
     names = [re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in lines]
     return [name for name in names if name]
 
@@ -63,20 +60,19 @@ def read_run_file(path: str | Path, **options: Any) -> list[dict[str, Any]]:
         If it is not YAML of that form, a key is unknown or stands twice, or a model is listed twice; the message names
         the line.
     """
-    shown = str(path)
-    document, lines = _parse(_text(Path(path), "a run file in UTF-8"), shown)
-    _check_keys(document, lines, shown)
+    loader = _Loader(str(path))
+    document = loader.load(_read_text(Path(path), "a run file in UTF-8"))
     try:
-        check("runfile", document, shown)
+        check("runfile", document, str(path))
     except InvalidFileError as error:
-        raise InputError(f"{_at(shown, lines, error.field or '')}: {error.field}: {error.problem}") from error
+        raise InputError(f"{loader.position(error.field or '')}: {error.field}: {error.problem}") from error
     defaults = {**document.get("defaults", {}), **options}
     entries = [{**defaults, **({"model": entry} if isinstance(entry, str) else entry)} for entry in document["models"]]
-    _check_differ(entries, [_at(shown, lines, f"models.{k}") for k in range(len(entries))])
+    _check_differ(entries, loader)
     return entries
 
 
-def _text(path: Path, expected: str) -> str:
+def _read_text(path: Path, expected: str) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_DOCUMENT_BYTES + 1)
@@ -89,79 +85,96 @@ def _text(path: Path, expected: str) -> str:
         raise InputError(f"{path}: expected {expected}") from error
 
 
-def _at(shown: str, lines: Mapping[str, int], field: str) -> str:
-    """File and line of a field, or of the nearest one around it that has a line."""
-    while field and field not in lines:
-        field = field.rpartition(".")[0]
-    return f"{shown}:{lines[field]}" if field in lines else shown
+class _Loader:
+    """A YAML document as plain values, with the line of each of its fields.
+
+    yaml.safe_load knows no lines, takes a key twice, and makes numbers of commits.
+
+    Parameters
+    ----------
+    file : str
+        Name shown in messages.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[str, int] = {}  # by the dotted path of a field
+        schema = load_schema("runfile")["properties"]
+        self._keys = {
+            "": list(schema),
+            "defaults": list(schema["defaults"]["properties"]),
+            "models.*": list(schema["models"]["items"]["properties"]),
+        }
+
+    def load(self, text: str) -> dict[str, Any]:
+        """The document, a mapping whose keys are known.
+
+        Raises
+        ------
+        InputError
+        """
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            depth = 0
+            for event in yaml.parse(text, Loader=loader):
+                # A few lines of aliases can stand for billions of values.
+                if isinstance(event, yaml.AliasEvent):
+                    self._refuse(event, "aliases (*name) are not taken here: what models share goes to defaults")
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > _MAX_DEPTH:
+                    self._refuse(event, "nested too deep for a run file")
+            root = yaml.compose(text, Loader=loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise InputError(f"{self.file}:{mark.line + 1 if mark else 1}: expected YAML; {error.problem}") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.file}: expected YAML; {str(error).splitlines()[0]}") from error
+        document = None if root is None else self._value(root, "")
+        if not isinstance(document, dict):
+            raise InputError(f"{self.file}: expected a mapping with the key models, a list of models")
+        return document
+
+    def position(self, field: str) -> str:
+        """File and line of a field, or of the nearest one around it that has a line."""
+        while field and field not in self.lines:
+            field = field.rpartition(".")[0]
+        return f"{self.file}:{self.lines[field]}" if field else self.file
+
+    def _refuse(self, node: Any, problem: str) -> NoReturn:
+        raise InputError(f"{self.file}:{node.start_mark.line + 1}: {problem}")
+
+    def _value(self, node: Any, field: str) -> Any:
+        """What a node holds. Plain scalars stay the text that was written: a commit of digits is no number."""
+        import yaml
+
+        self.lines.setdefault(field, node.start_mark.line + 1)
+        prefix = f"{field}." if field else ""
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self._value(item, f"{prefix}{k}") for k, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            mapping: dict[str, Any] = {}
+            known = self._keys.get(re.sub(r"\.\d+$", ".*", field))
+            for key, item in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    self._refuse(key, "expected a word as a key")
+                if key.value in mapping:
+                    self._refuse(key, f"the key {key.value[:60]!r} stands twice; take one out")
+                try:
+                    check_key(key.value, known or [key.value], "key")
+                except InputError as error:
+                    self._refuse(key, str(error))
+                self.lines[prefix + key.value] = key.start_mark.line + 1
+                mapping[key.value] = self._value(item, prefix + key.value)
+            return mapping
+        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_TAG):
+            return _scalar(node.tag.removeprefix(_TAG), node.value, field.rpartition(".")[2])
+        return self._refuse(node, f"no tag {node.tag[:40]!r} is taken here")
 
 
-def _parse(text: str, shown: str) -> tuple[dict[str, Any], Lines]:
-    """The document, and the line of each of its fields."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        _check_events(yaml.parse(text, Loader=loader), shown)
-        lines: Lines = {}
-        document = _value(yaml.compose(text, Loader=loader), "", lines, shown)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise InputError(f"{shown}:{mark.line + 1 if mark else 1}: expected YAML; {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{shown}: expected YAML; {str(error).splitlines()[0]}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{shown}: expected a mapping with the key models, a list of models")
-    return document, lines
-
-
-def _check_events(events: Iterable[Any], shown: str) -> None:
-    """Refuse aliases, a few lines of which can stand for billions of values, and what is nested beyond any run file."""
-    import yaml
-
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            _refuse(event, shown, "aliases (*name) are not taken here: what models share goes to defaults")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            _refuse(event, shown, "nested too deep for a run file")
-
-
-def _value(node: Any, field: str, lines: Lines, shown: str) -> Any:
-    """What a node holds. Plain scalars stay the text that was written: a commit of digits is no number."""
-    import yaml
-
-    if node is None:
-        return None
-    if field:
-        lines[field] = node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-        return [_value(item, f"{field}.{k}" if field else str(k), lines, shown) for k, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-        return _mapping(node, field, lines, shown)
-    if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_TAG):
-        return _scalar(node, field.rpartition(".")[2])
-    return _refuse(node, shown, f"no tag {node.tag[:40]!r} is taken here")
-
-
-def _mapping(node: Any, field: str, lines: Lines, shown: str) -> dict[str, Any]:
-    import yaml
-
-    found: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            _refuse(key, shown, "expected a word as a key")
-        if key.value in found:
-            _refuse(key, shown, f"the key {key.value[:60]!r} stands twice; take one out")
-        path = f"{field}.{key.value}" if field else key.value
-        found[key.value] = _value(value, path, lines, shown)
-        lines[path] = key.start_mark.line + 1
-    return found
-
-
-def _scalar(node: Any, key: str) -> Any:
-    kind, text = node.tag.removeprefix(_TAG), node.value
+def _scalar(kind: str, text: str, key: str) -> Any:
+    """A scalar of a YAML kind, as the key has it: only two keys take other things than text."""
     if kind == "null":
         return None
     if kind == "bool" and key == "trust_remote_code":
@@ -171,61 +184,35 @@ def _scalar(node: Any, key: str) -> Any:
     return text
 
 
-def _refuse(node: Any, shown: str, problem: str) -> NoReturn:
-    raise InputError(f"{shown}:{node.start_mark.line + 1}: {problem}")
-
-
-def _check_keys(document: Mapping[str, Any], lines: Lines, shown: str) -> None:
-    """Refuse unknown keys before the schema does: with the nearest known one."""
-    properties = load_schema("runfile")["properties"]
-    parts = [("", document, properties)]
-    if isinstance(document.get("defaults"), dict):
-        parts.append(("defaults.", document["defaults"], properties["defaults"]["properties"]))
-    models = document.get("models")
-    known = properties["models"]["items"]["properties"]
-    for k, entry in enumerate(models if isinstance(models, list) else []):
-        if isinstance(entry, dict):
-            parts.append((f"models.{k}.", entry, known))
-    for prefix, part, keys in parts:
-        for key in part:
-            try:
-                check_key(key, list(keys), "key")
-            except InputError as error:
-                raise InputError(f"{_at(shown, lines, prefix + key)}: {error}") from error
-
-
-def _check_differ(entries: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+def _check_differ(entries: list[dict[str, Any]], loader: _Loader) -> None:
     """Refuse a model that is listed twice with the same options, and names that only case tells apart."""
-    seen: dict[str, str] = {}
-    spelt: dict[str, tuple[str, str]] = {}
-    for entry, place in zip(entries, places, strict=True):
-        key = repr(sorted(entry.items(), key=lambda item: item[0]))
-        if key in seen:
+    same_options: dict[str, int] = {}  # number of the first entry, by all that is said of a model
+    same_name: dict[str, int] = {}  # number of the first entry, by the model's name without its case
+    names = [_row_name(entry) for entry in entries]
+    lines = [loader.lines[f"models.{k}"] for k in range(len(entries))]
+    for k, (entry, name) in enumerate(zip(entries, names, strict=True)):
+        position = f"{loader.file}:{lines[k]}"
+        first = same_options.setdefault(repr(sorted(entry.items(), key=lambda item: item[0])), k)
+        if first != k:
             raise InputError(
-                f"{place}: {entry['model']} is listed on line {_line(seen[key])} already, with the same options"
+                f"{position}: {entry['model']} is listed on line {lines[first]} already, with the same options"
             )
-        name = _name(entry)
-        there, where = spelt.setdefault(name.casefold(), (name, place))
-        if there != name:
+        first = same_name.setdefault(name.casefold(), k)
+        if names[first] != name:
             raise InputError(
-                f"{place}: {name} and {there} (line {_line(where)}) differ only in case: spell a model one way, "
+                f"{position}: {name} and {names[first]} (line {lines[first]}) differ only in case: spell a model one way, "
                 "and give another one a name of its own"
             )
-        seen[key] = place
 
 
-def _line(place: str) -> str:
-    return place.rpartition(":")[2]
-
-
-def _name(entry: Mapping[str, Any]) -> str:
+def _row_name(entry: Mapping[str, Any]) -> str:
     """The name its row will have, as far as it can be told without looking it up."""
     model = str(entry["model"])
-    on_hub = _GGUF.fullmatch(model)
     if entry.get("name"):
         return str(entry["name"])
     path = os.path.expanduser(model)  # unlike Path's, it and os.path.exists take any text
     if model.startswith((".", "/", "~")) or os.path.exists(path):
-        last = os.path.basename(os.path.realpath(path))
-        return last[: -len(".gguf")] if last.lower().endswith(".gguf") else last
+        file = os.path.basename(os.path.realpath(path))
+        return file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
+    on_hub = re.fullmatch(r"([^/]+/[^/]+)/.+\.gguf", model, re.IGNORECASE)
     return on_hub[1] if on_hub else model

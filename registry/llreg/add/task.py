@@ -1,94 +1,174 @@
-"""One model to be added: reserved, its job made, its row written, with what an interrupted run left of it."""
+"""One model to be added: a request becomes a task, the task a job, the job a row, and the row is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+import llreg_extract
 from llreg import atomic, settings
-from llreg.add.job import Computed, Job
-from llreg.add.journal import no_entries
-from llreg.add.pinned import Pinned, find_present, journal_of, runs_dir
-from llreg.add.reporter import AddResult
+from llreg._version import __version__
+from llreg.add.job import Computed, Job, row_entries, sequences_of
+from llreg.add.journal import Journal
+from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Request
-from llreg.add.sequences import row_entries, sequence_places
+from llreg.store.layout import RUNS
 from llreg.store.rowfile import Row, write_row
-from llreg.store.subsets import store_subset
+from llreg.store.subsets import load_subset, store_subset
 from llreg.store.versions import retract
-from llreg_schemas import RowRecord
+from llreg_schemas import Identity, RowRecord, hash_json
 from llreg_schemas.errors import InputError, LlregError, NonFiniteError, storage_errors
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llreg.store.contents import Contents
 
 
-class Addition:
-    """One model to be added.
+class BusyError(LlregError):
+    """Another process is adding the row, or this one is."""
+
+
+class Task:
+    """One model to be added: what exactly will be measured, known before anything is loaded, and what there is of it.
 
     Parameters
     ----------
     registry : Contents
     request : Request
-    pinned : Pinned
+    gpus : int, optional
+        GPUs of the machine that will score it; those of this one if not given.
 
     Attributes
     ----------
     model : str
         As it was given.
     source : Source
-    journal : Journal
-        Where its scored texts are kept.
+        The model's content.
+    identity : Identity
+        Of its row.
+    device : str
+        Where it will be scored.
+
+    Raises
+    ------
+    ModelError, InputError
+        As `llreg_extract.resolve` and `llreg_extract.choose`.
     """
 
-    def __init__(self, registry: Contents, request: Request, pinned: Pinned) -> None:
-        self.registry, self.request, self.pinned = registry, request, pinned
-        self.model, self.source = request.model, pinned.source
-        self.journal = journal_of(registry, pinned, request.options)
+    def __init__(self, registry: Contents, request: Request, *, gpus: int | None = None) -> None:
+        self.registry, self.request, self.model = registry, request, request.model
+        options = request.options
+        self.source = llreg_extract.resolve(
+            request.model,
+            revision=options.revision,
+            name=options.name,
+            subfolder=options.subfolder,
+            base=options.base,
+            quantize=options.quantize,
+            trust_remote_code=options.trust_remote_code,
+        )
+        dtype, self.device = llreg_extract.choose(self.source, dtype=options.dtype, device=options.device, gpus=gpus)
+        self.identity = Identity(
+            **self.source.identity,
+            weight_dtype=dtype,
+            text_set=registry.info.text_set.id,
+            protocol=registry.info.protocol_id,
+            subset=None if request.subset is None else request.subset["id"],
+        )
+        self._runs = registry.path / RUNS
         self._completes: RowRecord | None = None  # a row that lacks texts, which this one will have
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Where its scored texts are kept: values of other library versions or another device must not be mixed into it."""
+        packages = ("torch", "transformers", *llreg_extract.packages(self.source))
+        parts = {
+            "device": self.device,
+            "again": self.request.options.overwrite == "always",
+            "libraries": [__version__, *map(_version, packages)],
+            "remote_code": self.request.options.trust_remote_code,
+        }
+        return Journal(self._runs / f"{self.identity.id[:24]}-{hash_json(parts)[:12]}.journal")
+
+    def present_record(self) -> RowRecord | None:
+        """The row that is there already, unless it must be (partly) scored again.
+
+        For a subset of the texts also a row of all of them, which holds its values.
+
+        Raises
+        ------
+        InputError
+            If it was retracted.
+        """
+        registry, identity, overwrite = self.registry, self.identity, self.request.options.overwrite
+        if overwrite == "always":
+            return None
+        records = registry.replicates(identity)
+        if records:
+            is_left = overwrite == "only-missing" and _lacks_texts(registry, records[-1])
+            return None if is_left else records[-1]
+        retractions = registry.retractions()
+        for record in registry.all_records().values() if retractions else ():
+            if record.digest in retractions and record.identity.id == identity.id:
+                why = retractions[record.digest]["why"]
+                raise InputError(
+                    f"{record.row_id} was retracted ({why}); to measure it again all the same: --overwrite always"
+                )
+        records = registry.replicates(replace(identity, subset=None)) if identity.subset else []
+        return records[-1] if records else None
 
     def present(self) -> AddResult | None:
         """The result if its row is there already, unless it must be (partly) scored again."""
-        identity = self.pinned.identity
-        record = find_present(self.registry, identity, self.request.options)
+        record = self.present_record()
         if record is None:
             return None
-        where = " on all texts" if record.identity.subset != identity.subset else ""
-        told = f"is there already{where} as {record.row_id}; nothing to do"
-        return AddResult(self.model, "present", record.row_id, told)
+        scope = " on all texts" if record.identity.subset != self.identity.subset else ""
+        message = f"is there already{scope} as {record.row_id}; nothing to do"
+        return AddResult(self.model, "present", record.row_id, message)
 
     @contextmanager
-    def reserved(self, waiting: Callable[[], None]) -> Iterator[None]:
+    def reserved(self, report: Reporter, *, wait: bool = True) -> Iterator[None]:
         """Keep other processes from adding the same row.
 
         Parameters
         ----------
-        waiting : callable
-            Called if one is adding it already, before that is waited for; what it raises gives up.
+        report : Reporter
+            Told if that has to be waited for.
+        wait : bool
+            Whether to wait for one that is adding it already.
+
+        Raises
+        ------
+        BusyError
+            If one is adding it already, and that is not to be waited for.
         """
-        runs = runs_dir(self.registry.path)
-        with storage_errors(runs):
-            runs.mkdir(exist_ok=True)
-        with atomic.lock(self.registry.path, f"runs/{self.pinned.identity.id[:24]}", waiting=waiting):
+
+        def busy() -> None:
+            if not wait:
+                raise BusyError
+            report.note(f"{self.source.name}: another llreg is adding it; waiting for that to finish")
+
+        with storage_errors(self._runs):
+            self._runs.mkdir(exist_ok=True)
+        with atomic.lock(self.registry.path, f"runs/{self.identity.id[:24]}", waiting=busy):
             yield
 
     def job(self) -> Job:
         """The job as far as it is known before its turn: without what is scored already."""
         registry, subset, options = self.registry, self.request.subset, self.request.options
-        places = np.arange(registry.num_texts) if subset is None else np.asarray(subset["texts"])
+        texts = np.arange(registry.num_texts) if subset is None else np.asarray(subset["texts"])
         return Job(
             source=self.source,
-            identity=self.pinned.identity,
-            device=self.pinned.device,
-            texts=registry.texts.complete(places.tolist()),
-            places=sequence_places(places, registry.num_texts, pairs=registry.rendering is not None),
+            identity=self.identity,
+            device=self.device,
+            texts=registry.texts.complete(texts.tolist()),
+            sequences=sequences_of(texts, registry.num_texts, pairs=registry.rendering is not None),
             num_texts=registry.num_texts,
-            kept=no_entries(),
             contributor=settings.contributor(),
             requested_revision=options.revision,
             batch_tokens=options.batch_tokens,
@@ -109,17 +189,13 @@ class Addition:
             self._remove_runs()
             return present
         if self.request.options.overwrite == "only-missing":
-            there = self.registry.replicates(self.pinned.identity)
-            self._completes = there[-1] if there else None
-        return replace(self.job(), kept=self._carried())
-
-    def _carried(self) -> NDArray[Any]:
-        """Entries of an interrupted run, or else of the row to be completed."""
-        kept = self.journal.read()
-        if self._completes is None:
-            return kept
-        _refuse_other_environment(self._completes, self.pinned.device)
-        return kept if len(kept) else row_entries(self.registry.row(self._completes.row_id))
+            records = self.registry.replicates(self.identity)
+            self._completes = records[-1] if records else None
+        kept = self.journal.read()  # of an interrupted run, or else of the row to be completed
+        if self._completes is not None:
+            _refuse_other_environment(self._completes, self.device)
+            kept = kept if len(kept) else row_entries(self.registry.row(self._completes.row_id))
+        return replace(self.job(), kept=kept)
 
     def complete(self, computed: Computed) -> AddResult:
         """Write the row, unless just this one is there already.
@@ -130,35 +206,28 @@ class Addition:
             If just this one was retracted.
         StorageError
         """
-        row, registry, subset = computed.row, self.registry, self.request.subset
-        if row.record.digest in registry.retractions():
+        record, registry, subset = computed.row.record, self.registry, self.request.subset
+        if record.digest in registry.retractions():
             self.journal.remove()  # the run is over: nothing is left to go on with
-            raise InputError(f"it gave exactly the row that was retracted, {row.record.row_id}; nothing was added")
-        there = row.record.digest in registry.digests()
-        if not there:
+            raise InputError(f"it gave exactly the row that was retracted, {record.row_id}; nothing was added")
+        is_new = record.digest not in registry.digests()
+        if is_new:
             if subset is not None:  # first: a row never names a subset that is not there
                 store_subset(registry.path, subset)
-            write_row(registry.path, row)
+            write_row(registry.path, computed.row)
         self._remove_runs()
-        if self._completes and self._completes.digest != row.record.digest:
-            retract(
-                registry,
-                self._completes.digest,
-                why=f"superseded by {row.record.row_id}, which has its values and more",
-            )
-        return AddResult(
-            self.model,
-            "present" if there else "added",
-            row.record.row_id,
-            _sentence(row, there),
-            computed.texts,
-            computed.tokens,
-            computed.seconds,
-        )
+        if self._completes and self._completes.digest != record.digest:
+            why = f"superseded by {record.row_id}, which has its values and more"
+            retract(registry, self._completes.digest, why=why)
+        figures = computed.texts, computed.tokens, computed.seconds
+        if not is_new:
+            message = f"gave exactly the row that is there, {record.row_id}"
+            return AddResult(self.model, "present", record.row_id, message, *figures)
+        return AddResult(self.model, "added", record.row_id, _added(computed.row), *figures)
 
     def _remove_runs(self) -> None:
         """Remove what runs left, also those with other libraries: the row is there."""
-        for leftover in runs_dir(self.registry.path).glob(f"{self.pinned.identity.id[:24]}-*"):
+        for leftover in self._runs.glob(f"{self.identity.id[:24]}-*"):
             leftover.unlink(missing_ok=True)
 
     def failed(self, error: LlregError) -> AddResult:
@@ -168,34 +237,39 @@ class Addition:
         return AddResult(self.model, "failed", None, str(error))
 
 
+def _lacks_texts(registry: Contents, record: RowRecord) -> bool:
+    """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
+    values = registry.row(record.row_id).log_likelihood  # (n_texts,)
+    reasons = ("over_context", "non_finite", "unscored")
+    num_explained = sum(int(record.provenance.get(reason, 0)) for reason in reasons)
+    if record.identity.subset is not None:
+        values = values[load_subset(registry, record.identity.subset)["texts"]]
+    return int(np.isnan(values).sum()) > num_explained
+
+
 def _refuse_other_environment(record: RowRecord, device: str) -> None:
     """A row is of one environment: its record could not tell which values came from which."""
-    from importlib.metadata import version
-
-    then, names = record.provenance, ("torch", "transformers")
-    # Not the build, as "+cu128": a client without a GPU has another one than the workers that score.
-    known = [str(then["versions"].get(name)).partition("+")[0] for name in names]
-    here = [version(name).partition("+")[0] for name in names]
-    if (then["device"]["type"], known) != (device.partition(":")[0], here):
+    provenance, packages = record.provenance, ("torch", "transformers")
+    row_versions = [str(provenance["versions"].get(package)).partition("+")[0] for package in packages]
+    if (provenance["device"]["type"], row_versions) != (device.partition(":")[0], [*map(_version, packages)]):
         raise InputError(
             f"{record.row_id} lacks texts, and was scored with other library versions or on another kind of device: "
             "score all again with --overwrite always"
         )
 
 
-def _sentence(row: Row, there: bool) -> str:
-    record = row.record
-    if there:
-        return f"gave exactly the row that is there, {record.row_id}"
-    counts = record.provenance
-    told = [
-        f"{counts['over_context']:,} texts are longer than the model's context and NaN"
-        if counts["over_context"]
-        else "",
-        f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN" if counts["unscored"] else "",
-    ]
-    notes = "; ".join(note for note in told if note)
-    scored = (
-        f", scored on {(row.num_tokens > 0).sum():,} of {len(row.num_tokens):,} texts" if record.identity.subset else ""
-    )
-    return f"added as {record.row_id}{scored}" + (f" ({notes})" if notes else "")
+def _version(package: str) -> str:
+    # Not the build, as "+cu128": a client without a GPU has another one than the workers that score.
+    return version(package).partition("+")[0]
+
+
+def _added(row: Row) -> str:
+    """What was added, in one sentence."""
+    counts, scored, notes = row.record.provenance, "", []
+    if row.record.identity.subset:
+        scored = f", scored on {(row.num_tokens > 0).sum():,} of {len(row.num_tokens):,} texts"
+    if counts["over_context"]:
+        notes.append(f"{counts['over_context']:,} texts are longer than the model's context and NaN")
+    if counts["unscored"]:
+        notes.append(f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN")
+    return f"added as {row.record.row_id}{scored}" + (f" ({'; '.join(notes)})" if notes else "")

@@ -1,4 +1,4 @@
-"""What a worker of a Dask cluster does: prepare a model, score it, and send what is scored to where the registry is."""
+"""What a Dask worker does: prepare a model, score it, and tell meanwhile where the registry is what it has scored."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import os
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llreg_extract
 from llreg import settings
 from llreg._version import __version__
+from llreg.add import job as jobs
 from llreg.add.job import Computed, Job, Scoring
-from llreg.add.job import prepare as prepare_here
 from llreg.add.reporter import Reporter
 from llreg_schemas.errors import ClusterError, LlregError, ModelError
 
@@ -25,25 +26,9 @@ if TYPE_CHECKING:
 
 _SEND_SECONDS = 0.5
 
-Brought = list[tuple[llreg_extract.Revision, str]]  # what was downloaded, and the worker that did it
-Seen = Mapping[str, tuple[int, int]]  # bytes and time of each file of a local model
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What was done for a job before its turn; `encoded` is None where that failed."""
-
-    encoded: llreg_extract.Encoded | None
-    brought: Brought
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: computed, or why not."""
-
-    computed: Computed | None
-    error: LlregError | None
-    brought: Brought
+FileStamps = Mapping[str, tuple[int, int]]  # bytes and time in seconds of each file of a local model, by its path
+# What this process has downloaded, by the topic of the run that it was for: `--evict` deletes nothing else.
+_downloads: defaultdict[str, set[llreg_extract.Revision]] = defaultdict(set)
 
 
 def dask_setup(worker: Any) -> None:
@@ -54,9 +39,89 @@ def dask_setup(worker: Any) -> None:
         os.sched_setaffinity(0, cpus)
 
 
+# Tasks
+
+
 def hold(texts: Sequence[Any]) -> Sequence[Any]:
     """Texts, as the result of a task: other tasks take them from the worker that has it."""
     return texts
+
+
+def prepare(job: Job, texts: Sequence[Any], topic: str) -> llreg_extract.Encoded | None:
+    """Download a job's model and tokenise its texts; None if that fails, for it is told when the job is scored."""
+    _remember_downloads(job.source, topic)
+    try:
+        return jobs.prepare(replace(job, texts=texts))
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def score(
+    job: Job,
+    texts: Sequence[Any],
+    encoded: llreg_extract.Encoded | None,
+    topic: str,
+    expected: Mapping[str, str],
+    stamps: FileStamps | None,
+) -> Computed | LlregError:
+    """Compute a job's row.
+
+    Parameters
+    ----------
+    job : Job
+        Without its texts.
+    texts : sequence
+    encoded : Encoded or None
+        From `prepare`.
+    topic : str
+        Of the Dask events that tell what goes on; see `_Events`.
+    expected : mapping
+        `versions` that this worker must have.
+    stamps : mapping, optional
+        `file_stamps` that a local model must have here.
+
+    Returns
+    -------
+    Computed or LlregError
+        An error is returned and not raised: its traceback would keep the model in memory until the client has it.
+    """
+    events = _Events(topic)
+    try:
+        events.begin(job.identity.name)
+        check_versions(f"worker {socket.gethostname()}", versions(), expected)
+        if stamps is not None:
+            _check_files(job.source, stamps)
+        if _remember_downloads(job.source, topic):  # it was prepared on another worker, or not at all
+            llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
+        computed = Scoring(replace(job, texts=texts), encoded).run(events.keep, events)
+        events.flush()
+    except LlregError as error:
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return error
+    else:
+        return computed
+    finally:
+        gc.collect()  # modules hold themselves; the next one would be loaded beside this one
+
+
+def evict(topic: str, revisions: Sequence[llreg_extract.Revision]) -> None:
+    """Delete revisions from this worker's cache that it has downloaded for a run."""
+    for revision in _downloads[topic].intersection(revisions):
+        _downloads[topic].remove(revision)
+        try:
+            llreg_extract.evict(revision)
+        except ModelError:
+            continue
+
+
+def _remember_downloads(source: llreg_extract.Source, topic: str) -> bool:
+    """Note what is not in the cache and will be downloaded now; False if all is there."""
+    missing = [revision for revision in llreg_extract.revisions(source) if not llreg_extract.is_cached(revision)]
+    _downloads[topic].update(missing)
+    return bool(missing)
+
+
+# What must be the same on all machines
 
 
 def versions() -> dict[str, str]:
@@ -66,115 +131,62 @@ def versions() -> dict[str, str]:
     return {"llreg": __version__, **{name: version(name).partition("+")[0] for name in ("torch", "transformers")}}
 
 
-def prepare(job: Job, texts: Sequence[Any]) -> Prepared:
-    """Download a job's model and tokenise its texts. A failure comes again when it is scored, and is told then."""
-    brought = _not_here(job.source)
-    try:
-        return Prepared(prepare_here(replace(job, texts=texts)), brought)
-    except Exception:  # noqa: BLE001
-        return Prepared(None, brought)
-
-
-def score(
-    job: Job, texts: Sequence[Any], prepared: Prepared, topic: str, expected: Mapping[str, str], seen: Seen | None
-) -> Outcome:
-    """Compute a job's row.
+def check_versions(name: str, present: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Refuse a worker of other versions.
 
     Parameters
     ----------
-    job : Job
-        Without its texts.
-    texts : sequence
-    prepared : Prepared
-    topic : str
-        Where to send what goes on; see `_Link`.
-    expected : mapping
-        `versions` that this worker must have.
-    seen : mapping, optional
-        What `look` must give for the model here.
+    name : str
+        The worker, in words.
+    present, expected : mapping
+        `versions` on the worker, and on the machine that asks.
+
+    Raises
+    ------
+    ClusterError
     """
-    link, brought = _Link(topic), list(prepared.brought)
-    try:
-        link.begin(job.identity.name)
-        _check_versions(expected)
-        if seen is not None:
-            _check_files(job.source, seen)
-        missing = _not_here(job.source)
-        brought += missing
-        if missing:
-            llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
-        computed = Scoring(replace(job, texts=texts), prepared.encoded).run(link.keep, link)
-        link.flush()
-        return Outcome(computed, None, brought)
-    except _NotWantedError:
-        return Outcome(None, None, brought)
-    except LlregError as error:
-        return Outcome(None, error, brought)
-    finally:
-        gc.collect()  # modules hold themselves; the next one would be loaded beside this one
+    for package, version in expected.items():
+        if present.get(package) != version:
+            raise ClusterError(
+                f"{name} has {package} {present.get(package)}, and {version} is here: install the same version on both"
+            )
 
 
-def evict(revision: llreg_extract.Revision) -> int:
-    """Delete a revision from this worker's cache; return the bytes freed."""
-    try:
-        return llreg_extract.evict(revision)
-    except ModelError:
-        return 0
-
-
-def look(source: llreg_extract.Source) -> Seen | None:
+def file_stamps(source: llreg_extract.Source) -> FileStamps | None:
     """Size and time in seconds of each file of a local model; None for one on the Hub."""
     parts = [part for part in (source, source.adapter) if part is not None and part.kind == "local"]
     if not parts:
         return None
-    found = {}
+    stamps = {}
     for part in parts:
         folder = Path(part.location) / (part.subfolder or "")
-        named = getattr(part, "file", None)
-        for path in [folder / named] if named else sorted(folder.iterdir()):
+        file = getattr(part, "file", None)
+        for path in [folder / file] if file else sorted(folder.iterdir()):
             if path.is_file():
                 status = path.stat()
-                found[str(path)] = (status.st_size, int(status.st_mtime))
-    return found
+                stamps[str(path)] = (status.st_size, int(status.st_mtime))
+    return stamps
 
 
-def _check_files(source: llreg_extract.Source, seen: Seen) -> None:
+def _check_files(source: llreg_extract.Source, expected: FileStamps) -> None:
     """Refuse other files at the same path: the row would name a content that it was not computed from."""
     try:
-        here = look(source)
+        stamps = file_stamps(source)
     except OSError:
-        here = {}
-    if here != seen:
-        what = "other files" if here else "nothing"
+        stamps = {}
+    if stamps != expected:
+        what = "other files" if stamps else "nothing"
         raise ModelError(
             f"{source.name} is a local model, and worker {socket.gethostname()} finds {what} at {source.location}: put it "
             "on a file system that all workers see, or on the Hub"
         )
 
 
-def _check_versions(expected: Mapping[str, str]) -> None:
-    here = versions()
-    for name, version in expected.items():
-        if here[name] != version:
-            raise ClusterError(
-                f"worker {socket.gethostname()} has {name} {here[name]}, and {version} is here: install the same version"
-            )
-
-
-def _not_here(source: llreg_extract.Source) -> Brought:
-    from distributed import get_worker
-
-    address = get_worker().address
-    return [
-        (revision, address) for revision in llreg_extract.revisions(source) if not llreg_extract.is_cached(revision)
-    ]
-
-
-class _NotWantedError(Exception):
+class _CancelledError(Exception):
     """The task was cancelled, or who asked for it is gone."""
 
 
-class _Link(Reporter):
+class _Events(Reporter):
     """Sends what a task does, a few times a second, as events of Dask: mappings with `key`, the task's, and `what`."""
 
     def __init__(self, topic: str) -> None:
@@ -192,7 +204,7 @@ class _Link(Reporter):
         self._send("note", message=message)
 
     def begin(self, model: str) -> None:
-        self._send("begin", where=socket.gethostname())
+        self._send("begin")
 
     def start(self, model: str, tokens: int, done: int) -> None:
         self._send("start", tokens=tokens, done=done)
@@ -201,7 +213,7 @@ class _Link(Reporter):
         """Send journal entries of texts that are scored."""
         task = self._worker.state.tasks.get(self._key)
         if task is None or task.state == "cancelled":
-            raise _NotWantedError
+            raise _CancelledError
         self._entries.append(entries.tobytes())
 
     def advance(self, tokens: int) -> None:

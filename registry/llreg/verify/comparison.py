@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 Outcome = Literal["match", "mismatch", "inconclusive"]
 Cause = Literal["", "unavailable", "files", "tokens", "text order", "coverage", "weights", "arithmetic"]
 
+# Thresholds: from where on a row is called a mismatch, and up to where a match.
+
 # How often the right row is called a mismatch, and how often it is not called a match, where arithmetic errs as assumed.
 ERROR_RATE, OPEN_RATE = 0.001, 0.1
+# Errors of the arithmetic are measured on the model from so many texts on; with fewer they are taken from the table of
+# llreg.geometry.kl.noise.
+MEASURED_TEXTS = 8
+# Measured: other kernels err by so many times more than those here, and it is a match (measured in bfloat16, eager against
+# fused attention and one matrix library against another: up to 1.3); by so many times no kernel does, and it is a mismatch.
+MATCH_FACTOR, MISMATCH_FACTOR = 1.3, 2.0
+# By the table: so many times its error nothing explains.
+MISMATCH_TABLE_FACTOR = 10.0
 # The error of an average of squares is larger than of normal errors: those of single texts have an excess kurtosis of about
 # 2 (measured on small models in bfloat16: 0.4 to 4), which halves the degrees of freedom.
-_HEAVY_TAILS = 2.0
-# Other kernels err by so many times more than those here (measured in bfloat16, eager against fused attention and one
-# matrix library against another: up to 1.3); twice as much no kernel explains.
-_KERNELS, _NO_KERNEL = 1.3, 2.0
-# So many times the error in the table of llreg.geometry.kl.noise nothing explains, where it is not measured on the model.
-_NO_ARITHMETIC = 10.0
+HEAVY_TAILS = 2.0
+# A mismatch is one of text order if this share of the first so many values stand elsewhere in the row, within so many errors.
+DISPLACED_SHARE, DISPLACED_TEXTS, DISPLACED_TOLERANCE = 0.5, 64, 4.0
+# Texts up to which more of them are advised.
+ADVISED_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Comparison:
 
 def compare(
     stored: NDArray[np.float64],
-    found: NDArray[np.float64],
+    rescored: NDArray[np.float64],
     num_tokens: NDArray[np.integer],
     dtype: str,
     *,
@@ -86,13 +95,13 @@ def compare(
 
     Parameters
     ----------
-    stored, found : float64 arrays of shape (n_texts,), nats
+    stored, rescored : float64 arrays of shape (n_texts,), nats
         As the row has them, and as they are here.
     num_tokens : int array of shape (n_texts,)
     dtype : str
         Of the weights, in both.
     exact : float64 array of shape (n_texts,), nats, optional
-        The model in float32 arithmetic: `found` less this is what the arithmetic of the dtype does to this model.
+        The model in float32 arithmetic: `rescored` less this is what the arithmetic of the dtype does to this model.
     on_cpu : bool
         Whether the row was made on a CPU. On a GPU float32 may have been multiplied in TF32, which has float16's digits.
     repeats : bool
@@ -109,39 +118,51 @@ def compare(
     A bias tells, too, where s is measured: errors of mean square s**2 lower log-likelihoods by about s**2 / 2. A mean
     difference beyond s**2, by more than Student's t allows, makes a match inconclusive, and what is inconclusive a mismatch.
     """
-    difference = found - stored
-    rms, n = _rms(difference), len(difference)
-    mean, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
-    usual = float(np.sqrt(_variance(stored, num_tokens, "float32")))
+    difference, n = rescored - stored, len(stored)
+    rms, mean = _rms(difference), float(difference.mean())
+    mean_error = float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    float32_error = _rms(error_of(stored, num_tokens, "float32"))
     if exact is None:
-        distance, explained = rms, float(np.sqrt(_variance(stored, num_tokens, dtype)))
-        rounded = float(np.sqrt(_variance(stored, num_tokens, "float16"))) if dtype == "float32" and not on_cpu else 0.0
+        distance, explained = rms, _rms(error_of(stored, num_tokens, dtype))
+        may_be_tf32 = dtype == "float32" and not on_cpu
+        tf32_error = _rms(error_of(stored, num_tokens, "float16")) if may_be_tf32 else 0.0
         allowed = _by_table(n, OPEN_RATE) * explained
-        beyond = _by_table(n, ERROR_RATE) * max(_NO_ARITHMETIC * explained, _NO_KERNEL * rounded)
-        biased = False
+        beyond = _by_table(n, ERROR_RATE) * max(MISMATCH_TABLE_FACTOR * explained, MISMATCH_FACTOR * tf32_error)
+        is_biased = False
     else:
-        distance, explained = _rms(stored - exact), max(_rms(found - exact), usual)
-        allowed = _as_measured(n, OPEN_RATE) * _KERNELS * explained
-        beyond = _as_measured(n, ERROR_RATE) * _NO_KERNEL * explained
-        biased = n > 1 and abs(mean) > explained**2 - float(stdtrit(n - 1, ERROR_RATE / 2)) * error
-    outcome = _outcome(distance, allowed, beyond, biased=biased)
-    if repeats and outcome == "match" and rms > _by_table(n, OPEN_RATE) * usual:
+        distance, explained = _rms(stored - exact), max(_rms(rescored - exact), float32_error)
+        allowed = _as_measured(n, OPEN_RATE) * MATCH_FACTOR * explained
+        beyond = _as_measured(n, ERROR_RATE) * MISMATCH_FACTOR * explained
+        is_biased = n > 1 and abs(mean) > explained**2 - float(stdtrit(n - 1, ERROR_RATE / 2)) * mean_error
+    outcome: Outcome = "match"
+    if distance > beyond or (is_biased and distance > allowed):
+        outcome = "mismatch"
+    elif is_biased or distance > allowed or (repeats and rms > _by_table(n, OPEN_RATE) * float32_error):
         outcome = "inconclusive"
-    largest = float(np.abs(difference).max())
     return Comparison(
-        outcome, repeats, rms, largest, mean, error, distance, explained, allowed, beyond, exact is not None
+        outcome=outcome,
+        repeats=repeats,
+        rms_difference=rms,
+        max_difference=float(np.abs(difference).max()),
+        mean_difference=mean,
+        mean_error=mean_error,
+        distance=distance,
+        explained=explained,
+        allowed=allowed,
+        beyond=beyond,
+        measured=exact is not None,
     )
 
 
 def _by_table(n: int, rate: float) -> float:
     """Exceeded at this rate by the root mean square of n errors, over that which it should have."""
-    m = n / _HEAVY_TAILS
+    m = n / HEAVY_TAILS
     return float(np.sqrt(chdtri(m, rate) / m))
 
 
 def _as_measured(n: int, rate: float) -> float:
     """The same over the root mean square of n other errors of the same kind."""
-    m = n / _HEAVY_TAILS
+    m = n / HEAVY_TAILS
     return float(np.sqrt(fdtri(m, m, 1 - rate)))
 
 
@@ -152,18 +173,27 @@ def error_of(stored: NDArray[np.float64], num_tokens: NDArray[np.integer], dtype
     return np.asarray(np.sqrt(2 * (text_variances([dtype], num_tokens.astype(np.float64)) + rounding)))
 
 
-def _variance(stored: NDArray[np.float64], num_tokens: NDArray[np.integer], dtype: str) -> float:
-    return float((error_of(stored, num_tokens, dtype) ** 2).mean())
-
-
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def _outcome(distance: float, allowed: float, beyond: float, *, biased: bool) -> Outcome:
-    if distance > beyond or (biased and distance > allowed):
-        return "mismatch"
-    return "inconclusive" if biased or distance > allowed else "match"
+def token_difference(texts: Sequence[int], stored: NDArray[np.integer], rescored: NDArray[np.integer]) -> str:
+    """How numbers of tokens differ, in words; "" if they do not, or the row does not tell them.
+
+    Parameters
+    ----------
+    texts : sequence of int
+    stored, rescored : int arrays of shape (n_texts,)
+        Tokens that the row says were scored, and those scored here.
+    """
+    differing = np.flatnonzero(stored != rescored)
+    if not len(differing) or not stored.any():
+        return ""
+    first, steps = int(differing[0]), np.unique((rescored - stored)[differing])
+    counts = f"text {texts[first]} has {stored[first]:,} tokens in the row and {rescored[first]:,} here"
+    if len(differing) == len(stored) and len(steps) == 1 and abs(int(steps[0])) == 1:
+        return f"a special token before each text is scored {'in the row' if steps[0] < 0 else 'here'} only ({counts})"
+    return f"{len(differing):,} of {len(stored):,} texts have other numbers of tokens ({counts})"
 
 
 @dataclass(frozen=True)
@@ -212,29 +242,21 @@ class Agreement:
     @property
     def figures(self) -> str:
         """The figures in words; "" where nothing was compared."""
-        found = self.comparison
-        if found is None:
+        comparison = self.comparison
+        if comparison is None:
             return ""
-        off = "1 text" if len(self.texts) == 1 else f"{len(self.texts):,} texts"
-        told = (
-            f"{off} scored again in {self.dtype} on {self.device} (the row: {self.row_device}): root mean square "
-            f"difference {found.rms_difference:.3g} nats, largest {found.max_difference:.3g}, mean {found.mean_difference:.2g}"
+        texts = "1 text" if len(self.texts) == 1 else f"{len(self.texts):,} texts"
+        mean_error = "" if np.isnan(comparison.mean_error) else f" ± {comparison.mean_error:.2g}"
+        words = (
+            f"{texts} scored again in {self.dtype} on {self.device} (the row: {self.row_device}): root mean square difference "
+            f"{comparison.rms_difference:.3g} nats, largest {comparison.max_difference:.3g}, mean "
+            f"{comparison.mean_difference:.2g}{mean_error}; "
         )
-        told += "" if np.isnan(found.mean_error) else f" ± {found.mean_error:.2g}"
-        if found.measured:
-            told += (
-                f"; from float32 arithmetic the row is {found.distance:.3g} off, and this machine {found.explained:.3g}"
+        if comparison.measured:
+            words += (
+                f"from float32 arithmetic the row is {comparison.distance:.3g} off, and this machine "
+                f"{comparison.explained:.3g}; "
             )
-        return f"{told}; up to {found.allowed:.3g} is arithmetic, from {found.beyond:.3g} on it is other weights"
-
-
-def other_tokens(texts: Sequence[int], stored: NDArray[np.integer], found: NDArray[np.integer]) -> str:
-    """How the numbers of tokens differ, in words; "" if they do not, or the row does not tell them."""
-    wrong = np.flatnonzero(stored != found)
-    if not len(wrong) or not stored.any():
-        return ""
-    at, steps = int(wrong[0]), np.unique((found - stored)[wrong])
-    counts = f"text {texts[at]} has {stored[at]:,} tokens in the row and {found[at]:,} here"
-    if len(wrong) == len(stored) and len(steps) == 1 and abs(int(steps[0])) == 1:
-        return f"a special token before each text is scored {'in the row' if steps[0] < 0 else 'here'} only ({counts})"
-    return f"{len(wrong):,} of {len(stored):,} texts have other numbers of tokens ({counts})"
+        return (
+            f"{words}up to {comparison.allowed:.3g} is arithmetic, from {comparison.beyond:.3g} on it is other weights"
+        )

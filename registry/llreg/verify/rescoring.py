@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llreg_extract
-from llreg.add.job import Job, Scoring
-from llreg.add.journal import read_entries
+from llreg.add.job import Job, Scoring, flat_arrays, sequences_of
 from llreg.add.reporter import Reporter
-from llreg.add.sequences import sequence_places
 from llreg.store.subsets import read_subset
-from llreg.verify.comparison import Agreement, Comparison, compare, error_of, other_tokens
+from llreg.verify.comparison import (
+    ADVISED_TEXTS,
+    DISPLACED_SHARE,
+    DISPLACED_TEXTS,
+    DISPLACED_TOLERANCE,
+    MEASURED_TEXTS,
+    Agreement,
+    Comparison,
+    compare,
+    error_of,
+    token_difference,
+)
 from llreg_schemas.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -29,21 +38,16 @@ if TYPE_CHECKING:
     from llreg_schemas import RowRecord
 
 _LEFT_OUT = 4  # texts that the row has no value for and that are scored, too: the model should give them none
-_ENOUGH = 8  # texts from which on the arithmetic's error is measured rather than taken from a table
-_MANY = 256  # texts up to which more of them are advised
-_TOLERANCE = 4.0  # errors by which a value found at another place of the row may be off
-_LOOKED_UP = 64  # texts at most: enough to know
 _SHIFTS = (-9, -7, -5, -3, 3, 5, 7, 9)  # in tolerances: where no value of the model is, to know what chance finds
 
 
 def scorable(registry: Contents, record: RowRecord) -> NDArray[np.bool_]:
     """Texts that a row may have values for, and that are copied here: bool array of shape (n_texts,)."""
-    inside = np.ones(registry.num_texts, dtype=bool)
+    in_subset = np.ones(registry.num_texts, dtype=bool)
     if record.identity.subset:
-        inside[:] = False
-        inside[read_subset(registry, record.identity.subset)["texts"]] = True
-    copied = np.array([text is not None for text in registry.texts.texts])
-    return np.asarray(inside & copied)
+        in_subset[:] = False
+        in_subset[read_subset(registry, record.identity.subset)["texts"]] = True
+    return np.asarray(in_subset & np.array([text is not None for text in registry.texts.texts]))
 
 
 class Sample:
@@ -59,12 +63,13 @@ class Sample:
     Attributes
     ----------
     values, tokens : float64 (nats) and int32 arrays of shape (n_sequences,)
-        Of the whole row; sequences are numbered as in `llreg.add.sequences`.
+        Of the whole row; sequences are numbered as in `llreg.add.job`.
     """
 
     def __init__(self, registry: Contents, row: Row, texts: Sequence[int]) -> None:
         self.registry, self.row, self.texts = registry, row, list(texts)
-        self.values, self.tokens = _flat(row)
+        values, self.tokens = flat_arrays(row)
+        self.values = values.astype(np.float64)
 
     @property
     def record(self) -> RowRecord:
@@ -79,38 +84,33 @@ class Sample:
     @cached_property
     def left_out(self) -> list[int]:
         """A few texts that the row has no value for, since the model cannot score them, as its record says."""
-        record, told = self.record, self.record.provenance
+        record, provenance = self.record, self.record.provenance
         absent = np.isnan(self.row.log_likelihood)
-        outside = 0
+        num_unexplained = int(absent.sum()) - sum(
+            int(provenance.get(name) or 0) for name in ("over_context", "unscored")
+        )
         if record.identity.subset:
-            outside = len(absent) - len(read_subset(self.registry, record.identity.subset)["texts"])
-        explained = sum(int(told.get(name) or 0) for name in ("over_context", "unscored"))
-        if record.identity.source == "imported" or absent.sum() - outside > explained:  # incomplete, and known to be
+            num_unexplained -= len(absent) - len(read_subset(self.registry, record.identity.subset)["texts"])
+        if record.identity.source == "imported" or num_unexplained > 0:  # incomplete, and known to be
             return []
-        there = np.flatnonzero(scorable(self.registry, record) & absent)
-        chosen = np.random.default_rng(self.texts).choice(there, min(_LEFT_OUT, len(there)), replace=False)
-        return sorted(int(text) for text in chosen)
+        candidates = np.flatnonzero(scorable(self.registry, record) & absent)
+        rng = np.random.default_rng(self.texts)
+        return sorted(int(text) for text in rng.choice(candidates, min(_LEFT_OUT, len(candidates)), replace=False))
 
-    def places(self, texts: Sequence[int]) -> NDArray[np.int64]:
-        """Sequences of some texts."""
-        found = np.array(texts, dtype=np.int64)
-        return sequence_places(found, self.registry.num_texts, pairs=self.registry.rendering is not None)
+    def sequences(self, texts: Sequence[int]) -> NDArray[np.int64]:
+        """Numbers of the sequences of some texts: int64 array of shape (n_sequences_of_them,)."""
+        return sequences_of(np.array(texts), self.registry.num_texts, pairs=self.registry.rendering is not None)
 
-    def text_of(self, place: int) -> int:
+    def text_of(self, sequence: int) -> int:
         """Text of a sequence."""
-        return int(place) % self.registry.num_texts
+        return int(sequence) % self.registry.num_texts
 
-    def agreement(self, outcome: Outcome, cause: Cause, why: str, **more: Any) -> Agreement:
-        """What was found of this sample."""
+    def agreement(self, outcome: Outcome, cause: Cause, why: str, **figures: Any) -> Agreement:
+        """The verdict on this sample."""
         record, texts = self.record, tuple(self.texts)
         return Agreement(
-            record.row_id, record.identity.name, outcome, cause, why, texts, row_device=self.device, **more
+            record.row_id, record.identity.name, outcome, cause, why, texts, row_device=self.device, **figures
         )
-
-
-def _flat(row: Row) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    arrays = list(row.arrays.values())
-    return np.concatenate(arrays[::2]).astype(np.float64), np.concatenate(arrays[1::2])
 
 
 @dataclass(frozen=True)
@@ -141,29 +141,33 @@ class Rescoring:
         self.trust_remote_code, self.dtype = trust_remote_code, sample.record.identity.weight_dtype
 
     def agreement(self) -> Agreement:
-        """Score the sample, and say what comes out.
+        """Score the sample, and say what comes out: by texts that cannot be scored, then by tokens, then by values.
 
         Raises
         ------
         ModelError
             If the model cannot be loaded, or fails.
         """
-        sample, scored = self.sample, self._score(self.dtype, [*self.sample.texts, *self.sample.left_out])
-        where: dict[str, Any] = {"dtype": self.dtype, "device": str(scored.provenance["device"]["type"])}
-        uncovered = self._uncovered(scored)
-        if uncovered:
-            return sample.agreement("mismatch", "coverage", uncovered, **where)
-        places = sample.places(sample.texts)
-        places = places[~np.isnan(sample.values[places])]
-        stored, found = sample.tokens[places], scored.tokens[places]
-        other = other_tokens([sample.text_of(place) for place in places], stored, found)
-        if other:
-            by_table = self._compare(places, scored, self.dtype)
-            return sample.agreement("mismatch", *self._tokens(other, scored), comparison=by_table, **where)
-        comparison = self._judge(places, scored)
-        return sample.agreement(
-            comparison.outcome, *self._meaning(comparison, places, scored), comparison=comparison, **where
-        )
+        sample = self.sample
+        scored = self._score(self.dtype, [*sample.texts, *sample.left_out])
+        figures: dict[str, Any] = {"dtype": self.dtype, "device": str(scored.provenance["device"]["type"])}
+        problem = self._coverage_problem(scored)
+        if problem:
+            return sample.agreement("mismatch", "coverage", problem + self._other_versions(scored), **figures)
+        sequences = sample.sequences(sample.texts)
+        sequences = sequences[~np.isnan(sample.values[sequences])]
+        texts = [sample.text_of(sequence) for sequence in sequences]
+        problem = token_difference(texts, sample.tokens[sequences], scored.tokens[sequences])
+        if problem:
+            figures["comparison"] = self._compare(sequences, scored, self.dtype)
+            if self._are_permuted(scored):
+                why = f"the row is of these texts in another order: {problem}, and in all they have the same numbers"
+                return sample.agreement("mismatch", "text order", why, **figures)
+            why = f"the row was made with another tokenizer, or otherwise set: {problem}{self._other_versions(scored)}"
+            return sample.agreement("mismatch", "tokens", why, **figures)
+        comparison = self._judge(sequences, scored)
+        cause, why = self._reason(comparison, sequences, scored)
+        return sample.agreement(comparison.outcome, cause, why, comparison=comparison, **figures)
 
     def _score(self, dtype: str, texts: Sequence[int]) -> _Scored:
         registry, ordered = self.sample.registry, sorted(texts)
@@ -172,53 +176,40 @@ class Rescoring:
             identity=replace(self.sample.record.identity, weight_dtype=dtype),
             device=self.device,
             texts=registry.texts.complete(ordered),
-            places=self.sample.places(ordered),
+            sequences=self.sample.sequences(ordered),
             num_texts=registry.num_texts,
-            kept=read_entries(b""),
             trust_remote_code=self.trust_remote_code,
             rendering=registry.rendering,
         )
         scoring = Scoring(job)
         row, model = scoring.run(lambda entries: None, Reporter()).row, scoring.model
-        return _Scored(*_flat(row), row.record.provenance, model.context_length, model.tokenizer)
+        values, tokens = flat_arrays(row)
+        return _Scored(values.astype(np.float64), tokens, row.record.provenance, model.context_length, model.tokenizer)
 
-    # Texts that only one of the two has a value for
-
-    def _uncovered(self, scored: _Scored) -> str:
+    def _coverage_problem(self, scored: _Scored) -> str:
+        """A text that only one of the two has a value for, in words; "" if there is none."""
         sample = self.sample
-        places = sample.places(sample.texts)
-        absent = places[~np.isnan(sample.values[places]) & np.isnan(scored.values[places])]
-        if len(absent):
-            tokens, limit = int(sample.tokens[absent[0]]), scored.context_length
-            long = limit is not None and tokens >= limit
-            why = f"takes at most {limit:,}" if long else "finds fewer than two in it"
-            return (
-                f"the row has a value for text {sample.text_of(absent[0])}, of {tokens:,} tokens, and the model {why} here"
-                f"{self._versions(scored)}"
-            )
-        there = [text for text in sample.left_out if not np.isnan(scored.values[text])]
-        if there:
-            return f"the row says that the model cannot score text {there[0]}, and here it can{self._versions(scored)}"
+        sequences = sample.sequences(sample.texts)
+        lost = sequences[~np.isnan(sample.values[sequences]) & np.isnan(scored.values[sequences])]
+        if len(lost):
+            tokens, limit = int(sample.tokens[lost[0]]), scored.context_length
+            is_long = limit is not None and tokens >= limit
+            reason = f"takes at most {limit:,}" if is_long else "finds fewer than two in it"
+            return f"the row has a value for text {sample.text_of(lost[0])}, of {tokens:,} tokens, and the model {reason} here"
+        for text in sample.left_out:
+            if not np.isnan(scored.values[text]):
+                return f"the row says that the model cannot score text {text}, and here it can"
         return ""
 
-    def _versions(self, scored: _Scored) -> str:
-        then, now = self.sample.record.provenance.get("versions") or {}, scored.provenance["versions"]
-        differ = [
-            f"{name} {then[name]}, here {now[name]}"
+    def _other_versions(self, scored: _Scored) -> str:
+        """In parentheses, the libraries of the row that are of other versions here."""
+        row_versions, versions = self.sample.record.provenance.get("versions") or {}, scored.provenance["versions"]
+        differences = [
+            f"{name} {row_versions[name]}, here {versions[name]}"
             for name in ("transformers", "tokenizers", "llreg")
-            if name in then and then[name] != now.get(name)
+            if name in row_versions and row_versions[name] != versions.get(name)
         ]
-        return f" (the row was made with {'; '.join(differ)})" if differ else ""
-
-    # Other tokens
-
-    def _tokens(self, other: str, scored: _Scored) -> tuple[Cause, str]:
-        if self._are_permuted(scored):
-            return (
-                "text order",
-                f"the row is of these texts in another order: {other}, and in all they have the same numbers",
-            )
-        return "tokens", f"the row was made with another tokenizer, or otherwise set: {other}{self._versions(scored)}"
+        return f" (the row was made with {'; '.join(differences)})" if differences else ""
 
     def _are_permuted(self, scored: _Scored) -> bool:
         """Whether the row's numbers of tokens are those of its texts here, in another order."""
@@ -226,98 +217,93 @@ class Rescoring:
         if registry.rendering is not None or not scorable(registry, record).all():
             return False
         lengths = llreg_extract.tokenise(scored.tokenizer, registry.texts.complete()).lengths
-        longest = np.inf if scored.context_length is None else scored.context_length
-        counts = np.where((lengths < 2) | (lengths > longest), 0, lengths - 1)
+        limit = np.inf if scored.context_length is None else scored.context_length
+        counts = np.where((lengths < 2) | (lengths > limit), 0, lengths - 1)
         return bool(np.array_equal(np.sort(counts), np.sort(self.sample.tokens)))
 
-    # Other values
+    # Values
 
-    def _judge(self, places: NDArray[np.int64], scored: _Scored) -> Comparison:
-        equal = self._compare(places, scored, "float32")
-        if self.dtype == "float32" or equal.outcome == "match":  # to the last digits, so that nothing is hidden
-            return equal
-        by_table = self._compare(places, scored, self.dtype)
+    def _judge(self, sequences: NDArray[np.int64], scored: _Scored) -> Comparison:
+        """Compare as strictly as can be: to the last digits, then by the arithmetic of the dtype, measured if possible."""
+        in_float32 = self._compare(sequences, scored, "float32")
+        if self.dtype == "float32" or in_float32.outcome == "match":  # nothing is hidden by the dtype
+            return in_float32
+        by_table = self._compare(sequences, scored, self.dtype)
         imported = self.sample.record.identity.source == "imported"  # by other programs, of other arithmetic
-        if by_table.outcome == "mismatch" or len(places) < _ENOUGH or imported:
+        if by_table.outcome == "mismatch" or len(sequences) < MEASURED_TEXTS or imported:
             return by_table
         gc.collect()  # the model that has just been used
         try:
-            if not self._fits_in_float32():
+            needs = llreg_extract.needs(self.source, dtype="float32", trust_remote_code=self.trust_remote_code)
+            free = llreg_extract.device_memory(self.device).num_bytes
+            if needs.memory_bytes is not None and free is not None and needs.memory_bytes > free:
                 return by_table
             exact = self._score("float32", self.sample.texts)
         except (ModelError, InputError):  # weights that come in one dtype only
             return by_table
-        return self._compare(places, scored, self.dtype, exact.values[places])
+        return self._compare(sequences, scored, self.dtype, exact.values[sequences])
 
     def _compare(
-        self, places: NDArray[np.int64], scored: _Scored, dtype: str, exact: NDArray[np.float64] | None = None
+        self, sequences: NDArray[np.int64], scored: _Scored, dtype: str, exact: NDArray[np.float64] | None = None
     ) -> Comparison:
+        sample, provenance = self.sample, self.sample.record.provenance
+        # Whether the row says that it was made on a CPU like this one, with the same libraries and in the same way.
+        fields = ("device", "versions", "attention", "scoring_path", "batching")
+        same_machine = all(provenance.get(field) == scored.provenance.get(field) for field in fields)
         return compare(
-            self.sample.values[places],
-            scored.values[places],
-            scored.tokens[places],
+            sample.values[sequences],
+            scored.values[sequences],
+            scored.tokens[sequences],
             dtype,
             exact=exact,
-            on_cpu=self.sample.device == "cpu",
-            repeats=self._repeats(scored),
+            on_cpu=sample.device == "cpu",
+            repeats=sample.device == "cpu" and same_machine,
         )
 
-    def _repeats(self, scored: _Scored) -> bool:
-        """Whether the row says that it was made on a CPU like this one, with the same libraries and in the same way."""
-        then, now = self.sample.record.provenance, scored.provenance
-        fields = ("device", "versions", "attention", "scoring_path", "batching")
-        return self.sample.device == "cpu" and all(then.get(field) == now.get(field) for field in fields)
-
-    def _fits_in_float32(self) -> bool:
-        needed = llreg_extract.needs(
-            self.source, dtype="float32", trust_remote_code=self.trust_remote_code
-        ).memory_bytes
-        there = llreg_extract.device_memory(self.device).num_bytes
-        return needed is None or there is None or needed <= there
-
-    def _meaning(self, found: Comparison, places: NDArray[np.int64], scored: _Scored) -> tuple[Cause, str]:
-        if found.outcome == "match":
-            more = f" (--texts {_MANY} shows smaller ones)" if found.measured and len(self.sample.texts) < _MANY else ""
+    def _reason(self, comparison: Comparison, sequences: NDArray[np.int64], scored: _Scored) -> tuple[Cause, str]:
+        """What the outcome comes from, and what it means."""
+        may_try_more = comparison.measured and len(self.sample.texts) < ADVISED_TEXTS
+        if comparison.outcome == "match":
+            more = f" (--texts {ADVISED_TEXTS} shows smaller ones)" if may_try_more else ""
             return "", (
-                f"the row holds what this model gives; weights that move a text by less than {found.unseen:.2g} nats (root mean "
-                f"square) would look the same{more}"
+                "the row holds what this model gives; weights that move a text by less than "
+                f"{comparison.unseen:.2g} nats (root mean square) would look the same{more}"
             )
-        if found.outcome == "inconclusive":
-            return "arithmetic", _open(found, self.dtype, len(self.sample.texts))
-        elsewhere = self._elsewhere(places[:_LOOKED_UP], scored)
-        if elsewhere:
-            return "text order", (
-                f"the row is of these texts in another order: {elsewhere} of {min(len(places), _LOOKED_UP)} values stand at other "
-                "places of it"
+        if comparison.outcome == "mismatch":
+            looked_up = sequences[:DISPLACED_TEXTS]
+            num_displaced = self._count_displaced(looked_up, scored)
+            if num_displaced:
+                return "text order", (
+                    f"the row is of these texts in another order: {num_displaced} of {len(looked_up)} values stand at "
+                    "other places of it"
+                )
+            return "weights", "the row was not made with these weights: no arithmetic moves its values so far"
+        if comparison.repeats and comparison.distance <= comparison.allowed:
+            return "arithmetic", (
+                "the row says that it was made on such a machine with these libraries, where llreg repeats itself, and its "
+                f"values are others, if by no more than {self.dtype} arithmetic elsewhere might explain: a row in float32 can "
+                "tell (llreg add --dtype float32)"
             )
-        return "weights", "the row was not made with these weights: no arithmetic moves its values so far"
-
-    def _elsewhere(self, places: NDArray[np.int64], scored: _Scored) -> int:
-        """Values of the model that the row has for other texts; 0 if they are few, or no more than chance finds."""
-        sample, found = self.sample, scored.values[places]
-        values = np.where(np.isnan(sample.values), np.inf, sample.values)
-        tolerance = _TOLERANCE * error_of(found, scored.tokens[places], self.dtype)
-        others = places[:, None] != np.arange(len(values))  # (places, values)
-
-        def hits(shift: int) -> int:
-            off = np.abs(values - (found + shift * tolerance)[:, None])
-            return int((others & (off <= tolerance[:, None])).any(axis=1).sum())
-
-        there, by_chance = hits(0), float(np.mean([hits(shift) for shift in _SHIFTS]))
-        return there if there >= max(2, len(places) / 2) and there > 3 * by_chance else 0
-
-
-def _open(found: Comparison, dtype: str, num_texts: int) -> str:
-    """Why a comparison tells nothing, and what would."""
-    if found.repeats and found.distance <= found.allowed:
-        return (
-            "the row says that it was made on such a machine with these libraries, where llreg repeats itself, and its values "
-            f"are others, if by no more than {dtype} arithmetic elsewhere might explain: a row in float32 can tell (llreg add "
-            "--dtype float32)"
+        advice = "a row in float32 can tell (llreg add --dtype float32)"
+        if may_try_more:
+            advice = f"more texts may tell (--texts {ADVISED_TEXTS})"
+        elif self.dtype == "float32":
+            advice = "the whole row scored again may (llreg add --overwrite always, then llreg dist)"
+        return "arithmetic", (
+            "it stays open: the values are further apart than arithmetic should put them, and not so far that only other "
+            f"weights do; {advice}"
         )
-    told = "it stays open: the values are further apart than arithmetic should put them, and not so far that only other weights do"
-    if found.measured and num_texts < _MANY:
-        return f"{told}; more texts may tell (--texts {_MANY})"
-    if dtype == "float32":
-        return f"{told}; the whole row scored again may (llreg add --overwrite always, then llreg dist)"
-    return f"{told}; a row in float32 can tell (llreg add --dtype float32)"
+
+    def _count_displaced(self, sequences: NDArray[np.int64], scored: _Scored) -> int:
+        """Values of the model that the row has for other texts; 0 if they are few, or no more than chance finds."""
+        sample, values = self.sample, scored.values[sequences]  # (n_sequences,)
+        row_values = np.where(np.isnan(sample.values), np.inf, sample.values)  # (n_row,)
+        tolerance = DISPLACED_TOLERANCE * error_of(values, scored.tokens[sequences], self.dtype)
+        is_elsewhere = sequences[:, None] != np.arange(len(row_values))  # (n_sequences, n_row)
+
+        def count(shift: int) -> int:
+            distance = np.abs(row_values - (values + shift * tolerance)[:, None])
+            return int((is_elsewhere & (distance <= tolerance[:, None])).any(axis=1).sum())
+
+        displaced, by_chance = count(0), float(np.mean([count(shift) for shift in _SHIFTS]))
+        return displaced if displaced >= max(2, len(sequences) * DISPLACED_SHARE) and displaced > 3 * by_chance else 0

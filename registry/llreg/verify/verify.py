@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from llreg_extract import Source
     from llreg_schemas import Identity, RowRecord
 
-_FIELDS = {"revision": "commit", "file": "file", "subfolder": "folder", "quantization": "quantisation"}
-
 
 def verify(
     registry: Contents,
@@ -69,17 +67,12 @@ def verify(
         If torch or transformers is not installed.
     """
     record = registry.find(model)
-    drawn = secrets.randbits(32) if seed is None else seed
-    found = score_again(
-        registry,
-        record,
-        texts,
-        f"{record.digest} {drawn}",
-        path=path,
-        device=device,
-        trust_remote_code=trust_remote_code,
+    seed = secrets.randbits(32) if seed is None else seed
+    words = f"{record.digest} {seed}"
+    agreement = score_again(
+        registry, record, texts, words, path=path, device=device, trust_remote_code=trust_remote_code
     )
-    return replace(found, seed=drawn)
+    return replace(agreement, seed=seed)
 
 
 def verify_rows(
@@ -140,33 +133,36 @@ def score_again(
     """
     if texts < 1:
         raise InputError(f"texts: expected at least 1; got {texts}")
-    row = registry.row(record.digest)
+    row, identity = registry.row(record.digest), record.identity
     sample = Sample(registry, row, draw_texts(registry, record, row.log_likelihood, texts, seed))
     # Code that the row was made without is not run, whatever is allowed.
-    trusted = trust_remote_code and bool(record.provenance.get("trust_remote_code", True))
+    made_with_code = record.provenance.get("trust_remote_code")
+    trusted = trust_remote_code and made_with_code is not False
     try:
-        _check_code(record, trusted)
-        source = find_source(record.identity, path, trust_remote_code=trusted)
-        _check_size(source, most_parameters)
+        # The hash of a local model covers its code, if the row was made with it.
+        if (identity.revision or "").startswith("sha256:") and made_with_code and not trusted:
+            raise InputError(
+                "the row was made with --trust-remote-code: give it here, too, if you trust the model's code"
+            )
+        source = find_source(identity, path, trust_remote_code=trusted)
+        size = source.declared.get("num_parameters")
+        if most_parameters is not None and size is not None and size > most_parameters:
+            raise InputError(
+                f"{source.name} has {size / 1e9:,.0f} billion parameters; models of up to {most_parameters / 1e9:,.0f} are scored"
+            )
     except (ModelError, InputError, MissingExtraError) as error:
         return _unavailable(sample, error)
-    _, where = llreg_extract.choose(source, device=device)  # not a matter of the row: raises
+    _, device = llreg_extract.choose(source, device=device)  # not a matter of the row: raises
     try:
-        llreg_extract.choose(source, dtype=record.identity.weight_dtype, device=where)
-        found = Rescoring(sample, source, where, trust_remote_code=trusted).agreement()
+        llreg_extract.choose(source, dtype=identity.weight_dtype, device=device)
+        agreement = Rescoring(sample, source, device, trust_remote_code=trusted).agreement()
     except (ModelError, InputError, MissingExtraError) as error:
-        found = _unavailable(sample, error)
-    return _with_files(found, record.identity, source)
-
-
-def _check_code(record: RowRecord, trusted: bool) -> None:
-    """The hash of a local model covers its code, if the row was made with it."""
-    hashed = (record.identity.revision or "").startswith("sha256:")
-    if hashed and not trusted and record.provenance.get("trust_remote_code"):
-        raise InputError("the row was made with --trust-remote-code: give it here, too, if you trust the model's code")
+        agreement = _unavailable(sample, error)
+    return _judge_files(agreement, identity, source)
 
 
 def _unavailable(sample: Sample, error: ModelError | InputError | MissingExtraError) -> Agreement:
+    """The verdict where nothing can be scored."""
     if isinstance(error, MissingExtraError) and not isinstance(error, ModelError):
         raise error  # not of this model: nothing can be scored
     why = f"it cannot be scored here: {error}"
@@ -205,8 +201,8 @@ def find_source(identity: Identity, path: str | Path | None = None, *, trust_rem
     """
     if path is None:
         if identity.source != "hub":
-            made = "imported" if identity.source == "imported" else "made from files on somebody's machine"
-            raise InputError(f"the row was {made}: give the model's files with --model")
+            origin = "imported" if identity.source == "imported" else "made from files on somebody's machine"
+            raise InputError(f"the row was {origin}: give the model's files with --model")
         return llreg_extract.resolve_identity(identity, trust_remote_code=trust_remote_code)
     # A file inside what is given; an adapter's base is pinned by the row, where it is on the Hub.
     file = identity.file if identity.file and Path(path).is_dir() else None
@@ -220,50 +216,38 @@ def find_source(identity: Identity, path: str | Path | None = None, *, trust_rem
     )
 
 
-def _check_size(source: Source, most_parameters: float | None) -> None:
-    size = source.declared.get("num_parameters")
-    if most_parameters is not None and size is not None and size > most_parameters:
-        raise InputError(
-            f"{source.name} has {size / 1e9:,.0f} billion parameters; models of up to {most_parameters / 1e9:,.0f} are scored"
-        )
+def _judge_files(agreement: Agreement, identity: Identity, source: Source) -> Agreement:
+    """A verdict on values, and first of all whether these are the row's own files."""
+    difference = file_difference(identity, source)
+    if difference:
+        outcome = agreement.comparison.outcome if agreement.comparison else None
+        values = {
+            "match": "their values are the same all the same, as far as can be seen",
+            "mismatch": f"their values are others, too: {agreement.why}",
+        }.get(outcome or "", agreement.why)
+        why = f"these are not the row's files: {difference}; {values}"
+        return replace(agreement, outcome="mismatch", cause="files", why=why)
+    if identity.source != source.kind and agreement.outcome == "match":
+        reason = "a commit cannot be told from a copy of its files"
+        if identity.source == "imported":
+            reason = "the row does not name its files"
+        return replace(agreement, why=f"{agreement.why}; that these are its files is not shown ({reason})")
+    return agreement
 
 
-def _with_files(found: Agreement, identity: Identity, source: Source) -> Agreement:
-    """What was found, and first of all whether it was found of the row's own files."""
-    other = other_files(identity, source)
-    if other:
-        if found.comparison is None:
-            values = found.why
-        elif found.comparison.outcome == "match":
-            values = "their values are the same all the same, as far as can be seen"
-        elif found.comparison.outcome == "mismatch":
-            values = f"their values are others, too: {found.why}"
-        else:
-            values = f"whether their values are the same {found.why.removeprefix('it ')}"
-        return replace(
-            found, outcome="mismatch", cause="files", why=f"these are not the row's files: {other}; {values}"
-        )
-    if identity.source != source.kind and found.outcome == "match":
-        how = (
-            "the row does not name its files"
-            if identity.source == "imported"
-            else "a commit cannot be told from a copy of its files"
-        )
-        return replace(found, why=f"{found.why}; that these are its files is not shown ({how})")
-    return found
-
-
-def other_files(identity: Identity, source: Source) -> str:
+def file_difference(identity: Identity, source: Source) -> str:
     """What the files are otherwise than a row's identity says, in words; "" if nothing, or if that cannot be told."""
     if identity.source == "imported":
         return ""
-    said, there = identity.to_json(), source.identity
-    alike = said["source"] == there["source"]  # else a commit would be compared with a hash
-    for field, what in _FIELDS.items():
-        if said[field] != there[field] and (alike or field == "quantization"):
-            return f"{what if there['source'] == 'hub' or field != 'revision' else 'sha256'} {_short(there[field])}, and the row says {_short(said[field])}"
-    adapters = [(adapter or {}).get("revision") for adapter in (said["adapter"], there["adapter"])]
-    if adapters[0] != adapters[1] and len({str(each).startswith("sha256:") for each in adapters}) == 1:
+    row_identity, file_identity = identity.to_json(), source.identity
+    comparable = row_identity["source"] == file_identity["source"]  # else a commit would be compared with a hash
+    words = {"revision": "commit" if file_identity["source"] == "hub" else "sha256", "file": "file"}
+    words |= {"subfolder": "folder", "quantization": "quantisation"}
+    for field, word in words.items():
+        if row_identity[field] != file_identity[field] and (comparable or field == "quantization"):
+            return f"{word} {_short(file_identity[field])}, and the row says {_short(row_identity[field])}"
+    adapters = [(adapter or {}).get("revision") for adapter in (row_identity["adapter"], file_identity["adapter"])]
+    if adapters[0] != adapters[1] and len({str(adapter).startswith("sha256:") for adapter in adapters}) == 1:
         return f"adapter {_short(adapters[1])}, and the row says {_short(adapters[0])}"
     return ""
 
