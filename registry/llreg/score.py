@@ -27,7 +27,7 @@ def score_model(
     revision : str, optional
         Branch, tag or commit on the Hub.
     dtype, device : str
-        As in `llreg.add.add.Options`.
+        As in `llreg.add.request.Options`.
 
     Returns
     -------
@@ -40,11 +40,11 @@ def score_model(
     ModelError
         If the model cannot be scored.
     """
-    source = llreg_extract.resolve(model, revision=revision, name=None, trust_remote_code=False)
-    chosen, where = llreg_extract.choose(source, dtype=dtype, device=device)
-    loaded = llreg_extract.load(source, dtype=chosen, device=where, trust_remote_code=False)
+    source = llreg_extract.resolve(model, revision=revision, trust_remote_code=False)
+    dtype, device = llreg_extract.choose(source, dtype=dtype, device=device)
+    loaded = llreg_extract.load(source, dtype=dtype, device=device, trust_remote_code=False)
     texts = registry.texts.complete()
     if registry.rendering is None:
         return llreg_extract.score(loaded, texts).log_likelihood
-    given, alone = llreg_extract.score_pairs(loaded, texts, registry.rendering)
-    return np.stack([given.log_likelihood, alone.log_likelihood])
+    with_prompts, alone = llreg_extract.score_pairs(loaded, texts, registry.rendering)
+    return np.stack([with_prompts.log_likelihood, alone.log_likelihood])

@@ -189,6 +189,7 @@ class ClusterScoring:
     def __init__(self, workers: Workers, tasks: Sequence[Task], evictions: Evictions | None, report: Reporter) -> None:
         self._workers, self._evictions, self._report = workers, evictions, report
         self._waiting = deque(tasks)
+        self._postponed: list[Task] = []  # found no room on the disk: tried again when another one is finished
         self._running: dict[str, _Submission] = {}  # by the key of the Dask task
         self._begun, self._lost = Counter[int](), Counter[int]()  # scorings, and deaths of workers, by id of the task
         self._finished = 0
@@ -343,11 +344,13 @@ class ClusterScoring:
             except ModuleNotFoundError as error:
                 raise ClusterError(f"a worker lacks {error.name}: install there what is here") from error
             except (ModelError, InputError) as error:
-                # Others that are done with, or will be, may leave it room on the disk.
-                freed = self._running or self._finished > submission.finished_before
-                if isinstance(error, NoRoomError) and self._evictions is not None and freed:
-                    self._waiting.append(task)
-                    return
+                if isinstance(error, NoRoomError) and self._evictions is not None:
+                    if self._finished > submission.finished_before:  # one was deleted meanwhile
+                        self._waiting.append(task)
+                        return
+                    if self._running:
+                        self._postponed.append(task)
+                        return
                 result = task.failed(error)
         yield self._finish(task, result, submission.report)
 
@@ -365,12 +368,13 @@ class ClusterScoring:
     def _finish(self, task: Task, result: AddResult, report: Reporter) -> tuple[Task, AddResult]:
         report.finish(result)
         self._finished += 1
+        self._waiting.extend(self._postponed)
+        self._postponed.clear()
         if self._evictions is not None:
             if self._workers.remote:
-                revisions = self._evictions.release(task.source)
-                self._client.run(
-                    worker.evict, self._topic, revisions, workers=list(slots_of(self._client)), on_error="ignore"
-                )
+                revisions, addresses = self._evictions.release(task.source), list(slots_of(self._client))
+                if revisions:
+                    self._client.run(worker.evict, self._topic, revisions, workers=addresses, on_error="ignore")
             else:
                 self._evictions.delete(task.source, report)
         return task, result
