@@ -75,7 +75,7 @@ def bench(
     with counting("measuring") as progress:
         report = bench.bench(
             model,
-            shape=shape or "smollm2-135m",
+            shape=shape,
             registry=_registry(context),
             dtypes=DTYPES if "all" in dtypes else dtypes,
             progress=progress,
