@@ -1,4 +1,4 @@
-"""What the optional libraries need around a call: being there, and being quiet."""
+"""Around calls of optional libraries: whether they are installed, keeping them quiet, and reading their errors."""
 
 from __future__ import annotations
 
@@ -38,37 +38,26 @@ def require_for_model(package: str, extra: str = "extract") -> None:
         raise MissingLibraryError(package, extra)
 
 
-class _Quiet:
-    """The libraries' settings are global: the first caller in saves them, the last one out restores them."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._saved = threading.Lock(), 0, ExitStack()
-
-    def enter(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._saved = _silence()
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._saved.close()
-
-
-_quiet = _Quiet()
 _TALKATIVE = ("accelerate", "bitsandbytes", "compressed_tensors", "peft")  # loggers of optional libraries
+# The libraries' settings are global: the first of the threads inside saves them, the last one out restores them.
+_lock, _inside, _saved = threading.Lock(), 0, ExitStack()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars, log lines and warnings off the terminal, then put all back."""
-    _quiet.enter()
+    global _inside, _saved
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _saved = _silence()
     try:
         yield
     finally:
-        _quiet.leave()
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _saved.close()
 
 
 def _silence() -> ExitStack:
@@ -115,5 +104,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # torch's allocator for CPUs, and the libraries of CUDA, raise plain RuntimeErrors.
-    told = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+    phrases = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)

@@ -61,11 +61,12 @@ class Model:
     @property
     def declared(self) -> Mapping[str, Any]:
         """`source.declared`, with what only the loaded model shows filled in where it was unknown."""
-        known = dict(self.source.declared)
-        if known["architecture"] is None:
-            known["architecture"] = type(self.module).__name__
-        if known["num_parameters"] is None and self.source.quantization is None:
-            known["num_parameters"] = int(self.module.num_parameters())
-        if known.get("context_length") is None:
-            known["context_length"] = self.context_length
-        return known
+        declared = dict(self.source.declared)
+        if declared["architecture"] is None:
+            declared["architecture"] = type(self.module).__name__
+        # Packed weights are not parameters.
+        if declared["num_parameters"] is None and self.source.quantization is None:
+            declared["num_parameters"] = int(self.module.num_parameters())
+        if declared.get("context_length") is None:
+            declared["context_length"] = self.context_length
+        return declared

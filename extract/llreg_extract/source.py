@@ -131,10 +131,10 @@ def local_name(stem: str, name: str | None) -> str:
                 "or digit, with at most one '/'"
             )
         return name
-    made = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")[:_NAME_LENGTH]
-    if not made:
+    valid = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")[:_NAME_LENGTH]
+    if not valid:
         raise InputError(f"no model name can be made of {stem!r}: give one with --name")
-    return made
+    return valid
 
 
 def check_file_name(file: str) -> None:
@@ -184,4 +184,4 @@ def check_quantize(quantize: str) -> None:
 
 def quantize_of(label: str | None) -> str | None:
     """The `quantize` that a row's quantisation was made with; None where the checkpoint itself was like that."""
-    return next((quantize for quantize, own in QUANTIZATIONS.items() if own == label), None)
+    return next((quantize for quantize, its_label in QUANTIZATIONS.items() if its_label == label), None)

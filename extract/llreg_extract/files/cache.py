@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -51,15 +52,19 @@ def fetch(source: Source, *, trust_remote_code: bool = False) -> None:
     ModelError
         It cannot be downloaded.
     """
+    from huggingface_hub import hf_hub_download
+
     if not revisions(source):
         return
     missing = [file for file in needed_files(source, trust_remote_code=trust_remote_code) if not file.cached]
     for revision in revisions(source):
-        own = [file for file in missing if (file.repo, file.commit) == revision]
-        if own:
-            with _repo_lock(revision):
-                _check_room(source, own)
-                _download(source, revision, [file.name for file in own])
+        files = [file for file in missing if (file.repo, file.commit) == revision]
+        if not files:
+            continue
+        with _repo_lock(revision), hub_errors(source.name, revision.commit), quiet():
+            _check_room(source, files)
+            download = partial(hf_hub_download, revision.repo, revision=revision.commit)
+            _each_in_daemons(download, [file.name for file in files])
 
 
 def revisions(source: Source) -> list[Revision]:
@@ -92,12 +97,12 @@ def evict(revision: Revision) -> int:
 
     with _repo_lock(revision), quiet():
         try:
-            found = scan_cache_dir()
+            cache = scan_cache_dir()
         except CacheNotFound:
             return 0
         # A copy of a repository under another name has the same commits, and is not ours to delete.
-        own = (repo for repo in found.repos if (repo.repo_type, repo.repo_id) == ("model", revision.repo))
-        strategy = replace(found, repos=frozenset(own)).delete_revisions(revision.commit)
+        repos = frozenset(repo for repo in cache.repos if (repo.repo_type, repo.repo_id) == ("model", revision.repo))
+        strategy = replace(cache, repos=repos).delete_revisions(revision.commit)
         strategy.execute()
         return int(strategy.expected_freed_size)
 
@@ -131,9 +136,10 @@ def _repo_lock(revision: Revision) -> Iterator[None]:
         lock.release()
 
 
-def _check_room(source: Source, missing: Sequence[RepoFile]) -> None:
+def _check_room(source: Source, files: Sequence[RepoFile]) -> None:
+    """Refuse a download that is larger than what is free on the cache's disk."""
     folder = cache_folder()
-    asked, free = sum(file.num_bytes or 0 for file in missing), shutil.disk_usage(folder).free
+    asked, free = sum(file.num_bytes or 0 for file in files), shutil.disk_usage(folder).free
     if asked > free:
         raise NoRoomError(
             f"the download of {source.name} ({asked / 1e9:,.2f} GB) does not fit on the disk: {free / 1e9:,.2f} GB are "
@@ -141,24 +147,23 @@ def _check_room(source: Source, missing: Sequence[RepoFile]) -> None:
         )
 
 
-def _download(source: Source, revision: Revision, files: Sequence[str]) -> None:
-    from huggingface_hub import hf_hub_download
-
-    def get(file: str) -> None:
-        hf_hub_download(revision.repo, file, revision=revision.commit)
-
-    with hub_errors(source.name, revision.commit), quiet():
-        _each_in_daemons(get, files)
-
-
 def _each_in_daemons(function: Callable[[str], Any], items: Sequence[str]) -> None:
-    """Call a function with each item, some at once; an executor's threads would be waited for when the process ends."""
-    waiting, done = deque(items), SimpleQueue[Exception | None]()
+    """Call a function with each item, some at once, and raise the first error when all threads are done.
+
+    Not by an executor, whose threads would be waited for when the process ends.
+    """
+    waiting, outcomes = deque(items), SimpleQueue[Exception | None]()
 
     def work() -> None:
         with suppress(IndexError):  # nothing is left
             while True:
-                done.put(_error_of(function, waiting.popleft()))
+                item = waiting.popleft()
+                try:
+                    function(item)
+                except Exception as error:  # noqa: BLE001 - the thread that waits raises it
+                    outcomes.put(error)
+                else:
+                    outcomes.put(None)
 
     for _ in items[:_STREAMS]:
         threading.Thread(target=work, name="llreg-fetch", daemon=True).start()
@@ -166,23 +171,14 @@ def _each_in_daemons(function: Callable[[str], Any], items: Sequence[str]) -> No
     running = len(items)
     try:
         while running > 0:
-            error = done.get()
+            error = outcomes.get()
             running -= 1
             if error is not None:
                 errors.append(error)
-                running -= len(
-                    waiting
-                )  # those are not begun; what runs is waited for: it writes where others would delete
+                # Those are not begun; what runs is waited for, since it writes where others would delete.
+                running -= len(waiting)
                 waiting.clear()
     finally:
         waiting.clear()
     if errors:
         raise errors[0]
-
-
-def _error_of(function: Callable[[str], Any], item: str) -> Exception | None:
-    try:
-        function(item)
-    except Exception as error:  # noqa: BLE001 - the thread that waits raises it
-        return error
-    return None

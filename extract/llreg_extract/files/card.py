@@ -1,9 +1,9 @@
-"""What a model's card, config and weights declare, in the form rows store it."""
+"""A model's card, and with it what the model declares of itself, in the form rows store it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,28 @@ def declared(
     downloads : int, optional
         Downloads of the last 30 days, as the Hub counts them.
     """
-    kept = _tags(card.get("tags") if tags is None else tags)
-    tagged = [found for tag in tags or () if isinstance(tag, str) and (found := _TAGGED_BASE.fullmatch(tag))]
-    licence = card.get("license") or next((tag[8:] for tag in kept if tag.startswith("license:")), None)
+    tag_values = card.get("tags") if tags is None else tags
+    printable = map(clean, tag_values if isinstance(tag_values, (list, tuple)) else ())
+    kept_tags = list(dict.fromkeys(tag for tag in printable if tag))[:_TAGS]
+    tagged_bases = [match for tag in tags or () if isinstance(tag, str) and (match := _TAGGED_BASE.fullmatch(tag))]
+
+    bases = card.get("base_model") or [match[2] for match in tagged_bases]
+    bases = bases if isinstance(bases, list) else [bases]
+    base_models = list(dict.fromkeys(base for base in bases if isinstance(base, str) and is_name(base)))[:_BASE_MODELS]
+    relation = clean(card.get("base_model_relation")) or next((match[1] for match in tagged_bases if match[1]), None)
+
+    licence = card.get("license") or next((tag[8:] for tag in kept_tags if tag.startswith("license:")), None)
     if licence == "other":
         licence = card.get("license_name") or licence
     return {
-        "base_model": _base_models(card.get("base_model") or [found[2] for found in tagged]),
-        "relation": clean(card.get("base_model_relation")) or next((found[1] for found in tagged if found[1]), None),
+        "base_model": base_models,
+        "relation": relation,
         "licence": clean(licence),
         "architecture": clean(architecture),
         "num_parameters": num_parameters,
         "context_length": context_length,
         "created": created,
-        "tags": kept,
+        "tags": kept_tags,
         "downloads": downloads if isinstance(downloads, int) and 0 <= downloads <= _MAX_COUNT else None,
     }
 
@@ -68,20 +76,6 @@ def clean(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     return _UNPRINTABLE.sub("", value)[:_TEXT_LENGTH] or None
-
-
-def _base_models(value: object) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return _distinct(model for model in values if isinstance(model, str) and is_name(model))[:_BASE_MODELS]
-
-
-def _tags(value: object) -> list[str]:
-    values = value if isinstance(value, (list, tuple)) else []
-    return _distinct(tag for tag in map(clean, values) if tag)[:_TAGS]
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -17,37 +17,27 @@ from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, Uns
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-TOKENIZER_VOCABULARIES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "*.tiktoken",
-)
+TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 TOKENIZER_FILES = (
     *TOKENIZER_VOCABULARIES,
-    "tokenizer_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json"),
 )
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# What llreg loads weights in, by the names of safetensors.
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """The files that match any of the patterns, sorted."""
-    wanted = tuple(patterns)
-    return sorted(file for file in files if any(fnmatchcase(file, pattern) for pattern in wanted))
+    patterns = tuple(patterns)
+    return sorted(file for file in files if any(fnmatchcase(file, pattern) for pattern in patterns))
 
 
-def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
+def pick_gguf(name: str, files: Collection[str], location: str) -> str | None:
     """The GGUF file to score, or None where the checkpoint's safetensors are.
 
     Parameters
@@ -56,7 +46,7 @@ def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
         The model, for messages.
     files : collection of str
         File names of the directory or repository.
-    where : str
+    location : str
         Path or Hub id, for messages.
 
     Raises
@@ -72,7 +62,7 @@ def pick_gguf(name: str, files: Collection[str], where: str) -> str | None:
         return None
     ggufs = matching(files, ["*.gguf"])
     if len(ggufs) > 1:
-        raise InputError(f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {where}/{ggufs[0]}")
+        raise InputError(f"{name} holds several GGUF files ({', '.join(ggufs)}): choose one, as {location}/{ggufs[0]}")
     if ggufs:
         return ggufs[0]
     if matching(files, _PICKLED):
@@ -131,7 +121,7 @@ def indexed_weights(directory: Path, name: str) -> list[str]:
     return files
 
 
-def tokenizer_place(files: Iterable[str], root: Iterable[str]) -> Literal["weights", "root"]:
+def tokenizer_location(files: Iterable[str], root: Iterable[str]) -> Literal["weights", "root"]:
     """Where the tokenizer of a model in a subfolder lies: beside its weights, or else at the root.
 
     Parameters
@@ -171,8 +161,8 @@ def adapter_files(files: Collection[str], name: str) -> list[str]:
                 "save_pretrained(DIR)"
             )
         raise ModelNotFoundError(f"{name} is an adapter without weights: expected {ADAPTER_WEIGHTS}")
-    own = matching(files, TOKENIZER_FILES) if matching(files, TOKENIZER_VOCABULARIES) else []
-    return sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *own])
+    tokenizer = matching(files, TOKENIZER_FILES) if matching(files, TOKENIZER_VOCABULARIES) else []
+    return sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer])
 
 
 def hash_file(path: Path) -> str:

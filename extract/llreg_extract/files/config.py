@@ -8,38 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.checkpoint import ADAPTER_CONFIG
+from llreg_extract.files.checkpoint import ADAPTER_CONFIG, DTYPES
 from llreg_extract.libraries import first_line, quiet
+from llreg_extract.quirks import has_no_positions, reserved_positions, why_not_causal, with_text_part
 from llreg_schemas.errors import UnsupportedModelError
 
-# Encoders that AutoModelForCausalLM loads all the same; they see the future unless is_decoder is set.
-_ENCODERS = frozenset(
-    (
-        *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"),
-        *("megatron-bert", "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"),
-        *("roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-    )
-)
+# Endings of architectures that have another head than the one for the next token.
 _OTHER_HEADS = ("Classification", "ForQuestionAnswering", "ForMaskedLM", "ForMultipleChoice", "RewardModel")
 
 _CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-    "context_length",
-    "model_max_length",
-    "max_target_positions",
+    *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length"),
+    *("context_length", "model_max_length", "max_target_positions"),
 )
-# The position of a first token is so much more than the padding's id: as many fewer are left for texts.
-_BEHIND_PADDING = {
-    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), 1),
-    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), 1),
-    "prophetnet": 2,  # its predicting stream looks one position further
-}
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
-_DTYPES = ("float32", "bfloat16", "float16")
 
 # Methods that change what the model reads, or mix adapters by what it reads: no weights come of them.
 _NOT_WEIGHTS = ("PROMPT", "PREFIX_TUNING", "P_TUNING", "CPT", "CARTRIDGE", "XLORA", "POLY", "SHADOW")
@@ -81,8 +61,8 @@ def complete_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         return dict(config)
     try:
         with quiet():
-            known = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-            return {**config, **known.to_dict(), "is_encoder_decoder": known.is_encoder_decoder}
+            complete = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+            return {**config, **complete.to_dict(), "is_encoder_decoder": complete.is_encoder_decoder}
     except Exception as error:  # whatever a config class checks, the config is at fault
         raise UnsupportedModelError(f"{name}: config.json is not accepted: {first_line(error)}") from error
 
@@ -105,26 +85,25 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind, what = config.get("model_type"), architecture(config) or config.get("model_type")
+    kind = config.get("model_type")
     if not isinstance(kind, str):
         raise UnsupportedModelError(f"{name}: config.json names no model_type, so its architecture is unknown")
-    if config.get("is_encoder_decoder"):
-        raise _not_causal(name, f"{what} (encoder-decoder)")
-    if _is_bidirectional(config):
-        raise _not_causal(name, f"{what} (bidirectional encoder)")
-    if kind == "reformer" and "lsh" in config.get("attn_layers", ()):  # which buckets a text fills depends on its end
-        raise _not_causal(name, f"{what} (hashed attention)")
-    if any(str(what).endswith(head) for head in _OTHER_HEADS):
-        raise _not_causal(name, str(what))
+    class_name = architecture(config) or kind
+    reason = why_not_causal(config)
+    if reason is not None:
+        raise _not_causal(name, f"{class_name} ({reason})")
+    if any(class_name.endswith(head) for head in _OTHER_HEADS):
+        raise _not_causal(name, class_name)
     if kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING:
         return
+    # transformers has no causal class for it: code from the checkpoint may.
     remote = config.get("auto_map")
-    if not remote and kind in CONFIG_MAPPING and str(what).endswith("ForCausalLM"):
+    if not remote and kind in CONFIG_MAPPING and class_name.endswith("ForCausalLM"):
         raise UnsupportedModelError(
-            f"{name} is a {what} on its own ({kind}), which transformers loads only as a part of a larger model"
+            f"{name} is a {class_name} on its own ({kind}), which transformers loads only as a part of a larger model"
         )
     if not remote and kind in CONFIG_MAPPING:
-        raise _not_causal(name, str(what))
+        raise _not_causal(name, class_name)
     if not remote:
         raise UnsupportedModelError(
             f"{name} is of model type {kind!r}, which this transformers does not know: a newer one may "
@@ -133,32 +112,19 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
     if not trust_remote_code:
         raise UnsupportedModelError(f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code")
     if "AutoModelForCausalLM" not in remote:
-        raise _not_causal(name, str(what))
-    if "--" in str(remote["AutoModelForCausalLM"]):
-        elsewhere = str(remote["AutoModelForCausalLM"]).partition("--")[0]
+        raise _not_causal(name, class_name)
+    repository, dashes, _ = str(remote["AutoModelForCausalLM"]).partition("--")
+    if dashes:
         raise UnsupportedModelError(
-            f"the code of {name} lies in another repository ({elsewhere}), where its commit does not pin it: copy the code "
+            f"the code of {name} lies in another repository ({repository}), where its commit does not pin it: copy the code "
             "beside the weights and give that directory"
         )
 
 
-def _is_bidirectional(config: Mapping[str, Any]) -> bool:
-    """Whether a config says that tokens attend to later ones, outright or by what it leaves unsaid."""
-    if config.get("model_type") in _ENCODERS and not config.get("is_decoder"):
-        return True
-    if config.get("model_type") == "xlm" and not config.get("causal"):
-        return True
-    parts = [config, *(part for key in _TEXT_CONFIGS if isinstance(part := config.get(key), Mapping))]
-    # "vision" of Gemma 4 is for images alone.
-    return any(
-        part.get("use_bidirectional_attention") in (True, "all") or part.get("is_causal") is False for part in parts
-    )
-
-
-def _not_causal(name: str, what: str) -> UnsupportedModelError:
-    article = "an" if what[:1].lower() in "aeiou" else "a"
+def _not_causal(name: str, class_name: str) -> UnsupportedModelError:
+    article = "an" if class_name[:1].lower() in "aeiou" else "a"
     return UnsupportedModelError(
-        f"{name} is {article} {what}, not a causal language model: llreg scores decoder-only models"
+        f"{name} is {article} {class_name}, not a causal language model: llreg scores decoder-only models"
     )
 
 
@@ -173,27 +139,18 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
     The smallest of the limits that the config and its text part state.
     """
-    parts = [config, *(part for key in _TEXT_CONFIGS if isinstance(part := config.get(key), Mapping))]
-    limits = [_own_limit(part) for part in parts]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _own_limit(config: Mapping[str, Any]) -> int | None:
-    # ALiBi has no positions to run out of; Bloom configs still carry the seq_length of their training.
-    if config.get("model_type") == "bloom" or config.get("alibi"):
-        return None
-    values = (config.get(key) for key in _CONTEXT_KEYS)
-    limit = min((v for v in values if isinstance(v, int) and v > 0), default=None)
-    if limit is not None and config.get("model_type") in _BEHIND_PADDING:
-        limit -= int(config.get("pad_token_id") or 0) + _BEHIND_PADDING[config["model_type"]]
-    return limit
+    limits = []
+    for part in with_text_part(config):
+        if not has_no_positions(part):
+            stated = [value for key in _CONTEXT_KEYS if isinstance(value := part.get(key), int) and value > 0]
+            limits += [min(stated) - reserved_positions(part)] if stated else []
+    return min(limits, default=None)
 
 
 def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a config, or its text part, says of how the weights are quantised; None where they are not."""
-    parts = [config, *(part for key in _TEXT_CONFIGS if isinstance(part := config.get(key), Mapping))]
-    found = (part.get("quantization_config") for part in parts)
-    settings = next((value for value in found if isinstance(value, Mapping)), None)
+    stated = (part.get("quantization_config") for part in with_text_part(config))
+    settings = next((value for value in stated if isinstance(value, Mapping)), None)
     return None if settings is None else dict(settings)
 
 
@@ -266,7 +223,7 @@ def checkpoint_dtype(config: Mapping[str, Any]) -> str | None:
     """dtype the config says the weights are saved in: "float32", "bfloat16", "float16", or None."""
     value = config.get("dtype") or config.get("torch_dtype")
     text = str(value).removeprefix("torch.")
-    return text if text in _DTYPES else None
+    return text if text in DTYPES.values() else None
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,13 @@ from typing import Any, BinaryIO
 
 from llreg_schemas.errors import UnsupportedModelError
 
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+# Types of values by number, and how `struct` reads the scalars among them.
+_SCALARS = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_COUNT = 1 << 24  # entries of a list; real vocabularies stay below 2^19
+_MAX_STRING = 1 << 24  # bytes; chat templates take some 10^4
 _MAX_BASES = 32
 _REPO_URL = re.compile(r"https://huggingface\.co/([^/?#]+/[^/?#]+)/?")
-_MAX_STRING = 1 << 24  # bytes; chat templates take some 10^4
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class GGUFHeader:
         count = self.metadata.get("general.base_model.count")
         numbers = range(min(count, _MAX_BASES) if isinstance(count, int) else 0)
         urls = (self.metadata.get(f"general.base_model.{k}.repo_url") for k in numbers)
-        found = (_REPO_URL.fullmatch(url) for url in urls if isinstance(url, str))
-        return [match[1] for match in found if match]
+        matches = (_REPO_URL.fullmatch(url) for url in urls if isinstance(url, str))
+        return [match[1] for match in matches if match]
 
     @property
     def quantization(self) -> str | None:
@@ -111,7 +100,7 @@ def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
             value = _value(stream, _number(stream, "<I"))
             if value is not None:
                 metadata[key] = value
-        elements: Counter[int] = Counter()
+        elements: Counter[int] = Counter()  # by GGML type
         for _ in range(num_tensors):
             _string(stream)
             shape = [_number(stream, "<Q") for _ in range(_number(stream, "<I"))]
@@ -123,7 +112,7 @@ def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
 
 
 class _MalformedError(Exception):
-    pass
+    """What is read cannot be a header."""
 
 
 def _bad(name: str, why: str) -> UnsupportedModelError:
@@ -152,7 +141,7 @@ def _string(stream: BinaryIO) -> str:
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:
-    """One value; None for an array, which is skipped."""
+    """One value of a type; None for an array, which is skipped."""
     if kind == _STRING:
         return _string(stream)
     if kind in _SCALARS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,71 +49,65 @@ def needed_files(source: Source, *, trust_remote_code: bool) -> list[RepoFile]:
         It lacks a tokenizer.
     ModelNotFoundError, ModelAccessError
     """
-    found: list[RepoFile] = []
+    files: list[RepoFile] = []
+    name, adapter = source.name, source.adapter
     if source.kind == "hub":
-        listed = _list_files(source.name, source.location, source.revision)
-        if listed is None:  # offline: from the cache, or this tells what is missing
-            listed = _files_in(download(source, trust_remote_code=trust_remote_code))
-        wanted = _wanted_files(source, listed, trust_remote_code)
-        found += _described(source.name, source.location, source.revision, wanted, listed)
-    adapter = source.adapter
+        repo, commit = source.location, source.revision
+        sizes = _file_sizes(name, repo, commit, lambda: download(source, trust_remote_code=trust_remote_code))
+        files += _repo_files(name, repo, commit, _needed_names(source, sizes, trust_remote_code), sizes)
     if adapter is not None and adapter.kind == "hub":
-        listed = _list_files(source.name, adapter.location, adapter.revision)
-        if listed is None:
-            listed = _files_in(_adapter_root(adapter, source.name))
-        wanted = matching(listed, in_folder(adapter.subfolder, _ADAPTER_FILES))
-        found += _described(source.name, adapter.location, adapter.revision, wanted, listed)
-    return found
+        repo, commit = adapter.location, adapter.revision
+        sizes = _file_sizes(name, repo, commit, lambda: _adapter_root(adapter, name))
+        files += _repo_files(name, repo, commit, matching(sizes, in_folder(adapter.subfolder, _ADAPTER_FILES)), sizes)
+    return files
 
 
-def _list_files(name: str, repo: str, commit: str) -> dict[str, int | None] | None:
-    """Bytes of a repository's files (None where the Hub does not say); None when offline."""
+def _file_sizes(name: str, repo: str, commit: str, find_cached: Callable[[], Path]) -> dict[str, int | None]:
+    """Bytes of a repository's files (None where the Hub does not say); when offline, of those in the cache.
+
+    `find_cached` gives their folder, or raises an error that says what is missing.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     with hub_errors(name, commit), quiet():
         try:
             info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=TIMEOUT)
+            return {sibling.rfilename: sibling.size for sibling in info.siblings or []}
         except OfflineModeIsEnabled:
-            return None
-    return {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-
-
-def _files_in(folder: Path) -> dict[str, int | None]:
+            pass
+    folder = find_cached()
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
-def _described(
-    name: str, repo: str, commit: str, wanted: Sequence[str], listed: Mapping[str, int | None]
+def _repo_files(
+    name: str, repo: str, commit: str, needed: Sequence[str], sizes: Mapping[str, int | None]
 ) -> list[RepoFile]:
     from huggingface_hub import try_to_load_from_cache
 
-    gone = next((file for file in wanted if file not in listed), None)
-    if gone is not None:
-        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {gone}, which is not there")
-    cached = [isinstance(try_to_load_from_cache(repo, file, revision=commit), str) for file in wanted]
-    return [RepoFile(file, listed[file], here, repo, commit) for file, here in zip(wanted, cached, strict=True)]
+    absent = next((file for file in needed if file not in sizes), None)
+    if absent is not None:
+        raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {absent}, which is not there")
+    # What the cache knows to be absent is an object, and no path.
+    cached = [isinstance(try_to_load_from_cache(repo, file, revision=commit), str) for file in needed]
+    return [RepoFile(file, sizes[file], is_here, repo, commit) for file, is_here in zip(needed, cached, strict=True)]
 
 
-def _wanted_files(source: Source, files: Collection[str], trust_remote_code: bool) -> list[str]:
-    """What is needed of the repository with the weights."""
+def _needed_names(source: Source, files: Collection[str], trust_remote_code: bool) -> list[str]:
+    """Which of its files are needed of the repository with the weights."""
+    from huggingface_hub import hf_hub_download
+
     if source.file is not None:
         return [source.file]
     small = matching(files, _patterns(source, trust_remote_code))
     if not trust_remote_code and source.tokenizer != "adapter":
         check_tokenizer(source.name, (Path(file).name for file in small))
-    if in_folder(source.subfolder, [WEIGHTS_INDEX])[0] not in files:
+    (index,) = in_folder(source.subfolder, [WEIGHTS_INDEX])
+    if index not in files:
         return [*small, *in_folder(source.subfolder, [WEIGHTS])]
-    index = _fetch_index(source)
-    return [*small, *in_folder(source.subfolder, indexed_weights(index.parent, source.name))]
-
-
-def _fetch_index(source: Source) -> Path:
-    from huggingface_hub import hf_hub_download
-
     with hub_errors(source.name, source.revision), quiet():
-        index = in_folder(source.subfolder, [WEIGHTS_INDEX])[0]
-        return Path(hf_hub_download(source.location, index, revision=source.revision))
+        path = Path(hf_hub_download(source.location, index, revision=source.revision))
+    return [*small, *in_folder(source.subfolder, indexed_weights(path.parent, source.name))]
 
 
 def _patterns(source: Source, trust_remote_code: bool) -> list[str]:

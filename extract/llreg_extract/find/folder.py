@@ -117,13 +117,13 @@ class LocalFolder:
 
         A GGUF file is hashed alone, without its name.
         """
-        named = list(files)
-        if len(named) == 1 and named[0].lower().endswith(".gguf"):
-            return f"sha256:{hash_file(self.path / named[0])}"
+        names = list(files)
+        if len(names) == 1 and names[0].lower().endswith(".gguf"):
+            return f"sha256:{hash_file(self.path / names[0])}"
         if weights:
             _ = self.elements  # which refuses what is no safetensors file
-            named += in_folder(self.subfolder, weight_files(self.folder, self.name))
-        return f"sha256:{hash_files(self.path, set(named))}"
+            names += in_folder(self.subfolder, weight_files(self.folder, self.name))
+        return f"sha256:{hash_files(self.path, set(names))}"
 
     def fetch(self, file: str) -> Path:
         """Path of a file of its folder."""
@@ -186,12 +186,12 @@ class HubFolder:
         """
         if subfolder is None:
             return self
-        found = replace(self, subfolder=subfolder, parameters={})  # the Hub counts those of the root
-        if not found.files:
+        folder = replace(self, subfolder=subfolder, parameters={})  # the Hub counts those of the root
+        if not folder.files:
             raise ModelNotFoundError(
                 f"{self.name} has no folder {subfolder} at revision {self.sha[:12]}: check the name"
             )
-        return found
+        return folder
 
     def revision(self, files: Iterable[str], *, weights: bool = False) -> str:
         """Its commit, whichever files count."""
@@ -205,20 +205,17 @@ class HubFolder:
         """
         if self.parameters:
             return Counter(dict(self.parameters))
+        weights: list[str] = []
+        if WEIGHTS in self.files:
+            weights = [WEIGHTS]
+        elif WEIGHTS_INDEX in self.files:
+            shards = indexed_weights(self.fetch(WEIGHTS_INDEX).parent, self.name)
+            weights = shards if set(shards) <= set(self.files) else []
         elements: Counter[str] = Counter()
-        for file in self._weights():
+        for file in weights:
             with self.open(file, block=_SAFETENSORS_BLOCK) as stream:
                 elements += count_elements(stream, file)
         return elements
-
-    def _weights(self) -> list[str]:
-        """The safetensors files, or none where some are neither in the cache nor to be had."""
-        if WEIGHTS in self.files:
-            return [WEIGHTS]
-        if WEIGHTS_INDEX not in self.files:
-            return []
-        files = indexed_weights(self.fetch(WEIGHTS_INDEX).parent, self.name)
-        return files if set(files) <= set(self.files) else []
 
     def fetch(self, file: str) -> Path:
         """Local path of a small file of its folder, downloaded if need be."""
@@ -253,16 +250,24 @@ def open_repo(repo: str, revision: str | None) -> HubFolder:
     ------
     ModelNotFoundError, ModelAccessError
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     with hub_errors(repo, revision), quiet():
         try:
             info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
         except OfflineModeIsEnabled:
-            return _cached_repo(repo, revision)
+            cached = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"])
+            folder = Path(cached)
+            files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+            return HubFolder(repo, repo, folder.name, files, read_card(folder / "README.md"), {}, {"created": None})
         files = [sibling.rfilename for sibling in info.siblings or []]
-        _remember_revision(repo, revision, files)
+        # Files are fetched by commit, which leaves no trace of the branch in the cache; fetching one small file by its
+        # branch does, so that the same name resolves offline later.
+        describing = [file for file in ("config.json", "README.md") if file in files]
+        describing += [file for file in files if file.endswith("config.json")]
+        if describing:
+            hf_hub_download(repo, describing[0], revision=revision)
     return HubFolder(
         location=repo,
         name=info.id if is_name(info.id) else repo,
@@ -276,22 +281,3 @@ def open_repo(repo: str, revision: str | None) -> HubFolder:
             "downloads": info.downloads,
         },
     )
-
-
-def _remember_revision(repo: str, revision: str | None, files: Collection[str]) -> None:
-    # Files are fetched by commit, which leaves no trace of the branch in the cache; fetching one small
-    # file by its branch does, so that the same name resolves offline later.
-    from huggingface_hub import hf_hub_download
-
-    named = (file for file in ("config.json", "README.md") if file in files)
-    small = next(named, None) or next((file for file in files if file.endswith("config.json")), None)
-    if small is not None:
-        hf_hub_download(repo, small, revision=revision)
-
-
-def _cached_repo(repo: str, revision: str | None) -> HubFolder:
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
-    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    return HubFolder(repo, repo, folder.name, files, read_card(folder / "README.md"), {}, {"created": None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 from llreg_extract.files.card import clean, declared
 from llreg_extract.files.checkpoint import (
@@ -18,7 +17,7 @@ from llreg_extract.files.checkpoint import (
     matching,
     pick_gguf,
     prevailing_dtype,
-    tokenizer_place,
+    tokenizer_location,
 )
 from llreg_extract.files.config import (
     architecture,
@@ -32,34 +31,31 @@ from llreg_extract.files.config import (
     quantization_settings,
     read_config,
 )
-from llreg_extract.files.gguf_header import GGUFHeader, read_gguf_header
+from llreg_extract.files.gguf_header import read_gguf_header
 from llreg_extract.find.folder import ModelFolder
 from llreg_extract.libraries import require_for_model
+from llreg_extract.quirks import is_gguf_encoder
 from llreg_extract.source import QUANTIZATIONS, Adapter, Source, check_file_name
 from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
 
-# Architectures of llama.cpp that are no causal language models.
-_GGUF_REFUSED = ("t5", "bert", "nomic-bert", "jina-bert", "modern-bert", "clip")
 
-
-def adapter_source(folder: ModelFolder, under: Source) -> Source:
+def adapter_source(folder: ModelFolder, base: Source) -> Source:
     """The source of an adapter over a pinned base model."""
     require_for_model("peft")
     files = in_folder(folder.subfolder, adapter_files(folder.files, folder.name))
-    adapter = Adapter(under.name, folder.kind, folder.location, folder.revision(files), folder.subfolder)
-    known = declared(
+    adapter = Adapter(base.name, folder.kind, folder.location, folder.revision(files), folder.subfolder)
+    declaration = declared(
         folder.card,
-        architecture=under.declared["architecture"],
-        num_parameters=under.declared["num_parameters"],
-        context_length=under.declared["context_length"],
+        architecture=base.declared["architecture"],
+        num_parameters=base.declared["num_parameters"],
+        context_length=base.declared["context_length"],
         **folder.facts,
     )
-    known["base_model"] = known["base_model"] or [under.name]
-    known["relation"] = known["relation"] or "adapter"
-    own = matching(folder.files, TOKENIZER_VOCABULARIES)
-    return replace(
-        under, name=folder.name, adapter=adapter, declared=known, tokenizer="adapter" if own else under.tokenizer
-    )
+    declaration["base_model"] = declaration["base_model"] or [base.name]
+    declaration["relation"] = declaration["relation"] or "adapter"
+    # Training may have added tokens: an adapter with a vocabulary has its own tokenizer.
+    tokenizer = "adapter" if matching(folder.files, TOKENIZER_VOCABULARIES) else base.tokenizer
+    return replace(base, name=folder.name, adapter=adapter, declared=declaration, tokenizer=tokenizer)
 
 
 def model_source(folder: ModelFolder, file: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
@@ -68,14 +64,14 @@ def model_source(folder: ModelFolder, file: str | None, quantize: str | None, tr
         raise UnsupportedModelError(
             f"{folder.name} is itself an adapter and cannot be the base of another: merge it, and give the result with --base"
         )
-    where = "/".join([folder.location, *([folder.subfolder] if folder.subfolder else [])])
-    file = file or pick_gguf(folder.name, folder.files, where)
+    location = "/".join([folder.location, *([folder.subfolder] if folder.subfolder else [])])
+    file = file or pick_gguf(folder.name, folder.files, location)
     if file is not None:
-        return _gguf(folder, file, quantize)
-    return _checkpoint(folder, quantize, trust_remote_code)
+        return _gguf_source(folder, file, quantize)
+    return _checkpoint_source(folder, quantize, trust_remote_code)
 
 
-def _checkpoint(folder: ModelFolder, quantize: str | None, trust_remote_code: bool) -> Source:
+def _checkpoint_source(folder: ModelFolder, quantize: str | None, trust_remote_code: bool) -> Source:
     if "config.json" not in folder.files:
         raise ModelNotFoundError(f"{folder.name} has no config.json: it is not a transformers model")
     config = complete_config(read_config(folder.fetch("config.json"), folder.name), folder.name)
@@ -85,7 +81,8 @@ def _checkpoint(folder: ModelFolder, quantize: str | None, trust_remote_code: bo
         raise InputError(
             f"{folder.name} is quantised already ({method}): --quantize goes with a checkpoint that is not"
         )
-    tokenizer = tokenizer_place(folder.files, folder.root) if folder.subfolder else "weights"
+    # The hash of a local model covers its config and weights, and the tokenizer wherever it lies.
+    tokenizer = tokenizer_location(folder.files, folder.root) if folder.subfolder else "weights"
     files = in_folder(folder.subfolder, deciding_files(folder.files, trust_remote_code=trust_remote_code))
     files += matching(folder.root, TOKENIZER_FILES) if tokenizer == "root" else []
     return Source(
@@ -112,7 +109,7 @@ def _checkpoint(folder: ModelFolder, quantize: str | None, trust_remote_code: bo
     )
 
 
-def _gguf(folder: ModelFolder, file: str, quantize: str | None) -> Source:
+def _gguf_source(folder: ModelFolder, file: str, quantize: str | None) -> Source:
     require_for_model("gguf")
     name, inside = folder.name, in_folder(folder.subfolder, [file])[0]
     check_file_name(inside)
@@ -121,10 +118,11 @@ def _gguf(folder: ModelFolder, file: str, quantize: str | None) -> Source:
         raise InputError(f"{name} is a GGUF file: --quantize goes with safetensors that are not quantised")
     with folder.open(file) as stream:
         header = read_gguf_header(stream, name)
-    if (header.architecture or "").startswith(_GGUF_REFUSED):
+    if is_gguf_encoder(header.architecture):
         raise UnsupportedModelError(
             f"{name} is a {header.architecture} GGUF, not a causal language model: llreg scores decoder-only models"
         )
+    header_card = {"license": header.metadata.get("general.license"), "base_model": header.base_models}
     return Source(
         name=name,
         kind=folder.kind,
@@ -133,18 +131,13 @@ def _gguf(folder: ModelFolder, file: str, quantize: str | None) -> Source:
         file=inside,
         quantization=header.quantization,
         checkpoint_dtype="float32",
-        declared=_declared_of_gguf(header, folder),
-    )
-
-
-def _declared_of_gguf(header: GGUFHeader, folder: ModelFolder) -> dict[str, Any]:
-    own = {"license": header.metadata.get("general.license"), "base_model": header.base_models}
-    return declared(
-        {**own, **(folder.card if folder.kind == "hub" else {})},
-        architecture=None,  # llama.cpp's names are not transformers'; the loaded class fills it in
-        num_parameters=header.num_parameters,
-        context_length=header.context_length,
-        **folder.facts,
+        declared=declared(
+            {**header_card, **(folder.card if folder.kind == "hub" else {})},
+            architecture=None,  # llama.cpp's names are not transformers'; the loaded class fills it in
+            num_parameters=header.num_parameters,
+            context_length=header.context_length,
+            **folder.facts,
+        ),
     )
 
 

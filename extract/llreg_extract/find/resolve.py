@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from llreg_extract.files.checkpoint import ADAPTER_CONFIG
@@ -73,14 +71,22 @@ def resolve(
     require("torch", "transformers", "safetensors")
     if quantize is not None:
         check_quantize(quantize)
-    folder = tidy_subfolder(subfolder) if subfolder is not None else None
-    with _read_errors(model):
-        place, file = _find(model, revision, name, folder)
-        if file is None and ADAPTER_CONFIG in place.files:
-            return _adapter(place, base, quantize, trust_remote_code)
-        if base is not None:
-            raise InputError(f"{model} is no adapter, for it has no {ADAPTER_CONFIG}: --base goes with an adapter only")
-        return model_source(place, file, quantize, trust_remote_code)
+    inside = tidy_subfolder(subfolder) if subfolder is not None else None
+    try:
+        folder, file = _find(model, revision, name, inside)
+        if file is not None or ADAPTER_CONFIG not in folder.files:
+            if base is not None:
+                raise InputError(
+                    f"{model} is no adapter, for it has no {ADAPTER_CONFIG}: --base goes with an adapter only"
+                )
+            return model_source(folder, file, quantize, trust_remote_code)
+        config = read_adapter_config(folder.fetch(ADAPTER_CONFIG), folder.name)
+        base_folder, file = _find_base(folder, config, base)
+        return adapter_source(folder, model_source(base_folder, file, quantize, trust_remote_code))
+    except LlregError:
+        raise
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
 
 
 def resolve_identity(identity: Identity, *, trust_remote_code: bool = False) -> Source:
@@ -107,38 +113,25 @@ def resolve_identity(identity: Identity, *, trust_remote_code: bool = False) -> 
     """
     require("torch", "transformers", "safetensors")
     adapter, revision = identity.adapter, identity.revision or ""
-    if identity.source != "hub" or any(
-        pin.startswith("sha256:") for pin in (revision, (adapter or {}).get("revision", ""))
-    ):
+    pins = (revision, (adapter or {}).get("revision", ""))
+    if identity.source != "hub" or any(pin.startswith("sha256:") for pin in pins):
         raise InputError(
             f"{identity.name} was not (all) on the Hub (source {identity.source!r}): only who has its files can score it again"
         )
     quantize = quantize_of(identity.quantization)
-    if quantize is not None:
-        check_quantize(quantize)
-    folder = tidy_subfolder(identity.subfolder) if identity.subfolder is not None else None
+    subfolder = tidy_subfolder(identity.subfolder) if identity.subfolder is not None else None
     if adapter is None:
-        return model_source(
-            _open(identity.model, revision, folder, identity.file), identity.file, quantize, trust_remote_code
-        )
-    place = _open(adapter["model"], adapter["revision"], folder)
-    read_adapter_config(place.fetch(ADAPTER_CONFIG), place.name)
-    under = _open(identity.model, revision, None, identity.file)
-    return adapter_source(place, model_source(under, identity.file, quantize, trust_remote_code))
-
-
-@contextmanager
-def _read_errors(model: str) -> Iterator[None]:
-    try:
-        yield
-    except LlregError:
-        raise
-    except OSError as error:
-        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+        folder = _open(identity.model, revision, subfolder, identity.file)
+        return model_source(folder, identity.file, quantize, trust_remote_code)
+    # The subfolder is the adapter's then.
+    folder = _open(adapter["model"], adapter["revision"], subfolder)
+    read_adapter_config(folder.fetch(ADAPTER_CONFIG), folder.name)  # refuses what llreg cannot score
+    base_folder = _open(identity.model, revision, None, identity.file)
+    return adapter_source(folder, model_source(base_folder, identity.file, quantize, trust_remote_code))
 
 
 def _find(model: str, revision: str | None, name: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
-    """Where a model is, and the GGUF file if it names one."""
+    """The folder of a model, and the GGUF file in it that `model` names."""
     path = os.path.expanduser(model)  # unlike Path's, it and os.path.exists take any text
     if os.path.exists(path):
         if revision is not None:
@@ -161,8 +154,8 @@ def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[Mo
 
 
 def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
-    on_hub = _HUB_GGUF.fullmatch(model)
-    repo, file = (on_hub[1], on_hub[2]) if on_hub else (model, None)
+    gguf = _HUB_GGUF.fullmatch(model)
+    repo, file = (gguf[1], gguf[2]) if gguf else (model, None)
     if not is_name(repo):
         raise ModelNotFoundError(f"{model!r} is neither a path that exists nor a Hub id (org/name)")
     if file is not None:
@@ -170,36 +163,31 @@ def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tup
     return _open(repo, revision, subfolder, file), file
 
 
-def _open(repo: str, revision: str | None, subfolder: str | None, file: str | None = None) -> HubFolder:
-    found = open_repo(repo, revision)
-    if file is not None and file not in found.root:
-        raise ModelNotFoundError(f"{found.name} has no file {file} at revision {found.sha[:12]}: check the name")
-    return found.within(subfolder)
-
-
 def _refuse_subfolder(file: str, subfolder: str | None) -> None:
     if subfolder is not None:
         raise InputError(f"{file} is a file: --subfolder goes with a repository or a directory")
 
 
-def _adapter(place: ModelFolder, base: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
-    settings = read_adapter_config(place.fetch(ADAPTER_CONFIG), place.name)
-    under, file = _find_base(place, settings, base)
-    return adapter_source(place, model_source(under, file, quantize, trust_remote_code))
+def _open(repo: str, revision: str | None, subfolder: str | None, file: str | None = None) -> HubFolder:
+    """A folder of a Hub repository, which has a file if one is named."""
+    root = open_repo(repo, revision)
+    if file is not None and file not in root.root:
+        raise ModelNotFoundError(f"{root.name} has no file {file} at revision {root.sha[:12]}: check the name")
+    return root.within(subfolder)
 
 
-def _find_base(place: ModelFolder, settings: AdapterConfig, base: str | None) -> tuple[ModelFolder, str | None]:
+def _find_base(adapter: ModelFolder, config: AdapterConfig, base: str | None) -> tuple[ModelFolder, str | None]:
+    """The base model of an adapter: the one that the caller names, or else the adapter's config."""
     if base is not None:
         model, _, revision = (base, "", "") if os.path.exists(os.path.expanduser(base)) else base.partition("@")
-        return _find(model, revision or (settings.revision if model == settings.base else None), None, None)
-    if settings.base is None:
-        raise InputError(f"{place.name} does not say which model it is an adapter of: give it with --base")
+        return _find(model, revision or (config.revision if model == config.base else None), None, None)
+    if config.base is None:
+        raise InputError(f"{adapter.name} does not say which model it is an adapter of: give it with --base")
     # A path in a stranger's adapter is one on the stranger's machine.
-    here = place.kind == "local" and os.path.exists(os.path.expanduser(settings.base))
-    if not here and not is_name(settings.base):
+    if adapter.kind == "local" and os.path.exists(os.path.expanduser(config.base)):
+        return _find(config.base, None, None, None)
+    if not is_name(config.base):
         raise ModelNotFoundError(
-            f"the base model of {place.name} is not there: its {ADAPTER_CONFIG} names {settings.base!r}; give it with --base"
+            f"the base model of {adapter.name} is not there: its {ADAPTER_CONFIG} names {config.base!r}; give it with --base"
         )
-    if here:
-        return _find(settings.base, None, None, None)
-    return _find_on_hub(settings.base, settings.revision, None)
+    return _find_on_hub(config.base, config.revision, None)

@@ -46,28 +46,27 @@ def lay_over(module: Any, folder: Path, name: str) -> Any:
         config.inference_mode = True
         adapted = PeftModel(module, config)
         report = adapted.load_adapter(str(folder), "default", torch_device=str(module.device))
-        _refuse_misfit(report, name)
-        if is_packed(module):
+        # Weights that are missing would be as before training, and others have no place in the model.
+        for keys, complaint in (
+            (report.missing_keys, "lacks weights"),
+            (report.unexpected_keys, "has weights without a place"),
+        ):
+            if keys:
+                examples = f"{', '.join(sorted(keys)[:2])}{', …' * (len(keys) > 2)}"
+                raise UnsupportedModelError(
+                    f"{name} {complaint} ({len(keys)}: {examples}): it was made for another base model, or its file is damaged"
+                )
+        if _is_packed(module):
             return adapted.get_base_model().eval()
         return adapted.merge_and_unload(safe_merge=True).eval()
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         raise UnsupportedModelError(f"{name} cannot be laid over its base model: {first_line(error)}") from error
 
 
-def _refuse_misfit(report: Any, name: str) -> None:
-    """Refuse an adapter of which some weights are missing, and would be as before training, or have no place."""
-    for keys, told in ((report.missing_keys, "lacks weights"), (report.unexpected_keys, "has weights without a place")):
-        if keys:
-            shown = f"{', '.join(sorted(keys)[:2])}{', …' * (len(keys) > 2)}"
-            raise UnsupportedModelError(
-                f"{name} {told} ({len(keys)}: {shown}): it was made for another base model, or its file is damaged"
-            )
-
-
-def is_packed(module: Any) -> bool:
+def _is_packed(module: Any) -> bool:
     """Whether a model's weights are held as packed integers."""
-    named = chain(module.named_parameters(), module.named_buffers())
-    return any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in named)
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    return any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in tensors)
 
 
 def _fit_vocabulary(module: Any, weights: Path, name: str) -> None:
@@ -78,27 +77,23 @@ def _fit_vocabulary(module: Any, weights: Path, name: str) -> None:
     UnsupportedModelError
         The adapter holds some of the new embeddings only, so that the others would be random.
     """
-    whole, rows = _vocabulary_in(module, weights)
-    there = module.get_input_embeddings().weight.shape[0]
-    if not rows or rows == there:
-        return
-    tied = module.get_output_embeddings() is None or bool(module.config.get_text_config().tie_word_embeddings)
-    if rows > there and len(whole) < (1 if tied else 2):
-        raise UnsupportedModelError(
-            f"{name} has a vocabulary of {rows:,} tokens, its base model {there:,}, and it does not hold all the embeddings "
-            "of the new ones: save it again with save_embedding_layers=True"
-        )
-    module.resize_token_embeddings(rows, mean_resizing=False)
-
-
-def _vocabulary_in(module: Any, weights: Path) -> tuple[list[str], int]:
-    """Which of the input and output embeddings an adapter's file holds whole, and their rows; 0 if it holds none."""
     from safetensors import safe_open
 
+    # Which of the input and output embeddings the adapter's file holds whole, and their rows.
     layers = [module.get_input_embeddings(), module.get_output_embeddings()]
-    names = [key for key, layer in module.named_modules() if any(layer is wanted for wanted in layers)]
+    names = [key for key, layer in module.named_modules() if any(layer is embedding for embedding in layers)]
     with safe_open(weights, framework="np") as tensors:
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 - not iterable
     endings = (".weight", ".modules_to_save.weight", ".base_layer.weight")
-    found = {key: shapes[k][0] for key in names for end in endings if (k := f"{_MODULE}{key}{end}") in shapes}
-    return list(found), max(found.values(), default=0)
+    whole = {key: shapes[k][0] for key in names for end in endings if (k := f"{_MODULE}{key}{end}") in shapes}
+
+    rows, base_rows = max(whole.values(), default=0), module.get_input_embeddings().weight.shape[0]
+    if not rows or rows == base_rows:
+        return
+    tied = module.get_output_embeddings() is None or bool(module.config.get_text_config().tie_word_embeddings)
+    if rows > base_rows and len(whole) < (1 if tied else 2):
+        raise UnsupportedModelError(
+            f"{name} has a vocabulary of {rows:,} tokens, its base model {base_rows:,}, and it does not hold all the "
+            "embeddings of the new ones: save it again with save_embedding_layers=True"
+        )
+    module.resize_token_embeddings(rows, mean_resizing=False)

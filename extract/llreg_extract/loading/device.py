@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llreg_extract.files.checkpoint import DTYPES
 from llreg_extract.libraries import require
 from llreg_extract.loading.quantization import check_device
 from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto", gpus: i
         torch is not installed.
     """
     require("torch")
-    if dtype not in ("auto", *_DTYPES):
-        raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
+    if dtype not in ("auto", *DTYPES.values()):
+        raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES.values())}")
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise InputError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
-    elsewhere = gpus is not None
+    on_this_machine = gpus is None
     gpus = count_gpus() if gpus is None else gpus
     if kind == "cuda" and int(number or 0) >= gpus:
         raise InputError(
@@ -77,7 +77,7 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto", gpus: i
         device = "cuda" if gpus else "cpu"
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.checkpoint_dtype
-    if not elsewhere:
+    if on_this_machine:
         check_device(source, device)
     return dtype, device
 
@@ -106,8 +106,8 @@ def device_name(device: Any) -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
 
 
 def device_memory(device: str) -> DeviceMemory:
@@ -129,28 +129,17 @@ def device_memory(device: str) -> DeviceMemory:
 
 def available_memory() -> int | None:
     """Bytes of memory that this process may still take: of the machine, or of its container where that has less."""
-    limits = [_available_here(), _available_in_group(Path("/sys/fs/cgroup"))]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _available_here() -> int | None:
+    limits: list[int] = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+        limits.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")))
     except (OSError, StopIteration, ValueError):
-        pass
-    try:  # not Linux: what is there in all
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _available_in_group(group: Path) -> int | None:
-    """What a control group (version 2) leaves: its limit, less what it uses and could not give back."""
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
+        with suppress(ValueError, OSError, AttributeError):  # not Linux: all of the machine's
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    # A control group (version 2) leaves its limit, less what it uses and could not give back.
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+        limit, in_use = (int((group / f"memory.{file}").read_text(encoding="ascii")) for file in ("max", "current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0, limit - used + int(stat.get("inactive_file", 0)))
-    except (OSError, ValueError):  # no such group, or "max": no limit
-        return None
+        limits.append(max(0, limit - in_use + int(stat.get("inactive_file", 0))))
+    return min(limits, default=None)

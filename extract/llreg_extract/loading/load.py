@@ -59,15 +59,9 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         require_for_model(package)
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
-    with (
-        quiet(),
-        chatter_withheld(source),
-        load_errors(source.name),
-        checkpoint_folder(folder, source) as (place, options),
-    ):
-        options["trust_remote_code"] = trust_remote_code
-        tokenizer = read_tokenizer(source, folder, place, options)
-        module = read_module(source, place, options, dtype, device)
+    with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
+        tokenizer = _read_tokenizer(source, folder, weights, options)
+        module = _read_module(source, weights, options, dtype, device)
         return make_ready(source, module, tokenizer, dtype, trust_remote_code=trust_remote_code)
 
 
@@ -91,17 +85,19 @@ def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust
         The model is not causal.
     """
     attention = str(getattr(module.config, "_attn_implementation", None) or "none")
+    # A GGUF's header may state less than the config that transformers makes of it.
+    limits = (context_length(module.config.to_dict()), source.declared.get("context_length"))
     model = Model(
         source=source,
         module=module,
         tokenizer=tokenizer,
         device=module.device,
         weight_dtype=dtype,
-        context_length=_smallest(context_length(module.config.to_dict()), source.declared.get("context_length")),
+        context_length=min((limit for limit in limits if limit is not None), default=None),
         attention=attention,
         library_attention=attention,
         first_token_scored=special_prefix(tokenizer) > 0,
-        threads=_available_cpus(),
+        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         trust_remote_code=trust_remote_code,
     )
     prepare(model)
@@ -117,9 +113,8 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
         As `load`.
     """
     folder = download(source, trust_remote_code=trust_remote_code)
-    with quiet(), load_errors(source.name), checkpoint_folder(folder, source) as (place, options):
-        options["trust_remote_code"] = trust_remote_code
-        return read_tokenizer(source, folder, place, options)
+    with _checkpoint(source, folder, trust_remote_code) as (weights, options):
+        return _read_tokenizer(source, folder, weights, options)
 
 
 def environment(model: Model) -> dict[str, Any]:
@@ -130,10 +125,9 @@ def environment(model: Model) -> dict[str, Any]:
     dict
         "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" as ``row.schema.json`` has them.
     """
-    used = ("torch", "transformers", "tokenizers", *packages(model.source))
-    versions = {"python": platform.python_version(), **{name: version(name) for name in used}}
+    names = ("torch", "transformers", "tokenizers", *packages(model.source))
     return {
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "device": {"type": model.device.type, "name": device_name(model.device)},
         "attention": model.attention,
         "scoring_path": model.path,
@@ -142,86 +136,76 @@ def environment(model: Model) -> dict[str, Any]:
     }
 
 
-def _smallest(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
-def checkpoint_folder(folder: Path, source: Source) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Where transformers shall load from, and the options that say so.
+def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder that transformers shall load from, and options for that; what goes wrong meanwhile is the model's error.
 
     Parameters
     ----------
+    source : Source
     folder : Path
         From `llreg_extract.files.hub.download`.
-    source : Source
+    trust_remote_code : bool
     """
-    if source.file is None:
-        yield folder / (source.subfolder or ""), {}
-        return
-    # transformers also reads config and tokenizer files that lie beside a GGUF, which its hash does not cover.
-    with _links({"model.gguf": folder / source.file}) as alone:
-        yield alone, {"gguf_file": "model.gguf"}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        with quiet():
+            if source.file is None:
+                yield folder / (source.subfolder or ""), options
+                return
+            # transformers also reads config and tokenizer files that lie beside a GGUF, which its hash does not cover.
+            with _links({"model.gguf": folder / source.file}) as alone:
+                yield alone, {**options, "gguf_file": "model.gguf"}
+    except LlregError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"{source.name} does not fit in memory: try --dtype bfloat16 or --quantize int8, or a machine with more"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelError(f"the disk is full while {source.name} is loaded: free some space") from error
+        raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
 
 
 @contextmanager
 def _links(files: Mapping[str, Path]) -> Iterator[Path]:
     """A folder of links to files, by their names in it."""
-    with tempfile.TemporaryDirectory(prefix="llreg-") as alone:
+    with tempfile.TemporaryDirectory(prefix="llreg-") as folder:
         for name, path in files.items():
-            (Path(alone) / name).symlink_to(path.resolve())
-        yield Path(alone)
+            (Path(folder) / name).symlink_to(path.resolve())
+        yield Path(folder)
 
 
-@contextmanager
-def _tokenizer_folder(source: Source, folder: Path, place: Path, *, code: bool) -> Iterator[Path]:
-    """A tokenizer that does not lie beside the weights, put beside the config of the model."""
-    elsewhere = (
-        adapter_folder(source.adapter, source.name) if source.adapter and source.tokenizer == "adapter" else folder
-    )
-    names = [path.name for path in elsewhere.iterdir() if path.is_file()]
-    wanted = matching(names, [*TOKENIZER_FILES, *(["*.py"] if code else [])])
-    config = {"config.json": place / "config.json"} if source.file is None else {}
-    with _links({**{name: elsewhere / name for name in wanted}, **config}) as alone:
-        yield alone
-
-
-def read_tokenizer(source: Source, folder: Path, place: Path, options: Mapping[str, Any]) -> Any:
-    """The tokenizer of a source.
-
-    Parameters
-    ----------
-    source : Source
-    folder : Path
-        From `llreg_extract.files.hub.download`.
-    place, options
-        From `checkpoint_folder`; with trust_remote_code.
+def _read_tokenizer(source: Source, folder: Path, weights: Path, options: Mapping[str, Any]) -> Any:
+    """The tokenizer of a source, from where it lies; `weights` and `options` are from `_checkpoint`.
 
     Raises
     ------
     ModelError
         There is none, or it makes no tokens.
     """
-    code = bool(options["trust_remote_code"])
     if source.tokenizer == "weights":
-        return _from_folder(source, place, options)
-    with _tokenizer_folder(source, folder, place, code=code) as alone:
-        return _from_folder(source, alone, {"trust_remote_code": code})
+        return _tokenizer_from(weights, source, options)
+    # One that lies elsewhere is put beside the model's config, in a folder of links.
+    code = bool(options["trust_remote_code"])
+    if source.adapter and source.tokenizer == "adapter":
+        folder = adapter_folder(source.adapter, source.name)
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    files = {name: folder / name for name in matching(names, [*TOKENIZER_FILES, *(["*.py"] if code else [])])}
+    if source.file is None:
+        files["config.json"] = weights / "config.json"
+    with _links(files) as linked:
+        return _tokenizer_from(linked, source, {"trust_remote_code": code})
 
 
-def _from_folder(source: Source, place: Path, options: Mapping[str, Any]) -> Any:
+def _tokenizer_from(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     if "gguf_file" not in options and not options["trust_remote_code"]:
-        check_tokenizer(source.name, [path.name for path in place.iterdir()])
+        check_tokenizer(source.name, [path.name for path in folder.iterdir()])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
         raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {first_line(error)}") from error
     if not tokenizer(PROBE_TEXT)["input_ids"]:
@@ -229,16 +213,16 @@ def _from_folder(source: Source, place: Path, options: Mapping[str, Any]) -> Any
     return tokenizer
 
 
-def read_module(source: Source, place: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:
+def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:
     """The module of a source, in evaluation mode, with its weights packed and its adapter laid over them as it says.
 
     Parameters
     ----------
     source : Source
-    place, options
-        From `checkpoint_folder`; with trust_remote_code.
+    weights, options
+        From `_checkpoint`.
     dtype, device : str
-        From `llreg_extract.choose`.
+        From `choose`.
 
     Raises
     ------
@@ -258,7 +242,7 @@ def read_module(source: Source, place: Path, options: Mapping[str, Any], dtype: 
         settings["device_map"] = {"": device}
     # The bar of transformers' GGUF reader heeds no setting; it goes to stderr, which is put back right after.
     with redirect_stderr(io.StringIO()) if source.file else nullcontext():
-        module, report = AutoModelForCausalLM.from_pretrained(place, **settings)
+        module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
     absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
     if absent:
         raise UnsupportedModelError(
@@ -269,20 +253,3 @@ def read_module(source: Source, place: Path, options: Mapping[str, Any], dtype: 
     if source.adapter is not None:
         module = lay_over(module, adapter_folder(source.adapter, source.name), source.name)
     return module.eval()
-
-
-@contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Whatever goes wrong while one model is loaded becomes that model's error."""
-    try:
-        yield
-    except LlregError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise ModelError(
-                f"{name} does not fit in memory: try --dtype bfloat16 or --quantize int8, or a machine with more"
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelError(f"the disk is full while {name} is loaded: free some space") from error
-        raise ModelError(f"{name} cannot be loaded: {first_line(error)}") from error

@@ -20,13 +20,13 @@ from llreg_schemas.errors import ModelError, UnsupportedModelError
 
 # Bytes a packed parameter takes: with a float32 scale for each block of 64 where there are 4 bits (one a row is nothing).
 _PACKED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 64}
-# Module and what pip calls it. For other methods transformers tells what is missing.
-_PACKAGES = {
-    "awq": (("gptqmodel", "gptqmodel"),),
-    "bitsandbytes": (("bitsandbytes", "bitsandbytes"),),
-    "compressed-tensors": (("compressed_tensors", "compressed-tensors"),),
-    "gptq": (("optimum", "optimum"), ("gptqmodel", "gptqmodel")),
-    "torchao": (("torchao", "torchao"),),
+# Modules that a method needs. Of other methods transformers says what is missing.
+_MODULES = {
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed_tensors",),
+    "gptq": ("optimum", "gptqmodel"),
+    "torchao": ("torchao",),
 }
 _UNPACKED = ("compressed-tensors", "fp8")  # unpacked once, while they are loaded
 _KERNELS = {"mxfp4": ("kernels", "triton")}  # unpacked so too where these are not installed
@@ -48,8 +48,12 @@ def stays_packed(source: Source) -> bool:
 def packages(source: Source) -> list[str]:
     """What pip calls the installed packages that a source's values depend on, beside torch and transformers."""
     method = "bitsandbytes" if source.quantize else _method(source.settings) if source.settings else ""
-    named = [package for module, package in _PACKAGES.get(method, ()) if find_spec(module) is not None]
-    return [*named, *(["peft"] if source.adapter else [])]
+    installed = [_pip_name(module) for module in _MODULES.get(method, ()) if find_spec(module) is not None]
+    return [*installed, *(["peft"] if source.adapter else [])]
+
+
+def _pip_name(module: str) -> str:
+    return module.replace("_", "-")
 
 
 def check_device(source: Source, device: str) -> None:
@@ -66,8 +70,9 @@ def check_device(source: Source, device: str) -> None:
         require_for_model("bitsandbytes", "quantize")
     if source.settings is None:
         return
-    method = _method(source.settings)
-    missing = [package for module, package in _PACKAGES.get(method, ()) if find_spec(module) is None]
+    settings = dict(source.settings)
+    method = _method(settings)
+    missing = [_pip_name(module) for module in _MODULES.get(method, ()) if find_spec(module) is None]
     if missing:
         raise UnsupportedModelError(
             f"{source.name} is quantised with {method}, which needs {' and '.join(missing)}: "
@@ -75,23 +80,22 @@ def check_device(source: Source, device: str) -> None:
         )
     try:
         with quiet(), chatter_withheld(source):
-            _check_environment(source.settings, device)
+            from transformers.quantizers import AutoHfQuantizer
+
+            if not AutoHfQuantizer.supports_quant_method(settings):
+                raise ValueError(
+                    "this transformers does not know the method; a newer one may (pip install -U transformers)"
+                )
+            quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+            quantizer.validate_environment(device_map={"": device}, weights_only=True)
     except Exception as error:  # whatever a library misses, it cannot load the model
         raise UnsupportedModelError(
             f"{source.name} is quantised with {method} and cannot be loaded on {device} here: {first_line(error)}"
         ) from error
 
 
-def _check_environment(settings: Mapping[str, Any], device: str) -> None:
-    from transformers.quantizers import AutoHfQuantizer
-
-    if not AutoHfQuantizer.supports_quant_method(dict(settings)):
-        raise ValueError("this transformers does not know the method; a newer one may (pip install -U transformers)")
-    quantizer = AutoHfQuantizer.from_config(dict(settings), pre_quantized=True)
-    quantizer.validate_environment(device_map={"": device}, weights_only=True)
-
-
 def _method(settings: Mapping[str, Any]) -> str:
+    """The library or format that quantised a checkpoint; old configs of bitsandbytes do not name it."""
     if settings.get("load_in_8bit") or settings.get("load_in_4bit"):
         return "bitsandbytes"
     return str(settings.get("quant_method") or "unknown")
@@ -119,8 +123,8 @@ def loading_config(source: Source, dtype: Any) -> Any:
     if method == "compressed-tensors":
         return transformers.CompressedTensorsConfig(run_compressed=False)  # later: dequantize=True, which it sets
     if method == "fp8":
-        kept = settings.get("modules_to_not_convert")
-        return transformers.FineGrainedFP8Config(dequantize=True, modules_to_not_convert=kept)
+        unpacked = settings.get("modules_to_not_convert")
+        return transformers.FineGrainedFP8Config(dequantize=True, modules_to_not_convert=unpacked)
     # Of the kernels that these would choose among, some round activations to 8 bits.
     if method == "gptq":
         return transformers.GPTQConfig(bits=settings.get("bits", 4), backend="torch")
@@ -153,44 +157,37 @@ def finish(module: Any, source: Source, dtype: Any) -> None:
     ModelError
         Its library computes in another dtype whatever is asked for.
     """
+    import torch
+
     if source.quantize is None and source.settings is None:
         return
     for layer in module.modules():
         if type(layer).__name__ in ("Linear8bitLt", "Linear4bit"):
             layer.forward = MethodType(_forward, layer)
-    if not stays_packed(source) and source.quantize is None:
-        _convert(module, dtype)
-    found = module.get_input_embeddings().weight.dtype
-    if found != dtype:
-        names = [str(each).removeprefix("torch.") for each in (found, dtype)]
-        raise ModelError(f"{source.name} is quantised and loads in {names[0]}, not {names[1]}: give --dtype {names[0]}")
-
-
-def _convert(module: Any, dtype: Any) -> None:
-    """Weights that were unpacked have the dtype of their scales, and those beside them that of the checkpoint."""
-    import torch
-
-    # As transformers does: some modules stay in float32, some of them only where all else is in float16.
-    strict, loose = (getattr(module, f"_keep_in_fp32_modules{end}", None) or () for end in ("_strict", ""))
-    kept = (*strict, *(loose if dtype is torch.float16 else ()))
-    for name, weight in module.named_parameters():
-        if weight.is_floating_point() and not any(part in name for part in kept):
-            weight.data = weight.data.to(dtype)
+    if source.quantize is None and not stays_packed(source):
+        # Weights that were unpacked have the dtype of their scales, and those beside them that of the checkpoint.
+        # As in transformers some modules stay in float32, and some of them only where all else is in float16.
+        strict, loose = (getattr(module, f"_keep_in_fp32_modules{end}", None) or () for end in ("_strict", ""))
+        in_float32 = (*strict, *(loose if dtype is torch.float16 else ()))
+        for name, weight in module.named_parameters():
+            if weight.is_floating_point() and not any(part in name for part in in_float32):
+                weight.data = weight.data.to(dtype)
+    loaded, asked = (str(each).removeprefix("torch.") for each in (module.get_input_embeddings().weight.dtype, dtype))
+    if loaded != asked:
+        raise ModelError(f"{source.name} is quantised and loads in {loaded}, not {asked}: give --dtype {loaded}")
 
 
 def _forward(layer: Any, x: Any) -> Any:
     """A linear layer of bitsandbytes: x (..., in) times its unpacked weight (out, in), in the dtype of x."""
     import torch
-
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return torch.nn.functional.linear(x, _unpacked(layer).to(x.dtype), bias)
-
-
-def _unpacked(layer: Any) -> Any:
     from bitsandbytes import functional
 
     weight = layer.weight
     if type(layer).__name__ == "Linear4bit":
-        return functional.dequantize_4bit(weight.data, getattr(weight, "quant_state", None) or layer.quant_state)
-    scales = weight.SCB if weight.SCB is not None else layer.state.SCB
-    return functional.int8_vectorwise_dequant(weight.data, scales)
+        state = getattr(weight, "quant_state", None) or layer.quant_state
+        unpacked = functional.dequantize_4bit(weight.data, state)
+    else:
+        scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+        unpacked = functional.int8_vectorwise_dequant(weight.data, scales)
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return torch.nn.functional.linear(x, unpacked.to(x.dtype), bias)

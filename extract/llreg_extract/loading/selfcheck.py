@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.fast import kernels, replay
 from llreg_extract.libraries import is_out_of_memory
+from llreg_extract.model import Model
 from llreg_extract.quirks import rope_boundary
 from llreg_extract.scoring.encoding import PROBE_TEXT
 from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import UnsupportedModelError
-
-if TYPE_CHECKING:
-    from llreg_extract.model import Model
 
 _LENGTH = 160  # tokens of the probe at most: more than one block of attention
 # Root mean square over the tokens of a probe, and largest, in nats: rounding in the weights' dtype stays below (SmolLM2 in
@@ -41,8 +39,17 @@ def prepare(model: Model) -> None:
     UnsupportedModelError
         The model is not causal.
     """
-    _reset(model)
-    probe = _probe(model)
+    # As transformers made it, also when it was prepared before.
+    replay.remove(model.module)
+    model.base, model.path, model.batching = None, "logits", False
+    if model.attention != model.library_attention:
+        model.module.set_attn_implementation(model.library_attention)
+        model.attention = model.library_attention
+
+    probe = np.asarray(model.tokenizer(PROBE_TEXT)["input_ids"], dtype=np.int32)
+    limits = model.context_length, rope_boundary(model.module.config.to_dict())
+    length = min([_LENGTH, *(limit for limit in limits if limit is not None)])
+    probe = np.resize(probe, length)  # repeated or cut
     short = probe[: max(2, len(probe) // 3)]
     plain = [_alone(model, ids) for ids in (probe, short)]
     _check_causality(model, probe, plain[0])
@@ -63,15 +70,8 @@ def prepare(model: Model) -> None:
     model.batching = together is not None and _close(plain[1], together, model.weight_dtype)
 
 
-def _reset(model: Model) -> None:
-    replay.remove(model.module)
-    model.base, model.path, model.batching = None, "logits", False
-    if model.attention != model.library_attention:
-        model.module.set_attn_implementation(model.library_attention)
-        model.attention = model.library_attention
-
-
 def _use_replay(model: Model, agrees: Callable[[], bool]) -> None:
+    """Replay the head on the first base model with which the values agree, if there is one."""
     for base in replay.bases(model.module):
         replay.install(model.module, base)
         model.base = base
@@ -84,6 +84,7 @@ def _use_replay(model: Model, agrees: Callable[[], bool]) -> None:
 
 
 def _use_blocks(model: Model, agrees: Callable[[], bool]) -> None:
+    """Attend in blocks on a CPU, where the model attends through sdpa and the values agree."""
     if model.device.type != "cpu" or model.attention != "sdpa":
         return
     model.module.set_attn_implementation(kernels.register())
@@ -103,14 +104,14 @@ def _attempt(check: Callable[[], Any]) -> Any:
         return None
 
 
-def _check_causality(model: Model, ids: NDArray[np.int32], before: NDArray[np.float32]) -> None:
+def _check_causality(model: Model, ids: NDArray[np.int32], log_probs: NDArray[np.float32]) -> None:
     """Change the second half of a text: the log-probabilities of its first half must not move."""
     half = len(ids) // 2
     changed = ids.copy()
     changed[half:] = np.roll(ids, half // 2 + 1)[half:] + (np.arange(half, len(ids)) % 3 + 1)
     changed[half:] %= ids.max() + 1
     after = _alone(model, changed)
-    if not _close(before[: half - 1], after[: half - 1], model.weight_dtype):
+    if not _close(log_probs[: half - 1], after[: half - 1], model.weight_dtype):
         raise UnsupportedModelError(
             f"{model.source.name} ({type(model.module).__name__}) is not causal: its early predictions change with later tokens, so it defines no "
             "log-likelihood of a text"
@@ -127,15 +128,6 @@ def _log_probs(
     # The plain pass too: which library multiplies is decided by a check of its own.
     with kernels.fast_products(model.device.type):
         return token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
-
-
-def _probe(model: Model) -> NDArray[np.int32]:
-    ids = np.asarray(model.tokenizer(PROBE_TEXT)["input_ids"], dtype=np.int32)
-    limits = model.context_length, rope_boundary(model.module.config.to_dict())
-    most = min([_LENGTH, *(limit for limit in limits if limit is not None)])
-    while len(ids) < most:
-        ids = np.concatenate([ids, ids])
-    return ids[:most]
 
 
 def _close(a: NDArray[np.float32], b: NDArray[np.float32], dtype: str) -> bool:

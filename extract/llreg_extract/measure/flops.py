@@ -6,15 +6,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.fast.kernels import fast_products
-
-if TYPE_CHECKING:
-    from llreg_extract.model import Model
+from llreg_extract.model import Model
 
 _PROBE = 64  # tokens; the count is exact at any length, and short ones are quick on a large model
 _CPU_SIZES = (512, 2048, 2048)  # rows, inputs, outputs: larger ones are no faster

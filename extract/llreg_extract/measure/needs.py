@@ -59,12 +59,20 @@ def needs(source: Source, *, dtype: str, trust_remote_code: bool = False) -> Nee
     ModelNotFoundError, ModelAccessError
         The Hub lacks files, or they are not in the cache and it cannot be reached.
     """
-    files = _files(source, trust_remote_code)
+    files = needed_files(source, trust_remote_code=trust_remote_code)
+    if source.kind == "local":
+        folder = Path(source.location) / (source.subfolder or "")
+        if source.file is None and not trust_remote_code and source.tokenizer == "weights":
+            check_tokenizer(source.name, os.listdir(folder))
+        names = [source.file] if source.file is not None else weight_files(folder, source.name)
+        sizes = [(name, (folder / name).stat().st_size) for name in names]
+        files = [RepoFile(name, size, True, source.location, source.revision) for name, size in sizes] + files
+
     parameters, width = source.declared["num_parameters"], _DTYPE_BYTES[dtype]
     weights: int | None
     if stays_packed(source):
-        own = (file for file in files if file.repo == source.location and file.name.endswith(".safetensors"))
-        weights = _sum(file.num_bytes for file in own)
+        packed = (file for file in files if file.repo == source.location and file.name.endswith(".safetensors"))
+        weights = _sum(file.num_bytes for file in packed)
     elif parameters is None:
         weights = None
     elif source.quantize is not None:
@@ -74,20 +82,11 @@ def needs(source: Source, *, dtype: str, trust_remote_code: bool = False) -> Nee
     return Needs(_sum(file.num_bytes for file in files if not file.cached), weights)
 
 
-def _files(source: Source, trust_remote_code: bool) -> list[RepoFile]:
-    """What loading takes; local files count as cached."""
-    files = needed_files(source, trust_remote_code=trust_remote_code)
-    if source.kind == "hub":
-        return files
-    root = Path(source.location)
-    folder = root / (source.subfolder or "")
-    if source.file is None and not trust_remote_code and source.tokenizer == "weights":
-        check_tokenizer(source.name, os.listdir(folder))
-    names = [source.file] if source.file is not None else weight_files(folder, source.name)
-    own = [RepoFile(name, (folder / name).stat().st_size, True, source.location, source.revision) for name in names]
-    return [*own, *files]
-
-
 def _sum(sizes: Iterable[int | None]) -> int | None:
-    listed = list(sizes)
-    return None if None in listed else sum(size for size in listed if size is not None)
+    """Sum of sizes; None where one of them is not known."""
+    total = 0
+    for size in sizes:
+        if size is None:
+            return None
+        total += size
+    return total

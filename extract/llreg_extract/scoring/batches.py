@@ -1,4 +1,4 @@
-"""Which texts go through the model together."""
+"""Batches: how many tokens go through the model at a time, and which texts go together."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Padded tokens of a batch. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and
-# leave threads idle at the end; on a GPU they fill the device.
-_BUDGET = {"cpu": 256, "cuda": 16_384}
-_SMALL, _SMALL_BUDGET = 1_000_000_000, 65_536  # parameters below which a GPU waits for launches at the usual budget
+# Padded tokens of a batch at most. On a CPU larger batches are no faster (measured: SmolLM2-135M, 2 threads) and leave
+# threads idle at the end; on a GPU they fill the device.
+CPU_TOKENS, GPU_TOKENS = 256, 16_384
+# At that budget a GPU waits for launches when the model is small.
+SMALL_MODEL_GPU_TOKENS, SMALL_MODEL = 65_536, 1_000_000_000  # tokens; parameters
 
 
 def default_batch_tokens(device_type: str, num_parameters: int | None = None) -> int:
     """Padded tokens of a batch at most, where the caller does not say: 256 on a CPU, 16,384 on a GPU, 65,536 there
     for a model of less than a billion parameters."""
-    if device_type == "cuda" and num_parameters is not None and num_parameters < _SMALL:
-        return _SMALL_BUDGET
-    return _BUDGET.get(device_type, _BUDGET["cpu"])
+    if device_type != "cuda":
+        return CPU_TOKENS
+    is_small = num_parameters is not None and num_parameters < SMALL_MODEL
+    return SMALL_MODEL_GPU_TOKENS if is_small else GPU_TOKENS
 
 
 class BatchPlan:
@@ -35,7 +37,7 @@ class BatchPlan:
         Indices of the texts to score.
     budget : int
         Padded tokens of a batch at most; a single longer text is a batch of its own.
-    done : collection of int
+    scored : collection of int
         Texts among them that are scored already: batches are made as if they were not, and then go without them.
     single : bool
         One text a batch.
@@ -49,12 +51,12 @@ class BatchPlan:
         texts: Iterable[int],
         budget: int,
         *,
-        done: Collection[int] = (),
+        scored: Collection[int] = (),
         single: bool = False,
         boundary: int | None = None,
     ) -> None:
         self.lengths, self.budget = lengths, max(1, budget)
-        self.done, self.single, self.boundary = done, single, boundary
+        self.scored, self.single, self.boundary = scored, single, boundary
         self.retried: set[int] = set()  # texts that did not fit beside others; from then on one batch runs at a time
         self._waiting = deque(sorted(texts, key=lambda i: (-lengths[i], i)))
 
@@ -64,12 +66,13 @@ class BatchPlan:
             batch: list[int] = []
             while self._waiting and self._fits(batch, self._waiting[0]):
                 batch.append(self._waiting.popleft())
-            left = [text for text in batch if text not in self.done]
-            if left:
-                return left
+            unscored = [text for text in batch if text not in self.scored]
+            if unscored:
+                return unscored
         return []
 
     def _fits(self, batch: Sequence[int], text: int) -> bool:
+        """Whether a text may join a batch; the first always may."""
         if not batch:
             return True
         if self.single or self._beyond(batch[0]) != self._beyond(text):

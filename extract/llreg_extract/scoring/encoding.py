@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llreg_extract.model import Model
 from llreg_schemas.errors import UnsupportedModelError
-
-if TYPE_CHECKING:
-    from llreg_extract.model import Model
 
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest."
 
@@ -28,7 +26,7 @@ class Encoded:
     special_token_texts : int
         Texts in which a special token's spelling became that token.
     starts : int64 array of shape (n_texts,)
-        Place of the first token that is scored: 1 where all but the first are, more where a prompt comes before.
+        Index of the first token that is scored: 1 where all but the first are, more where a prompt comes before.
     """
 
     ids: tuple[NDArray[np.int32], ...]
@@ -74,8 +72,8 @@ def tokenise(tokenizer: Any, texts: Sequence[str]) -> Encoded:
     if not texts:
         return Encoded((), 0, np.empty(0, np.int64))
     # verbose=False: texts past the context are expected here, and left unscored later.
-    made = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-    ids = tuple(np.asarray(row, dtype=np.int32) for row in made)
+    output = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    ids = tuple(np.asarray(row, dtype=np.int32) for row in output["input_ids"])
     return Encoded(ids, _count_special(tokenizer, texts, ids), np.ones(len(ids), np.int64))
 
 
@@ -104,17 +102,16 @@ def special_prefix(tokenizer: Any) -> int:
 
 
 def _count_special(tokenizer: Any, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> int:
-    spellings = _special_spellings(tokenizer)
-    wanted = np.array(sorted(spellings), dtype=np.int32)
+    """Texts in which the spelling of a special token became that token."""
+    spellings = {
+        number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    for number, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True):
+        spellings[int(number)] = str(token)
+    special_ids = np.array(sorted(spellings), dtype=np.int32)
     count = 0
     for text, row in zip(texts, ids, strict=True):
         # The spelling tells tokens of the text from those the tokenizer adds, and from unknown ones that
         # share a special token's id.
-        count += any(spellings[int(token)] in text for token in row[np.isin(row, wanted)])
+        count += any(spellings[int(token)] in text for token in row[np.isin(row, special_ids)])
     return count
-
-
-def _special_spellings(tokenizer: Any) -> dict[int, str]:
-    special = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return {**special, **{int(number): str(token) for number, token in named}}

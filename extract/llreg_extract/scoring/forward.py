@@ -39,7 +39,7 @@ def token_log_probs(
     sequences : list of int32 arrays of shape (n,), token ids, n >= 2
     device : torch.device
     starts : sequence of int, optional
-        Place of the first token that is scored in each sequence, at least 1; 1 if not given.
+        Index of the first token that is scored in each sequence, at least 1; 1 if not given.
     base : torch.nn.Module, optional
         From `llreg_extract.fast.replay.install`: then the head runs only on what is scored, and logits of whole texts never
         exist.
@@ -52,58 +52,40 @@ def token_log_probs(
     import torch
 
     firsts = [1] * len(sequences) if starts is None else list(starts)
-    with torch.inference_mode():
-        tokens = torch.from_numpy(_padded(module, sequences)).to(device, non_blocking=True)  # (batch, text)
-        rows, places = _scored(sequences, firsts)
-        targets = tokens[rows.to(device), places.to(device)]  # (scored token,)
-        where = rows.to(device), (places - 1).to(device)
-        chunks = _replayed(module, base, tokens, where) if base is not None else _whole(module, tokens, where)
-        found = torch.cat(list(_log_probs(chunks, targets))).cpu().numpy()
-    ends = np.cumsum([len(ids) - first for ids, first in zip(sequences, firsts, strict=True)])
-    return np.split(found, ends[:-1])
-
-
-def _padded(module: Any, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
-    padded = np.full((len(sequences), max(map(len, sequences))), _padding_id(module), dtype=np.int64)
+    counts = [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)]
+    # Any id will do for padding, but the configured one makes transformers warn that there is no mask.
+    padding = 1 if getattr(module.config, "pad_token_id", None) == 0 else 0
+    padded = np.full((len(sequences), max(map(len, sequences))), padding, dtype=np.int64)  # (batch, text)
     for row, ids in zip(padded, sequences, strict=True):
         row[: len(ids)] = ids
-    return padded
-
-
-def _scored(sequences: Sequence[NDArray[np.int32]], firsts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sequence and place of each token that is scored: int64 tensors of shape (scored token,)."""
-    import torch
-
-    counts = [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)]
+    # Row and column in it of each token that is scored: int64 of shape (scored token,).
     rows = np.repeat(np.arange(len(sequences)), counts)
-    places = np.concatenate([np.arange(first, len(ids)) for ids, first in zip(sequences, firsts, strict=True)])
-    return torch.from_numpy(rows), torch.from_numpy(places)
+    columns = np.concatenate([np.arange(first, len(ids)) for ids, first in zip(sequences, firsts, strict=True)])
+
+    with torch.inference_mode():
+        tokens = torch.from_numpy(padded).to(device, non_blocking=True)
+        index = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+        before = index[0], index[1] - 1  # a token is predicted at the one before it
+        targets, options = tokens[index], call_options(module)  # targets: (scored token,)
+        if base is None:
+            logits = module(input_ids=tokens, **options).logits  # (batch, text, vocabulary)
+            chunks = _chunks(len(targets), logits.shape[-1], tokens.device.type)
+            parts = [_log_probs(logits[before[0][chunk], before[1][chunk]], targets[chunk]) for chunk in chunks]
+        else:
+            output = replay.hidden_states(module, base, tokens, options)
+            states, ids_before = replay.states_of(output)[before], tokens[before]  # (scored token, hidden)
+            parts = []
+            for chunk in _chunks(len(targets), _vocabulary(module), tokens.device.type):
+                part = replay.head(module, base, output, states[chunk], ids_before[chunk], options)
+                parts.append(_log_probs(part, targets[chunk]))
+        log_probs = torch.cat(parts).cpu().numpy()
+    return np.split(log_probs, np.cumsum(counts)[:-1])
 
 
-def _whole(
-    module: Any, tokens: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor]
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Logits that predict the scored tokens, in chunks, cut from the model's whole ones."""
-    logits = module(input_ids=tokens, **call_options(module)).logits  # (batch, text, vocabulary)
-    for part in _parts(len(where[0]), logits.shape[-1], tokens.device.type):
-        yield part, logits[where[0][part], where[1][part]]
-
-
-def _replayed(
-    module: Any, base: Any, tokens: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor]
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The same, of the head on the hidden states of each chunk."""
-    options = call_options(module)
-    output = replay.hidden_states(module, base, tokens, options)
-    states = replay.states_of(output)[where]  # (scored token, hidden)
-    ids = tokens[where]
-    for part in _parts(len(ids), _vocabulary(module), tokens.device.type):
-        yield part, replay.head(module, base, output, states[part], ids[part], options)
-
-
-def _parts(length: int, vocabulary: int, device_type: str) -> Iterator[slice]:
+def _chunks(length: int, vocabulary: int, device_type: str) -> Iterator[slice]:
+    """Slices of `length` tokens whose logits fit in `_CHUNK_BYTES`, of equal size: a short last one would use the
+    processor badly."""
     most = max(1, _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"]) // (4 * vocabulary))
-    # Parts of equal size: a short last one would use the processor badly.
     number = -(-length // most)
     for k in range(number):
         yield slice(k * length // number, (k + 1) * length // number)
@@ -118,18 +100,13 @@ def _vocabulary(module: Any) -> int:
     return int(getattr(module.config.get_text_config(), "vocab_size", 1 << 15))
 
 
-def _log_probs(chunks: Iterator[tuple[slice, torch.Tensor]], targets: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Log-softmax at the targets: float32 of shape (scored token,), chunk by chunk. The chunks are overwritten.
+def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-softmax of logits (scored token, vocabulary) at the targets: float32 of shape (scored token,).
 
     Not through torch's log-softmax, which on a CPU is off by 1e-6 nats a token at 49,000 columns, and more at more.
+    The logits are overwritten.
     """
-    for part, logits in chunks:
-        wide = logits.float()
-        highest = wide.amax(-1, keepdim=True)
-        chosen = wide.gather(-1, targets[part, None]) - highest
-        yield (chosen - wide.sub_(highest).exp_().sum(-1, keepdim=True).log_())[:, 0]
-
-
-def _padding_id(module: Any) -> int:
-    # Any id will do, but the configured one makes transformers warn that there is no mask.
-    return 1 if getattr(module.config, "pad_token_id", None) == 0 else 0
+    wide = logits.float()
+    highest = wide.amax(-1, keepdim=True)
+    target_logits = wide.gather(-1, targets[:, None]) - highest
+    return (target_logits - wide.sub_(highest).exp_().sum(-1, keepdim=True).log_())[:, 0]

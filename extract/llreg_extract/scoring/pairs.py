@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.libraries import first_line
+from llreg_extract.model import Model
 from llreg_extract.scoring.encoding import PROBE_TEXT, Encoded, check_range, special_prefix, tokenise
-from llreg_extract.scoring.scores import Scores, Status, iter_scores
+from llreg_extract.scoring.scores import Scores, gather, iter_scores
 from llreg_schemas import Pair
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 from llreg_schemas.records import Rendering
-
-if TYPE_CHECKING:
-    from llreg_extract.model import Model
 
 # What strftime writes at midnight of llreg_schemas.records.PROMPT_DATE, in the C locale.
 # fmt: off
@@ -74,58 +72,49 @@ def tokenise_pairs(tokenizer: Any, pairs: Sequence[Pair], rendering: Rendering, 
         The chat template refuses a prompt.
     """
     responses = [pair.response for pair in pairs]
-    render = _templated if rendering == "chat-template" else _raw
-    prompts = list(render(tokenizer, pairs, name))
+    prompts = list(_templated(tokenizer, pairs, name) if rendering == "chat-template" else _raw(tokenizer, pairs))
     behind = [np.concatenate(both) for both in zip(prompts, _plain(tokenizer, responses), strict=True)]
     alone = tokenise(tokenizer, responses)
     starts = np.array([max(1, len(prompt)) for prompt in prompts], dtype=np.int64)
     return Encoded((*behind, *alone.ids), alone.special_token_texts, np.concatenate([starts, alone.starts]))
 
 
-def _raw(tokenizer: Any, pairs: Sequence[Pair], name: str) -> Iterator[NDArray[np.int32]]:
+def _raw(tokenizer: Any, pairs: Sequence[Pair]) -> Iterator[NDArray[np.int32]]:
     """Prompts as they are, behind the special tokens that the tokenizer puts before a text."""
-    before = np.asarray(tokenizer(PROBE_TEXT)["input_ids"][: special_prefix(tokenizer)], dtype=np.int32)
+    prefix = np.asarray(tokenizer(PROBE_TEXT)["input_ids"][: special_prefix(tokenizer)], dtype=np.int32)
     texts = [pair.prompt if isinstance(pair.prompt, str) else "" for pair in pairs]  # conversations are never raw
-    return (np.concatenate([before, prompt]) for prompt in _plain(tokenizer, texts))
+    return (np.concatenate([prefix, prompt]) for prompt in _plain(tokenizer, texts))
 
 
 def _templated(tokenizer: Any, pairs: Sequence[Pair], name: str) -> Iterator[NDArray[np.int32]]:
     """Prompts through the chat template, up to where the model's answer begins."""
-    template = _fixed_clock() + _chat_template(tokenizer, name)
-    rendered = [_render(tokenizer, template, pair, f"{name} on the prompt of pair {k}") for k, pair in enumerate(pairs)]
-    return _plain(tokenizer, rendered)
-
-
-def _plain(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-    """Token ids without the special tokens that the tokenizer adds."""
-    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    made = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"] if texts else []
-    return (np.asarray(row, dtype=np.int32) for row in made)
-
-
-def _chat_template(tokenizer: Any, name: str) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise UnsupportedModelError(
             f"{name} has no chat template, and this registry's prompts go through it: add it to a registry of raw "
             "prompts (llreg init DIR --texts FILE --prompt raw)"
         )
     try:
-        return str(tokenizer.get_chat_template())
+        template = _fixed_clock() + str(tokenizer.get_chat_template())
     except ValueError as error:  # several, and none of them is the default one
         raise UnsupportedModelError(f"{name} has no one chat template: {first_line(error)}") from error
+    options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    rendered: list[str] = []
+    for pair in pairs:
+        try:
+            rendered.append(str(tokenizer.apply_chat_template(pair.messages, **options)))
+        except Exception as error:  # a template is a program of the model's maker, and may raise anything
+            raise ModelError(
+                f"the chat template of {name} on the prompt of pair {len(rendered)} fails: {first_line(error)}; leave such "
+                "pairs out, or use a registry of raw prompts"
+            ) from error
+    return _plain(tokenizer, rendered)
 
 
-def _render(tokenizer: Any, template: str, pair: Pair, shown: str) -> str:
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                pair.messages, chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-        )
-    except Exception as error:  # a template is a program of the model's maker, and may raise anything
-        raise ModelError(
-            f"the chat template of {shown} fails: {first_line(error)}; leave such pairs out, or use a registry of raw prompts"
-        ) from error
+def _plain(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Token ids without the special tokens that the tokenizer adds."""
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    rows = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"] if texts else []
+    return (np.asarray(row, dtype=np.int32) for row in rows)
 
 
 def _fixed_clock() -> str:
@@ -180,12 +169,7 @@ def score_pairs(
     ModelError
         As `encode_pairs`; or a pair does not fit in memory, or the model fails on it.
     """
-    count = 2 * len(pairs)
-    values, tokens = np.full(count, np.nan, np.float32), np.zeros(count, np.int32)
-    status = np.full(count, Status.UNSCORED, np.int8)
-    for batch in iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens):
-        values[batch.index] = batch.log_likelihood
-        tokens[batch.index] = batch.num_tokens
-        status[batch.index] = batch.status
-    given, alone = (Scores(*(part.reshape(2, -1)[k] for part in (values, tokens, status))) for k in (0, 1))
+    both = gather(iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens), 2 * len(pairs))
+    halves = slice(None, len(pairs)), slice(len(pairs), None)
+    given, alone = (Scores(both.log_likelihood[half], both.num_tokens[half], both.status[half]) for half in halves)
     return given, alone

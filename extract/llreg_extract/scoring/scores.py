@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 import traceback
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -99,10 +99,15 @@ def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None
     ModelError
         A text does not fit in memory, or the model fails on it.
     """
-    values = np.full(len(texts), np.nan, dtype=np.float32)
-    tokens = np.zeros(len(texts), dtype=np.int32)
-    status = np.full(len(texts), Status.UNSCORED, dtype=np.int8)
-    for batch in iter_scores(model, encode(model, texts), batch_tokens=batch_tokens):
+    return gather(iter_scores(model, encode(model, texts), batch_tokens=batch_tokens), len(texts))
+
+
+def gather(batches: Iterable[Batch], num_texts: int) -> Scores:
+    """Scores of batches in the order of the texts; UNSCORED where no batch has a text."""
+    values = np.full(num_texts, np.nan, dtype=np.float32)
+    tokens = np.zeros(num_texts, dtype=np.int32)
+    status = np.full(num_texts, Status.UNSCORED, dtype=np.int8)
+    for batch in batches:
         values[batch.index] = batch.log_likelihood
         tokens[batch.index] = batch.num_tokens
         status[batch.index] = batch.status
@@ -151,59 +156,60 @@ def iter_scores(
 def _iterate(
     model: Model, encoded: Encoded, skip: frozenset[int], batch_tokens: int | None
 ) -> Generator[Batch, None, None]:
-    lengths = encoded.lengths
-    over = lengths > (model.context_length if model.context_length is not None else np.inf)
-    refused = over | (lengths <= encoded.starts)
-    told = np.array([text for text in np.flatnonzero(refused) if text not in skip], dtype=np.int64)
-    if len(told):
-        status = np.where(over[told], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
-        yield Batch(told, np.full(len(told), np.nan), np.zeros(len(told), dtype=np.int32), status, 0.0)
-    plan = BatchPlan(
-        lengths,
-        np.flatnonzero(~refused).tolist(),
-        batch_tokens or default_batch_tokens(model.device.type, model.source.declared.get("num_parameters")),
-        done=skip,
-        single=not model.batching,
-        boundary=rope_boundary(model.module.config.to_dict()),
-    )
-    with fast_products(model.device.type):
-        yield from _run(model, encoded, plan)
-
-
-def _run(model: Model, encoded: Encoded, plan: BatchPlan) -> Generator[Batch, None, None]:
     import torch
 
-    workers = 1 if model.device.type != "cpu" or keeps_state(model.module.config.to_dict()) else model.threads
-    # Thread counts are per thread in torch; new threads inherit the last one set, so it is put back.
-    before = torch.get_num_threads()
-    executor = ThreadPoolExecutor(workers, "llreg-score", torch.set_num_threads, (max(1, model.threads // workers),))
+    lengths = encoded.lengths
+    over = lengths > (model.context_length if model.context_length is not None else np.inf)
+    unscored = over | (lengths <= encoded.starts)
+    texts = np.array([text for text in np.flatnonzero(unscored) if text not in skip], dtype=np.int64)
+    if len(texts):
+        status = np.where(over[texts], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
+        yield Batch(texts, np.full(len(texts), np.nan), np.zeros(len(texts), dtype=np.int32), status, 0.0)
+
+    config = model.module.config.to_dict()
+    plan = BatchPlan(
+        lengths,
+        np.flatnonzero(~unscored).tolist(),
+        batch_tokens or default_batch_tokens(model.device.type, model.source.declared.get("num_parameters")),
+        scored=skip,
+        single=not model.batching,
+        boundary=rope_boundary(config),
+    )
+    workers = 1 if model.device.type != "cpu" or keeps_state(config) else model.threads
+    threads = torch.get_num_threads()
     running: dict[Future[Batch], list[int]] = {}
-    try:
-        while True:
-            # One batch more than there are workers keeps them busy; more would only delay an interruption.
-            while len(running) < (1 if plan.retried else workers + 1) and (texts := plan.next()):
-                running[executor.submit(_score_batch, model, encoded, texts)] = texts
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                batch = _collect(model, plan, future, running.pop(future))
-                if batch is not None:
-                    yield batch
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(before)
+    with fast_products(model.device.type):
+        # Thread counts are per thread in torch; new threads inherit the last one set, so it is put back.
+        executor = ThreadPoolExecutor(
+            workers, "llreg-score", torch.set_num_threads, (max(1, model.threads // workers),)
+        )
+        try:
+            while True:
+                # One batch more than there are workers keeps them busy; more would only delay an interruption.
+                while len(running) < (1 if plan.retried else workers + 1) and (batch_texts := plan.next()):
+                    running[executor.submit(_score_batch, model, encoded, batch_texts)] = batch_texts
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    batch = _collect(model, plan, future, running.pop(future))
+                    if batch is not None:
+                        yield batch
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
+    """Score texts in one forward pass."""
     started = time.perf_counter()
     sequences, starts = [encoded.ids[i] for i in texts], encoded.starts[list(texts)].tolist()
-    found = token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
-    values = np.array([log_probs.sum(dtype=np.float64) for log_probs in found])
+    log_probs = token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
+    values = np.array([of_text.sum(dtype=np.float64) for of_text in log_probs])
     finite = np.isfinite(values)
     return Batch(
         index=np.array(texts, dtype=np.int64),
         log_likelihood=np.where(finite, values, np.nan),
-        num_tokens=np.where(finite, [len(log_probs) for log_probs in found], 0).astype(np.int32),
+        num_tokens=np.where(finite, [len(of_text) for of_text in log_probs], 0).astype(np.int32),
         status=np.where(finite, Status.SCORED, Status.NON_FINITE).astype(np.int8),
         seconds=time.perf_counter() - started,
     )
@@ -211,6 +217,8 @@ def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
 
 def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequence[int]) -> Batch | None:
     """A finished batch; None if it ran out of memory and goes back to be tried in smaller ones."""
+    import torch
+
     error = future.exception()
     if error is None:
         batch = future.result()
@@ -232,13 +240,7 @@ def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequen
     else:
         plan.shrink(plan.padded(texts) // 2)
     plan.put_back(texts)
-    _free_memory(model, error)
-    return None
-
-
-def _free_memory(model: Model, error: Exception) -> None:
-    import torch
-
     traceback.clear_frames(error.__traceback__)  # its frames hold the tensors of the failed batch
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
+    return None
