@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-NAME = "llreg_blocked"
+NAME = "llreg_blocked"  # of the attention, as transformers and provenance have it
 _BLOCK = 128  # queries
 # Arguments of transformers' attention functions that change nothing when they are None, False or 0.
 _NEUTRAL = ("sliding_window", "softcap", "s_aux", "position_bias", "cache", "output_attentions", "dropout")
+# With these all the arguments that may be there; an unknown one may change the values.
 _KNOWN = frozenset(
     (*_NEUTRAL, "position_ids", "use_cache", "cache_position", "past_key_values", "return_dict", "output_hidden_states")
 )
@@ -34,49 +35,47 @@ def fast_products(device_type: str) -> Iterator[None]:
     processor has instructions for that: so an error is measured first. Times are not: they would make the choice, and with
     it the last digits of a row, a matter of chance.
     """
-
-    if device_type != "cpu" or not _reroutes():
+    if device_type == "cpu" and _onednn_is_better():
+        with _onednn():
+            yield
+    else:
         yield
-        return
-    settings = _settings()
-    before = settings.fp32_precision
+
+
+@contextmanager
+def _onednn() -> Iterator[None]:
+    """Within, float32 products on a CPU go to oneDNN."""
+    import torch
+
+    settings: Any = torch.backends.mkldnn.matmul
+    precision = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
         yield
     finally:
-        settings.fp32_precision = before
-
-
-def _settings() -> Any:
-    import torch
-
-    return getattr(torch.backends.mkldnn, "matmul", None)
+        settings.fp32_precision = precision
 
 
 @cache
-def _reroutes() -> bool:
+def _onednn_is_better() -> bool:
+    """Whether oneDNN can be chosen, is the faster library on this processor, and as accurate."""
     import torch
 
-    settings, mkl = _settings(), torch.backends.mkl
-    if not hasattr(settings, "fp32_precision") or not mkl.is_available() or not _is_amd():  # type: ignore[no-untyped-call]
+    settings, mkl = getattr(torch.backends.mkldnn, "matmul", None), torch.backends.mkl
+    if not hasattr(settings, "fp32_precision") or not mkl.is_available():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        processor = platform.processor()
+    if "AuthenticAMD" not in processor:
         return False
     generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(256, 1024, generator=generator), torch.randn(1024, 256, generator=generator)
-    exact = left.double() @ right.double()
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        error = float((left @ right - exact).norm() / exact.norm())
-    finally:
-        settings.fp32_precision = before
+    a, b = torch.randn(256, 1024, generator=generator), torch.randn(1024, 256, generator=generator)
+    exact = a.double() @ b.double()
+    with _onednn():
+        error = float((a @ b - exact).norm() / exact.norm())
     return error < 1e-6  # float32 gives 2e-7, TF32 3e-4, bfloat16 2e-3
-
-
-def _is_amd() -> bool:
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return "AuthenticAMD" in platform.processor()
 
 
 @cache
@@ -126,8 +125,7 @@ def blocked_attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    plain = attention_mask is None and causal and _is_plain(query, key, value, options)
-    if not plain:
+    if attention_mask is not None or not causal or not _is_plain(query, key, value, options):
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **options
         )
@@ -136,26 +134,19 @@ def blocked_attention(
 
 
 def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> bool:
-    window = options.get("sliding_window")
-    # No mask and a window that the text does not fill: transformers leaves the mask out just then.
-    unusual = [options.get(name) for name in _NEUTRAL if not (name == "sliding_window" and _fits(window, query))]
-    return (
-        query.shape[2] == key.shape[2] == value.shape[2]
-        and query.shape[1] % key.shape[1] == 0
-        and not any(bool(one) for one in unusual if not _is_tensor(one))
-        and not any(_is_tensor(one) for one in unusual)
-        and _KNOWN.issuperset(options)
-    )
-
-
-def _fits(window: Any, query: torch.Tensor) -> bool:
-    return isinstance(window, int) and query.shape[2] <= window
-
-
-def _is_tensor(value: Any) -> bool:
+    """Whether attention is causal self-attention of a whole text, with nothing that changes its values."""
     import torch
 
-    return isinstance(value, torch.Tensor)
+    window, length = options.get("sliding_window"), query.shape[2]
+    # No mask and a window that the text does not fill: transformers leaves the mask out just then.
+    window_fits = isinstance(window, int) and length <= window
+    unusual = [options.get(name) for name in _NEUTRAL if not (name == "sliding_window" and window_fits)]
+    return (
+        length == key.shape[2] == value.shape[2]
+        and query.shape[1] % key.shape[1] == 0
+        and not any(isinstance(option, torch.Tensor) or option for option in unusual)
+        and _KNOWN.issuperset(options)
+    )
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -164,19 +155,19 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling
 
     batch, heads, length, dim = query.shape
     groups, shared = key.shape[1], heads // key.shape[1]
-    # (batch * groups, text, dim): all query heads of a group stand below each other in one product.
-    keys = key.reshape(batch * groups, length, dim).transpose(1, 2)
-    values = value.reshape(batch * groups, length, value.shape[-1])
+    keys = key.reshape(batch * groups, length, dim).transpose(1, 2)  # (batch * groups, dim, text)
+    values = value.reshape(batch * groups, length, value.shape[-1])  # (batch * groups, text, dim)
     queries = (query * scaling).reshape(batch * groups, shared, length, dim)
     output = query.new_empty(batch, length, heads, value.shape[-1])
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
+        # All query heads of a group stand below each other in one product: (batch * groups, shared * block, dim).
         block = queries[:, :, start:end].reshape(batch * groups, shared * (end - start), dim)
         scores = torch.bmm(block, keys[:, :, :end]).view(batch * groups, shared, end - start, end)
         scores[..., start:].masked_fill_(_future(end - start, scores.device), -torch.inf)
         weights = torch.softmax(scores, -1).view(batch * groups, shared * (end - start), end)
-        found = torch.bmm(weights, values[:, :end]).view(batch, heads, end - start, -1)
-        output[:, start:end] = found.transpose(1, 2)
+        attended = torch.bmm(weights, values[:, :end]).view(batch, heads, end - start, -1)
+        output[:, start:end] = attended.transpose(1, 2)
     return output
 
 

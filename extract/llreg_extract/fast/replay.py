@@ -37,11 +37,15 @@ def bases(module: Any) -> list[Any]:
     """What may be the base model of a causal language model of transformers: modules inside it."""
     import torch
 
-    found: list[Any] = []
-    for part in (getattr(module, "base_model", None), _decoder(module), getattr(module, "model", None)):
-        if isinstance(part, torch.nn.Module) and part is not module and not any(part is one for one in found):
-            found.append(part)
-    return found
+    try:
+        decoder = module.get_decoder()
+    except Exception:  # noqa: BLE001 - a class that has none raises whatever it likes
+        decoder = None
+    modules: list[Any] = []
+    for part in (getattr(module, "base_model", None), decoder, getattr(module, "model", None)):
+        if isinstance(part, torch.nn.Module) and part is not module and not any(part is base for base in modules):
+            modules.append(part)
+    return modules
 
 
 def install(module: Any, base: Any) -> None:
@@ -80,16 +84,9 @@ def _wrap(part: Any, function: Any) -> None:
     part.forward = MethodType(function, part)
 
 
-def _decoder(module: Any) -> Any:
-    try:
-        return module.get_decoder()
-    except Exception:  # noqa: BLE001 - a class that has none raises whatever it likes
-        return None
-
-
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    asked: Any = getattr(_state, "base", None)
-    if asked is not self:
+    """Of a base model: as ever, unless this thread asks for its output, or has an output for it to hand back."""
+    if getattr(_state, "base", None) is not self:
         return self._llreg_forward(*args, **kwargs)
     if _state.output is None:
         raise _Reached(self._llreg_forward(*args, **kwargs))
@@ -99,8 +96,8 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _linear(self: Any, states: torch.Tensor) -> torch.Tensor:
     """Of a head in 16 bits: products in float32 while a replay is on, since rounded logits would cost half a nat a text."""
     if getattr(_state, "output", None) is None:
-        found: torch.Tensor = self._llreg_forward(states)
-        return found
+        logits: torch.Tensor = self._llreg_forward(states)
+        return logits
     return _float32_product(states, self.weight, self.bias)
 
 
@@ -110,12 +107,12 @@ def _float32_product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
 
     if states.is_cuda and states.dtype == weight.dtype and _keeps_sums(weight.dtype):
         flat = torch.mm(states.reshape(-1, states.shape[-1]), weight.T, out_dtype=torch.float32)
-        found = flat.view(*states.shape[:-1], -1)
-        return found if bias is None else found + bias.float()
-    wide = states.float()
-    parts = [torch.nn.functional.linear(wide, rows.float()) for rows in torch.split(weight, _VOCABULARY_BLOCK)]
-    found = torch.cat(parts, -1)
-    return found if bias is None else found + bias.float()
+        product = flat.view(*states.shape[:-1], -1)
+    else:
+        wide = states.float()
+        parts = [torch.nn.functional.linear(wide, rows.float()) for rows in torch.split(weight, _VOCABULARY_BLOCK)]
+        product = torch.cat(parts, -1)
+    return product if bias is None else product + bias.float()
 
 
 @cache
@@ -123,9 +120,9 @@ def _keeps_sums(dtype: torch.dtype) -> bool:
     """Whether the GPU's product of 16-bit matrices comes in float32, in which it adds anyway: from torch 2.8 on."""
     import torch
 
-    one = torch.ones(16, 16, dtype=dtype, device="cuda")
+    ones = torch.ones(16, 16, dtype=dtype, device="cuda")
     try:
-        torch.mm(one, one, out_dtype=torch.float32)
+        torch.mm(ones, ones, out_dtype=torch.float32)
     except (TypeError, RuntimeError):
         return False
     return True
@@ -161,16 +158,16 @@ def hidden_states(module: Any, base: Any, tokens: torch.Tensor, options: dict[st
         raise ReplayError("the model does not run its base model")
     finally:
         _state.base = None
-    found = states_of(output)
-    if found is None or found.ndim != 3 or found.shape[:2] != tokens.shape:
+    states = states_of(output)
+    if states is None or states.ndim != 3 or states.shape[:2] != tokens.shape:
         raise ReplayError("the base model gives no hidden state a token")
     return output
 
 
 def states_of(output: Any) -> Any:
     """The hidden states in a base model's output: tensor of shape (batch, text, hidden), or None."""
-    found = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
-    return found if hasattr(found, "shape") else None
+    states = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    return states if hasattr(states, "shape") else None
 
 
 def head(
@@ -193,22 +190,20 @@ def head(
     -------
     float tensor of shape (token, vocabulary)
     """
-    _state.base, _state.output = base, _with_states(output, states[None])
+    # The base model's output with these states in place of all: one text of as many tokens.
+    if isinstance(output, tuple):
+        output = (states[None], *output[1:])
+    else:
+        output = copy.copy(output)
+        output.last_hidden_state = states[None]
+    _state.base, _state.output = base, output
     try:
-        found: torch.Tensor = module(input_ids=tokens[None], **options).logits
+        logits: torch.Tensor = module(input_ids=tokens[None], **options).logits
     finally:
         _state.base = _state.output = None
-    if found.ndim != 3 or found.shape[:2] != (1, len(states)):
+    if logits.ndim != 3 or logits.shape[:2] != (1, len(states)):
         raise ReplayError("the head gives no logits a token")
-    return found[0]
-
-
-def _with_states(output: Any, states: torch.Tensor) -> Any:
-    if isinstance(output, tuple):
-        return (states, *output[1:])
-    changed = copy.copy(output)
-    changed.last_hidden_state = states
-    return changed
+    return logits[0]
 
 
 def call_options(module: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def count_flops(model: Model) -> Flops:
 
 
 def _count(model: Model, length: int) -> int:
+    """Operations of one forward pass over a text of `length` tokens, as torch counts them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -113,16 +114,17 @@ def matmul_peak(dtype: str, device: str, *, threads: int = 1, seconds: float = 0
     if dtype == "float32":
         libraries.append(fast_products(device))
     rates = []
-    before = torch.get_num_threads()  # torch gives new threads the last number that was set
+    num_threads = torch.get_num_threads()  # torch gives new threads the last number that was set
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         for library in libraries:
             with library:
                 rates += [_cpu_rate(executor, threads, dtype, seconds) for _ in range(_ROUNDS)]
-    torch.set_num_threads(before)
+    torch.set_num_threads(num_threads)
     return max(rates)
 
 
 def _cpu_rate(executor: ThreadPoolExecutor, threads: int, dtype: str, seconds: float) -> float:
+    """Operations a second of all threads together."""
     import torch
 
     rows, inputs, outputs = _CPU_SIZES

@@ -13,43 +13,15 @@ from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
 
 # Of the Llama architecture; the sizes as their config.json has them.
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 176,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 4096,
-        "tie_word_embeddings": True,
-    },
-    "smollm2-135m": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49_152,
-        "tie_word_embeddings": True,
-    },
-    "llama-1b": {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128_256,
-        "tie_word_embeddings": True,
-    },
-    "llama-7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11_008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32_000,
-        "tie_word_embeddings": False,
-    },
+    name: {**dict(zip(_SIZES, sizes, strict=True)), "vocab_size": vocabulary, "tie_word_embeddings": tied}
+    for name, sizes, vocabulary, tied in (
+        ("tiny", (64, 176, 2, 4, 2), 4096, True),
+        ("smollm2-135m", (576, 1536, 30, 9, 3), 49_152, True),
+        ("llama-1b", (2048, 8192, 16, 32, 8), 128_256, True),
+        ("llama-7b", (4096, 11_008, 32, 32, 32), 32_000, False),
+    )
 }
 _CONTEXT = 4096  # tokens
 _MERGED_VOCABULARY = 8192  # at most; enough for four bytes a token on a hundred texts
@@ -80,7 +52,17 @@ def random_model(shape: str, texts: Sequence[str], *, dtype: str, device: str) -
     require("torch", "transformers")
     tokenizer = make_tokenizer(texts, SHAPES[shape]["vocab_size"])
     module = make_module(shape, dtype, device)
-    return make_ready(_make_source(shape, dtype, module), module, tokenizer, dtype)
+    source = Source(
+        name=f"random-{shape}",
+        kind="local",
+        location="",
+        revision="",
+        file=None,
+        quantization=None,
+        checkpoint_dtype=dtype,
+        declared={"architecture": type(module).__name__, "num_parameters": int(module.num_parameters())},
+    )
+    return make_ready(source, module, tokenizer, dtype)
 
 
 def make_module(shape: str, dtype: str, device: str) -> Any:
@@ -110,16 +92,3 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     )
     tokenizer.train_from_iterator([PROBE_TEXT, *texts], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
-
-
-def _make_source(shape: str, dtype: str, module: Any) -> Source:
-    return Source(
-        name=f"random-{shape}",
-        kind="local",
-        location="",
-        revision="",
-        file=None,
-        quantization=None,
-        checkpoint_dtype=dtype,
-        declared={"architecture": type(module).__name__, "num_parameters": int(module.num_parameters())},
-    )

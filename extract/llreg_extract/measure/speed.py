@@ -26,7 +26,7 @@ from llreg_extract.source import Source
 from llreg_schemas.errors import LlregError, ModelError
 
 _COMPARED = 16  # texts, at most, that are scored alone and together
-_LEAVE = 10.0  # seconds that a process gets to clean up after itself
+_EXIT_SECONDS = 10.0  # that a process gets to clean up after itself
 _MAX_TEXTS = 200_000  # that a run repeats its texts to
 
 
@@ -135,10 +135,12 @@ def measure(trial: Trial) -> Speed:
     sender.close()  # else its end would not be seen here
     try:
         answer: Speed | str = receiver.recv()
-        process.join(_LEAVE)
+        process.join(_EXIT_SECONDS)
     except EOFError:
         process.join()
-        answer = _obituary(process.exitcode)
+        answer = f"its process ended with exit code {process.exitcode}; what it said is above"
+        if process.exitcode == -signal.SIGKILL:
+            answer = "the system killed it, as it does when memory runs out"
     finally:
         process.kill()
         process.join()
@@ -150,6 +152,7 @@ def measure(trial: Trial) -> Speed:
 
 
 def _answer(trial: Trial, sender: Connection) -> None:
+    """In the new process: send what was measured, or a sentence that says why nothing was."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     try:
         sender.send(measure_here(trial))
@@ -159,12 +162,6 @@ def _answer(trial: Trial, sender: Connection) -> None:
         if not is_out_of_memory(error):
             raise
         sender.send("memory ran out")
-
-
-def _obituary(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "the system killed it, as it does when memory runs out"
-    return f"its process ended with exit code {code}; what it said is above"
 
 
 def _budget(trial: Trial, num_parameters: int | None) -> int:
@@ -179,13 +176,22 @@ def measure_here(trial: Trial) -> Speed:
     LlregError
         As `llreg_extract.load` and `llreg_extract.iter_scores` do.
     """
-    model = _make_model(trial)
+    import torch
+
+    if isinstance(trial.model, str):
+        model = random_model(trial.model, trial.texts, dtype=trial.dtype, device=trial.device)
+    else:
+        model = load(trial.model, dtype=trial.dtype, device=trial.device, trust_remote_code=trial.trust_remote_code)
+    if trial.threads is not None:
+        model.threads = trial.threads
     encoded = encode(model, trial.texts)
     budget = _budget(trial, model.source.declared.get("num_parameters"))
     run = _run_for(model, encoded, budget, trial.seconds)
-    memory = _memory(trial.device)  # before anything else takes some
+    # Before anything else takes some.
+    memory = peak_resident() if trial.device == "cpu" else int(torch.cuda.max_memory_reserved(trial.device))
     flops = count_flops(model)
     workers = model.threads if trial.device == "cpu" else 1
+    # As many texts are compared as an eighth of the time allows.
     compared = max(1, min(_COMPARED, int(run.rate * trial.seconds / 8 / max(1.0, encoded.lengths.mean()))))
     first = replace(encoded, ids=encoded.ids[:compared], starts=encoded.starts[:compared])
     return Speed(
@@ -202,16 +208,6 @@ def measure_here(trial: Trial) -> Speed:
         alone=_values(model, first, 1),
         together=_values(model, first, budget),
     )
-
-
-def _make_model(trial: Trial) -> Model:
-    if isinstance(trial.model, str):
-        model = random_model(trial.model, trial.texts, dtype=trial.dtype, device=trial.device)
-    else:
-        model = load(trial.model, dtype=trial.dtype, device=trial.device, trust_remote_code=trial.trust_remote_code)
-    if trial.threads is not None:
-        model.threads = trial.threads
-    return model
 
 
 @dataclass(frozen=True)
@@ -249,46 +245,40 @@ def _run_for(model: Model, encoded: Encoded, budget: int, seconds: float) -> _Ru
 
 def _repeated(encoded: Encoded, count: int) -> Encoded:
     """So many texts, from the first on and round again."""
-    places = np.arange(count) % len(encoded.ids)
-    return replace(encoded, ids=tuple(encoded.ids[i] for i in places), starts=encoded.starts[places])
+    texts = np.arange(count) % len(encoded.ids)
+    return replace(encoded, ids=tuple(encoded.ids[i] for i in texts), starts=encoded.starts[texts])
 
 
 def _run(model: Model, encoded: Encoded, budget: int) -> _Run:
+    """Score texts once and measure it."""
     lengths, scored = encoded.lengths, []
     tokens = padded = largest = 0
     started, cpu_started = time.perf_counter(), time.process_time()
     for batch in iter_scores(model, encoded, batch_tokens=budget):
         if (batch.status == Status.NON_FINITE).any():
             raise ModelError(f"{model.source.name} gives NaN or inf in {model.weight_dtype}")
-        done = lengths[batch.index[batch.status == Status.SCORED]]
-        if not len(done):
+        batch_lengths = lengths[batch.index[batch.status == Status.SCORED]]
+        if not len(batch_lengths):
             continue
-        scored.append(done)
+        scored.append(batch_lengths)
         tokens += int(batch.num_tokens.sum())
-        padded += int(done.max()) * len(done)
-        largest = max(largest, int(done.max()) * len(done))
+        batch_padded = int(batch_lengths.max()) * len(batch_lengths)
+        padded, largest = padded + batch_padded, max(largest, batch_padded)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     if not scored:
         raise ModelError(
             f"{model.source.name} can score none of the texts: they exceed its context of {model.context_length} tokens"
         )
-    done = np.concatenate(scored)
-    return _Run(done, tokens, int(done.sum()), padded, largest, seconds, cpu_seconds)
+    scored_lengths = np.concatenate(scored)
+    return _Run(scored_lengths, tokens, int(scored_lengths.sum()), padded, largest, seconds, cpu_seconds)
 
 
 def _values(model: Model, encoded: Encoded, budget: int) -> tuple[float, ...]:
+    """Log-likelihoods in nats, in float64, in the order of the texts."""
     values = np.full(len(encoded.ids), np.nan)
     for batch in iter_scores(model, encoded, batch_tokens=budget):
         values[batch.index] = batch.log_likelihood
     return tuple(values.tolist())
-
-
-def _memory(device: str) -> int:
-    if device != "cpu":
-        import torch
-
-        return int(torch.cuda.max_memory_reserved(device))
-    return peak_resident()
 
 
 def peak_resident() -> int:
