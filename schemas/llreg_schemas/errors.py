@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 
@@ -62,15 +63,11 @@ class InvalidFileError(LlregError, ValueError):
 
     def __init__(self, file: str | Path, problem: str, *, field: str | None = None) -> None:
         self.file, self.problem, self.field = str(file), problem, field
-        where = f"{self.file}: {field}" if field else self.file
-        super().__init__(f"{where}: {problem}")
+        super().__init__(f"{self.file}: {field}: {problem}" if field else f"{self.file}: {problem}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_invalid_file, (type(self), self.file, self.problem, self.field)
-
-
-def _rebuild_invalid_file(kind: type[InvalidFileError], file: str, problem: str, field: str | None) -> InvalidFileError:
-    return kind(file, problem, field=field)
+        # An exception is rebuilt from `args`, which is the message alone; worker processes send these.
+        return partial(type(self), field=self.field), (self.file, self.problem)
 
 
 class FormatVersionError(InvalidFileError):

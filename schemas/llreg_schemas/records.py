@@ -315,7 +315,7 @@ def version_manifest(
     }
 
 
-def retraction(digest: str, model: str, why: str, by: str | None, at: str) -> dict[str, Any]:
+def retraction(digest: str, model: str, why: str, by: str | None, time: str) -> dict[str, Any]:
     """Document ``retractions/<digest>.json``: a row withdrawn, with the reason."""
     return {
         "format": RETRACTION_FORMAT,
@@ -324,7 +324,7 @@ def retraction(digest: str, model: str, why: str, by: str | None, at: str) -> di
         "model": model,
         "why": why,
         "by": by,
-        "at": at,
+        "at": time,
     }
 
 

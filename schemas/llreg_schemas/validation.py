@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llreg_schemas.canonical import canonical_json
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 Kind = Literal[
     "registry", "row", "textset", "text", "pair", "version", "retraction", "map", "subset", "view", "recipe", "runfile"
 ]
-KINDS: tuple[Kind, ...] = (
-    "registry", "row", "textset", "text", "pair", "version", "retraction", "map", "subset", "view", "recipe", "runfile",
-)  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB, a row record or registry.json
-MAX_VERSION_BYTES = (
-    1 << 26
-)  # 64 MiB, about 900,000 row digests, a map of 250,000 rows, a subset of a set of 5,000,000 texts
-_SHOWN = 60  # characters of a wrong value shown in a message
+MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB: a row record or registry.json
+# 64 MiB: a version of about 900,000 row digests, a map of 250,000 rows, a subset of a set of 5,000,000 texts.
+MAX_VERSION_BYTES = 1 << 26
+_EXCERPT = 60  # characters of a wrong value in a message
 
 
 def load_schema(kind: Kind) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def load_schema(kind: Kind) -> dict[str, Any]:
 
 @cache
 def _validator(kind: Kind) -> Validator:
-    # Imported here: jsonschema costs a tenth of a second that `llreg --help` must not pay.
+    # jsonschema costs a tenth of a second that `llreg --help` must not pay.
     from jsonschema import Draft202012Validator
     from referencing import Registry, Resource
 
@@ -69,7 +66,15 @@ def check(kind: Kind, document: Any, file: str) -> dict[str, Any]:
     InvalidFileError
         If it breaks the schema; the message names the field, what was expected and what came.
     """
-    _check_version(document, file)
+    # A newer format may break the schema anywhere: say that first.
+    version = document.get("format_version") if isinstance(document, Mapping) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            file,
+            f"expected format version {FORMAT_VERSION} or older; got {version}, "
+            "written by a newer llreg: pip install --upgrade llreg",
+            field="format_version",
+        )
     errors = sorted(_validator(kind).iter_errors(document), key=lambda error: [str(p) for p in error.absolute_path])
     if errors:
         error = errors[0]
@@ -107,30 +112,17 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_version(document: Any, file: str) -> None:
-    version = document.get("format_version") if isinstance(document, Mapping) else None
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
-        raise FormatVersionError(
-            file,
-            f"expected format version {FORMAT_VERSION} or older; got {version}, "
-            "written by a newer llreg: pip install --upgrade llreg",
-            field="format_version",
-        )
-
-
 def _explain(error: ValidationError) -> tuple[str, str]:
     """Field path and sentence for one schema error."""
-    path = [_shown(part, quote=False) for part in error.absolute_path]
+    path = [_excerpt(part, quote=False) for part in error.absolute_path]
     rule, limit, value = error.validator, error.validator_value, error.instance
     if rule == "required":
         missing = next(name for name in limit if name not in value)
         return ".".join([*path, missing]), "expected a value; the field is missing"
     if rule == "additionalProperties" and limit is False:
-        known = error.schema.get("properties", {})
-        extra = next(name for name in value if name not in known)
-        return ".".join([*path, _shown(extra, quote=False)]), "expected no such field; known fields are " + ", ".join(
-            known
-        )
+        fields = error.schema.get("properties", {})
+        extra = _excerpt(next(name for name in value if name not in fields), quote=False)
+        return ".".join([*path, extra]), "expected no such field; known fields are " + ", ".join(fields)
     rules: dict[str, Callable[[], str]] = {
         "type": lambda: "a value of type " + " or ".join([limit] if isinstance(limit, str) else limit),
         "enum": lambda: "one of " + ", ".join(map(repr, limit)),
@@ -148,12 +140,12 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         "propertyNames": lambda: "other field names",
     }
     expected = rules[str(rule)]() if rule in rules else f"{rule} {limit}"
-    return ".".join(path) or "(document)", f"expected {expected}; got {_shown(value)}"
+    return ".".join(path) or "(document)", f"expected {expected}; got {_excerpt(value)}"
 
 
-def _shown(value: Any, *, quote: bool = True) -> str:
+def _excerpt(value: Any, *, quote: bool = True) -> str:
     """A wrong value, short and with control characters escaped: it may come from a stranger."""
     text = json.dumps(value, ensure_ascii=True, default=repr)
     if not quote:
         text = text.strip('"')
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"

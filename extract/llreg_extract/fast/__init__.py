@@ -1,1 +1,1 @@
-"""Faster ways to the same values, and the check that they are the same."""
+"""Faster ways to the same values: the head replayed where it is needed, and kernels for CPUs."""

@@ -1,1 +1,1 @@
-"""The files of models: on the Hub, on disk, and what they say."""
+"""The files of models: which ones count, what they say, and fetching them from the Hub."""

@@ -55,8 +55,10 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         As for `choose`.
     """
     require("torch", "transformers", "safetensors")
-    for package in ["gguf"] * bool(source.file) + ["peft"] * bool(source.adapter):
-        require_for_model(package)
+    if source.file is not None:
+        require_for_model("gguf")
+    if source.adapter is not None:
+        require_for_model("peft")
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
     with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
@@ -97,6 +99,7 @@ def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust
         attention=attention,
         library_attention=attention,
         first_token_scored=special_prefix(tokenizer) > 0,
+        # The cores that this process may use; macOS does not tell them.
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         trust_remote_code=trust_remote_code,
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llreg_extract.libraries import is_out_of_memory
 from llreg_extract.loading.load import load
-from llreg_extract.measure.flops import Flops, count_flops, matmul_peak
+from llreg_extract.measure.flops import count_flops, matmul_peak
 from llreg_extract.measure.shapes import random_model
 from llreg_extract.model import Model
 from llreg_extract.scoring.batches import default_batch_tokens
@@ -176,8 +176,6 @@ def measure_here(trial: Trial) -> Speed:
     LlregError
         As `llreg_extract.load` and `llreg_extract.iter_scores` do.
     """
-    import torch
-
     if isinstance(trial.model, str):
         model = random_model(trial.model, trial.texts, dtype=trial.dtype, device=trial.device)
     else:
@@ -187,8 +185,7 @@ def measure_here(trial: Trial) -> Speed:
     encoded = encode(model, trial.texts)
     budget = _budget(trial, model.source.declared.get("num_parameters"))
     run = _run_for(model, encoded, budget, trial.seconds)
-    # Before anything else takes some.
-    memory = peak_resident() if trial.device == "cpu" else int(torch.cuda.max_memory_reserved(trial.device))
+    memory = _peak_memory(trial.device)  # before anything else takes some
     flops = count_flops(model)
     workers = model.threads if trial.device == "cpu" else 1
     # As many texts are compared as an eighth of the time allows.
@@ -200,11 +197,11 @@ def measure_here(trial: Trial) -> Speed:
         threads=workers,
         tokens_per_second=run.rate,
         tokens_per_cpu_second=run.tokens / run.cpu_seconds if trial.device == "cpu" else None,
-        flops_per_second=run.flops(flops),
+        flops_per_second=flops.of(run.lengths) / run.seconds,
         peak_flops=matmul_peak(trial.dtype, trial.device, threads=workers),
         memory_bytes=memory,
         largest_batch=run.largest_batch,
-        padding=1 - run.real / run.padded,
+        padding=1 - int(run.lengths.sum()) / run.padded,
         alone=_values(model, first, 1),
         together=_values(model, first, budget),
     )
@@ -212,11 +209,10 @@ def measure_here(trial: Trial) -> Speed:
 
 @dataclass(frozen=True)
 class _Run:
-    """Texts scored: their lengths, tokens scored, tokens computed without and with padding, and the time it took."""
+    """Texts scored: their lengths, tokens scored, tokens computed with padding, and the time it took."""
 
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]  # (n_texts,), tokens
     tokens: int
-    real: int
     padded: int
     largest_batch: int
     seconds: float
@@ -224,10 +220,8 @@ class _Run:
 
     @property
     def rate(self) -> float:
+        """Tokens scored in a second."""
         return self.tokens / self.seconds
-
-    def flops(self, flops: Flops) -> float:
-        return flops.of(self.lengths) / self.seconds
 
 
 def _run_for(model: Model, encoded: Encoded, budget: int, seconds: float) -> _Run:
@@ -269,8 +263,7 @@ def _run(model: Model, encoded: Encoded, budget: int) -> _Run:
         raise ModelError(
             f"{model.source.name} can score none of the texts: they exceed its context of {model.context_length} tokens"
         )
-    scored_lengths = np.concatenate(scored)
-    return _Run(scored_lengths, tokens, int(scored_lengths.sum()), padded, largest, seconds, cpu_seconds)
+    return _Run(np.concatenate(scored), tokens, padded, largest, seconds, cpu_seconds)
 
 
 def _values(model: Model, encoded: Encoded, budget: int) -> tuple[float, ...]:
@@ -279,6 +272,15 @@ def _values(model: Model, encoded: Encoded, budget: int) -> tuple[float, ...]:
     for batch in iter_scores(model, encoded, batch_tokens=budget):
         values[batch.index] = batch.log_likelihood
     return tuple(values.tolist())
+
+
+def _peak_memory(device: str) -> int:
+    """The most that this process ever held, bytes: on a GPU of its memory, else resident."""
+    if device == "cpu":
+        return peak_resident()
+    import torch
+
+    return int(torch.cuda.max_memory_reserved(device))
 
 
 def peak_resident() -> int:
