@@ -47,7 +47,7 @@ def _onednn() -> Iterator[None]:
     """Within, float32 products on a CPU go to oneDNN."""
     import torch
 
-    settings: Any = torch.backends.mkldnn.matmul
+    settings: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 - torch's stubs lack it
     precision = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:

@@ -86,7 +86,8 @@ def _wrap(part: Any, function: Any) -> None:
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Of a base model: as ever, unless this thread asks for its output, or has an output for it to hand back."""
-    if getattr(_state, "base", None) is not self:
+    asked: Any = getattr(_state, "base", None)
+    if asked is not self:
         return self._llreg_forward(*args, **kwargs)
     if _state.output is None:
         raise _Reached(self._llreg_forward(*args, **kwargs))

@@ -264,7 +264,7 @@ def open_repo(repo: str, revision: str | None) -> HubFolder:
         files = [sibling.rfilename for sibling in info.siblings or []]
         # Files are fetched by commit, which leaves no trace of the branch in the cache; fetching one small file by its
         # branch does, so that the same name resolves offline later.
-        describing = [file for file in ("config.json", "README.md") if file in files]
+        describing: list[str] = [file for file in ("config.json", "README.md") if file in files]
         describing += [file for file in files if file.endswith("config.json")]
         if describing:
             hf_hub_download(repo, describing[0], revision=revision)
