@@ -93,13 +93,14 @@ def _read_long(lines: _Lines, header: Sequence[str], model: int, name: str) -> T
     descriptions: dict[str, list[str]] = {}
     for location, cells in lines:
         model_name, text_name = cells[model].strip(), cells[text].strip().lower()
-        row = values.setdefault(model_name, {})
+        row = values.setdefault(model_name, {})  # models in the order of their first lines
         if text_name in row:
             raise InputError(f"{location}: {model_name} has text {text_name[:70]} twice")
         row[text_name] = _number(cells[value], location)
         description = [cells[k].strip() for k in about_columns.values()]
         if descriptions.setdefault(model_name, description) != description:
             raise InputError(f"{location}: {model_name} is not described as on its lines before")
+    # Models may have values of different texts: what one lacks is NaN.
     texts = list(dict.fromkeys(text_name for row in values.values() for text_name in row))
     vectors = [np.array([row.get(text_name, np.nan) for text_name in texts]) for row in values.values()]
     about = {title: [cells[k] for cells in descriptions.values()] for k, title in enumerate(about_columns)}

@@ -105,10 +105,11 @@ def _measurement(
     if indices is not None:
         if values.shape != indices.shape:
             raise InputError(f"{location}: expected {len(indices):,} values, one a text; got shape {values.shape}")
-        ordered = np.full(registry.num_texts, np.nan)
+        ordered = np.full(registry.num_texts, np.nan)  # NaN: the file has not this text
         ordered[indices] = values
         values = ordered
     declared = {column: table.cell(column, k) for column in ABOUT}
+    # Several base models are a list in Parquet, and text in CSV and .npz.
     bases = declared["base_model"]
     declared["base_model"] = re.split(r"[,\s]+", bases.strip()) if isinstance(bases, str) else bases
     declared["num_parameters"] = _integer(declared["num_parameters"], f"{location}: num_parameters")

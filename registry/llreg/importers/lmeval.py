@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _QUANTISED = re.compile(r"load_in_[48]bit|gptq|awq|bnb|gguf", re.IGNORECASE)
 _DEPTH = 4  # a response in lists of one
-_ROLLING = "output_type: loglikelihood_rolling"
+_ADVICE = "score the texts with output_type: loglikelihood_rolling"
 
 # Model arguments under which the values mean something else than the protocol, and why.
 _REFUSED_ARGUMENTS = {
@@ -88,10 +89,10 @@ def import_lm_eval(
     results = _read_results(results_paths[0]) if results_paths else {}
     name = str(samples[0])
     _check_protocol(results, bos, name)
-    contents = [read_bounded(path) for path in samples]
+    contents = [read_bounded(path) for path in samples]  # kept for the origin's hash
     values, num_strange = _values(registry, list(zip(map(str, samples), contents, strict=True)))
     quantised = _QUANTISED.search(_arguments(results))
-    if quantization is None and quantised:
+    if quantization is None and quantised:  # how exactly is not in the arguments
         raise InputError(
             f"{name}: the model was quantised ({quantised[0]}); say how with --quantization, for example bnb:nf4"
         )
@@ -184,8 +185,7 @@ def _values(registry: Contents, files: Sequence[tuple[str, bytes]]) -> tuple[NDA
     values = np.full(registry.num_texts, np.nan)
     num_strange = 0
     for name, data in files:
-        for location, sample in _samples(data, name):
-            text, value = _text(sample, location), _response(sample, location)
+        for location, text, value in _samples(data, name):
             k = index.get(sha256_text(text))
             if k is None:
                 num_strange += 1
@@ -203,8 +203,8 @@ def _values(registry: Contents, files: Sequence[tuple[str, bytes]]) -> tuple[NDA
     return values, num_strange
 
 
-def _samples(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Location and content of each sample."""
+def _samples(data: bytes, name: str) -> Iterator[tuple[str, str, float]]:
+    """Location of each sample, the string that was scored, and its log-likelihood."""
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -215,41 +215,30 @@ def _samples(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise InputError(f"{location}: expected one JSON object a line; {error}") from error
         if not isinstance(sample, dict):
             raise InputError(f"{location}: expected a JSON object; got {type(sample).__name__}")
-        yield location, sample
 
+        text: Any = sample.get("arguments")
+        for _ in range(2):  # of the requests the only one, of its arguments the only one
+            text = list(text.values()) if isinstance(text, dict) else text
+            text = text[0] if isinstance(text, list) and len(text) == 1 else None
+        if not isinstance(text, str):
+            raise InputError(
+                f"{location}: expected a sample of a rolling log-likelihood task, with one text in arguments; {_ADVICE}"
+            )
 
-def _text(sample: Mapping[str, Any], location: str) -> str:
-    """The string that was scored: the request's only argument."""
-    text: Any = sample.get("arguments")
-    for _ in range(2):  # of the requests the only one, of its arguments the only one
-        text = list(text.values()) if isinstance(text, dict) else text
-        text = text[0] if isinstance(text, list) and len(text) == 1 else None
-    if isinstance(text, str):
-        return text
-    raise InputError(
-        f"{location}: expected a sample of a rolling log-likelihood task, with one text in arguments; score the texts with "
-        f"{_ROLLING}"
-    )
-
-
-def _response(sample: Mapping[str, Any], location: str) -> float:
-    """The log-likelihood, in as many lists of one as the version wrote, as a number or as text."""
-    response = sample.get("filtered_resps", sample.get("resps"))
-    for _ in range(_DEPTH):
-        if isinstance(response, list) and len(response) == 1:
-            response = response[0]
-    value = math.nan
-    if isinstance(response, (str, int, float)) and not isinstance(response, bool):
-        try:
-            value = float(response)
-        except ValueError:
-            pass
-    if not math.isfinite(value):
-        raise InputError(
-            f"{location}: expected one log-likelihood in filtered_resps; got {str(response)[:80]!r}; score the texts with "
-            f"{_ROLLING}"
-        )
-    return value
+        # In as many lists of one as the version wrote, as a number or as text.
+        response = sample.get("filtered_resps", sample.get("resps"))
+        for _ in range(_DEPTH):
+            if isinstance(response, list) and len(response) == 1:
+                response = response[0]
+        value = math.nan
+        if isinstance(response, (str, int, float)) and not isinstance(response, bool):
+            with suppress(ValueError, OverflowError):
+                value = float(response)
+        if not math.isfinite(value):
+            raise InputError(
+                f"{location}: expected one log-likelihood in filtered_resps; got {str(response)[:80]!r}; {_ADVICE}"
+            )
+        yield location, text, value
 
 
 def _notes(registry: Contents, results: Mapping[str, Any], values: NDArray[np.float64], num_strange: int) -> list[str]:

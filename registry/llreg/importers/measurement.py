@@ -77,15 +77,15 @@ class Origin:
         return {"import": self.kind, "import_file": self.file, "import_sha256": self.sha256}
 
 
-def read_bounded(path: Path, limit: int | None = None) -> bytes:
-    """A file's bytes, at most `limit` of them (default: `settings.MAX_IMPORT_BYTES`).
+def read_bounded(path: Path) -> bytes:
+    """A file's bytes, at most `settings.MAX_IMPORT_BYTES` of them.
 
     Raises
     ------
     InputError
         If it is missing, no regular file, or longer than the limit.
     """
-    limit = settings.MAX_IMPORT_BYTES if limit is None else limit
+    limit = settings.MAX_IMPORT_BYTES
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file")

@@ -88,26 +88,15 @@ def import_modelmap(
     registry.check_changeable("import into it")
     settings.check_contributor()
     name = str(path)
-    data = read_bounded(path)
-    content, origin = read_pickle(data, name), Origin.of("modelmap", path, data)
-    del data  # large
-    entries = [] if metadata is None else _check_metadata(read_pickle(read_bounded(metadata), str(metadata)), metadata)
-    if not isinstance(content, list):
-        vectors = _check_matrix(content, name)
-    elif metadata is None:
-        entries = _check_metadata(content, path)
-        # Some editions of the metadata hold raw values beside the clipped ones.
-        vectors = {entry["model_name"]: entry[_RAW] for entry in entries if _is_vector(entry.get(_RAW))}
-    else:
-        raise InputError(f"{name}: expected a dict of log-likelihoods; it holds metadata, as {metadata} does")
-    if names is not None:
-        _check_names(names, {*vectors, *(entry["model_name"] for entry in entries)}, name)
-        selection = set(names)
-        vectors = {model: vector for model, vector in vectors.items() if model in selection}
-        entries = [entry for entry in entries if entry["model_name"] in selection]
-
+    vectors, entries, origin = _read(path, metadata, names)
     tables = _annotations(entries)
-    if vectors:
+    if not vectors:  # metadata alone
+        note = (
+            f"no rows: {_CLIPPED} is clipped at the 2 % quantile, what lay below is lost, and rows are stored raw; "
+            "import raw_log-likelihood_1018.pkl for rows"
+        )
+        result = ImportResult(origin.file, [], [], [], [], (0, 0), None, None, dry_run, [note])
+    else:
         if not force:
             _check_text_set(registry)
         declared = {entry["model_name"]: _declared(entry) for entry in entries}
@@ -123,12 +112,6 @@ def import_modelmap(
         ]
         result = import_rows(registry, measurements, origin, dry_run=dry_run, progress=progress)
         result.notes.extend([*_compare(result), order_note(registry)])
-    else:
-        note = (
-            f"no rows: {_CLIPPED} is clipped at the 2 % quantile, what lay below is lost, and rows are stored raw; "
-            "import raw_log-likelihood_1018.pkl for rows"
-        )
-        result = ImportResult(origin.file, [], [], [], [], (0, 0), None, None, dry_run, [note])
     if not dry_run:
         for title, table in tables.items():
             write_annotations(registry, title, to_table(table))
@@ -157,13 +140,41 @@ def read_names(path: Path) -> list[str]:
 # What the files hold
 
 
-def _check_matrix(content: Any, name: str) -> dict[str, Any]:
-    if not isinstance(content, dict) or not content or not all(map(_is_vector, content.values())):
+def _read(
+    path: Path, metadata: Path | None, names: Sequence[str] | None
+) -> tuple[dict[str, Any], list[dict[str, Any]], Origin]:
+    """Raw values by model, metadata, both of the models in `names` only, and the file that the values are from."""
+    name = str(path)
+    data = read_bounded(path)
+    content, origin = read_pickle(data, name), Origin.of("modelmap", path, data)
+    del data  # large
+    entries = [] if metadata is None else _check_metadata(read_pickle(read_bounded(metadata), str(metadata)), metadata)
+    if isinstance(content, list):
+        if metadata is not None:
+            raise InputError(f"{name}: expected a dict of log-likelihoods; it holds metadata, as {metadata} does")
+        entries = _check_metadata(content, path)
+        # Some editions of the metadata hold raw values beside the clipped ones.
+        vectors = {entry["model_name"]: entry[_RAW] for entry in entries if _is_vector(entry.get(_RAW))}
+    elif isinstance(content, dict) and content and all(map(_is_vector, content.values())):
+        vectors = content
+    else:
         raise InputError(
             f"{name}: expected a dict of model names and arrays of log-likelihoods, or a list of dicts with "
             f"model_name; got {_describe(content)}"
         )
-    return content
+    if names is None:
+        return vectors, entries, origin
+    models = {*vectors, *(entry["model_name"] for entry in entries)}
+    missing = [model for model in names if model not in models]
+    if missing:
+        more = f" and {len(missing) - 5:,} others" if len(missing) > 5 else ""
+        raise InputError(f"{name}: expected the models in --names; it has no {', '.join(missing[:5])}{more}")
+    selection = set(names)
+    return (
+        {model: vector for model, vector in vectors.items() if model in selection},
+        [entry for entry in entries if entry["model_name"] in selection],
+        origin,
+    )
 
 
 def _check_metadata(content: Any, path: Path) -> list[dict[str, Any]]:
@@ -174,7 +185,7 @@ def _check_metadata(content: Any, path: Path) -> list[dict[str, Any]]:
         location, name = f"{path}: entry {number}", entry.get("model_name")
         if not isinstance(name, str) or not is_name(name):
             raise InputError(f"{location}: expected a model's name in model_name; got {str(name)[:100]!r}")
-        for key, value in entry.items():
+        for key, value in entry.items():  # keys that are not known are left alone
             kinds = _NUMBER if key.startswith(_SCORE) else _COLUMNS.get(key)
             if kinds and value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise InputError(
@@ -182,11 +193,13 @@ def _check_metadata(content: Any, path: Path) -> list[dict[str, Any]]:
                 )
         if not all(isinstance(tag, str) for tag in entry.get("tags") or []):
             raise InputError(f"{location}, {name}: expected text in tags")
+    # A name stands for one model, whatever its case.
     names = [entry["model_name"] for entry in content]
     refuse_twins([(name, f"{path}: model {number}") for number, name in enumerate(names, 1)])
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError(f"{path}: {name} stands there {count} times; keep one")
+    # Clipped values are most of the file, and become nothing.
     return [{key: value for key, value in entry.items() if key != _CLIPPED} for entry in content]
 
 
@@ -209,13 +222,6 @@ def _array(vector: NDArray[Any] | list[Any], location: str) -> NDArray[Any]:
     if not all(isinstance(number, _NUMBER) and not isinstance(number, bool) for number in vector):
         raise InputError(f"{location}: expected a list of numbers")
     return np.array(vector, dtype=np.float64)
-
-
-def _check_names(names: Sequence[str], models: set[str], name: str) -> None:
-    missing = [model for model in names if model not in models]
-    if missing:
-        more = f" and {len(missing) - 5:,} others" if len(missing) > 5 else ""
-        raise InputError(f"{name}: expected the models in --names; it has no {', '.join(missing[:5])}{more}")
 
 
 # What becomes of the metadata

@@ -74,6 +74,7 @@ def _read_arrays(data: bytes, name: str) -> dict[str, NDArray[np.generic]]:
 
 def _read_array(file: IO[bytes], size: int, location: str) -> NDArray[np.generic]:
     """An array of a member of `size` bytes by the zip; no more is unpacked than that and its header allow."""
+    # Not by numpy.load, which makes an array of whatever shape the header says before it reads.
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise InputError(f"{location}: expected an array of .npy version 1 or 2; got {version}")
@@ -88,6 +89,7 @@ def _read_array(file: IO[bytes], size: int, location: str) -> NDArray[np.generic
         promised *= length
     if not 0 <= promised <= size:
         raise InputError(f"{location}: its header promises {promised:,} bytes, it has {size:,}")
+    # Neither fewer bytes nor more: the zip's size is a claim, too.
     data = file.read(promised)
     if len(data) != promised or file.read(1):
         raise InputError(f"{location}: expected {promised:,} bytes, as its header says")

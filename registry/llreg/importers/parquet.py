@@ -66,6 +66,7 @@ def _read_table(data: bytes, name: str) -> Any:
 
     limit = settings.MAX_IMPORT_BYTES
     try:
+        # Its metadata say how much is in it, before anything is unpacked.
         file = pq.ParquetFile(io.BytesIO(data))
         groups = range(file.metadata.num_row_groups)
         if sum(file.metadata.row_group(k).total_byte_size for k in groups) > limit:

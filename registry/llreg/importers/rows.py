@@ -99,12 +99,16 @@ def import_rows(
     if not dry_run:
         atomic.sweep(registry.path)
         atomic.check_writable(registry.path)
+
+    # Everything is checked before anything is written.
     matrix = _matrix(measurements, registry, origin)  # (n_models, n_texts)
     _refuse_clipped(matrix, origin)
     rows = _make_rows(registry, measurements, matrix, origin)
     records = registry.records()
     present, retracted = {record.digest for record in records}, set(registry.retractions())
     refuse_twins([(each.model, each.location) for each in measurements], {each.identity.name for each in records})
+
+    # Rows that are there stay as they are, and retracted ones stay out: the same import can be given again.
     new = [row for row in rows if row.record.digest not in present and row.record.digest not in retracted]
     if not dry_run:
         _write(registry.path, new, progress)
@@ -171,6 +175,7 @@ def _refuse_clipped(matrix: NDArray[np.float64], origin: Origin) -> None:
     """Rows are stored raw: values that were clipped have one floor, shared by models on many texts."""
     is_floor = matrix == matrix[~np.isnan(matrix)].min(initial=0.0)  # (n_models, n_texts)
     num_models, num_texts = int(is_floor.any(axis=1).sum()), int(is_floor.any(axis=0).sum())
+    # One model's minimum is no floor, nor is one that a few texts share: a checkpoint may stand there under two names.
     if num_models < 2 or num_texts < max(3, matrix.shape[1] // 1000):
         return
     raise InputError(
@@ -283,6 +288,7 @@ def _size_correlation(matrix: NDArray[np.float64], num_bytes: NDArray[np.float64
     texts = is_scored.any(axis=0)  # (n_texts,)
     sizes = num_bytes[texts]
     means = np.add.reduce(matrix, axis=0, where=is_scored)[texts] / is_scored.sum(axis=0)[texts]
+    # A correlation of few texts is chance, and one of equal values is undefined.
     if len(sizes) < _ORDER_TEXTS or sizes.min() == sizes.max() or means.min() == means.max():
         return None
     from scipy.stats import spearmanr

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +97,11 @@ def build_texts(recipe: Recipe, partial: Path, *, progress: Progress | None = No
     As `build_file`.
     """
     recipe = _resolved(recipe)
-    state = Partial(partial, _key_of(recipe))
+
+    # An unfinished build must agree in the recipe, and in size and time of its files.
+    files = [Path(name).expanduser() for source in recipe.sources for name in source.files]
+    stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    state = Partial(partial, hash_json({"recipe": recipe.id, "files": stats}))
     if partial.exists():
         is_usable = state.load()
         if note and is_usable:
@@ -225,13 +229,6 @@ class Partial:
         self._due = begun + max(SAVE_SECONDS, _SAVE_SHARE * spent)
 
 
-def _key_of(recipe: Recipe) -> str:
-    """What an unfinished build must agree with: the recipe, and size and time of its files."""
-    paths = [Path(name).expanduser() for source in recipe.sources for name in source.files]
-    stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    return hash_json({"recipe": recipe.id, "files": stats})
-
-
 # Going through the documents
 
 
@@ -247,6 +244,7 @@ class _Reading:
         """Read to the end, and check that the sources gave as many pieces as the recipe says, or as were counted."""
         recipe, state = self._recipe, self._state
         if recipe.sample is not None:
+            # Which ordinals are drawn depends on how many pieces there are: said by the recipe, or counted first.
             if state.mark.population is None:
                 population = recipe.sample.population or recipe.expect.pieces
                 if population is None:
@@ -262,7 +260,7 @@ class _Reading:
         expected, kept = recipe.expect.pieces or state.mark.population, state.mark.kept
         if expected is not None and kept != expected:
             names = ", ".join(dict.fromkeys(source.name for source in recipe.sources[:5]))
-            state.path.unlink(missing_ok=True)
+            state.path.unlink(missing_ok=True)  # to go on from there would end here again
             state.mark = Mark()
             raise InputError(
                 f"expected {expected:,} pieces; {names} gave {kept:,}: it has changed since the recipe was made, so that "
@@ -273,42 +271,50 @@ class _Reading:
         """Go through the documents of all sources that were not read yet, from the mark on."""
         state = self._state
         for number, source in enumerate(self._recipe.sources[state.mark.source :], state.mark.source):
-            mark = state.mark
-            before = mark.documents - mark.document  # documents of earlier sources
+            mark = state.mark  # where this source begins, or where an earlier run stopped in it
+            num_earlier = mark.documents - mark.document  # documents of earlier sources
             stream = open_stream(source, mark.position)
             read, kept = mark.document, mark.kept
             for document in documents(source, stream, read):
                 if document is not None:
-                    kept = self._take(document, number, before, kept)
+                    kept = self._take(document, number, num_earlier, kept)
                 read += 1
                 if read % _STEP == 0:
                     position = dict(stream.position)
-                    state.mark = replace(mark, position=position, document=read, documents=before + read, kept=kept)
+                    state.mark = replace(
+                        mark, position=position, document=read, documents=num_earlier + read, kept=kept
+                    )
                     state.save_if_due()
                     self._report()
-            state.mark = Mark(mark.population, mark.counted, number + 1, documents=before + read, kept=kept)
+            # The next source begins at its beginning.
+            state.mark = Mark(mark.population, mark.counted, number + 1, documents=num_earlier + read, kept=kept)
             self._report()
 
-    def _take(self, document: Document, source: int, before: int, kept: int) -> int:
-        """Keep the drawn pieces of a document; returns how many pieces there are so far."""
-        pieces = self._recipe.pieces
-        cuts: Iterable[tuple[int, int, int]] = [(0, 0, len(document.data))]
-        if pieces is None:
-            _check_whole(document)
+    def _take(self, document: Document, source: int, num_earlier: int, kept: int) -> int:
+        """Keep the drawn pieces of a document; returns how many pieces there are so far.
+
+        `num_earlier` is the number of documents in earlier sources, `kept` that of pieces in earlier documents.
+        """
+        data, location = document.data, document.location
+        if self._recipe.pieces is not None:
+            cuts = self._recipe.pieces.cut(data)
+        elif len(data) > MAX_TEXT_BYTES:  # whole documents must be texts as they are
+            raise InputError(
+                f"{location}: a text of {len(data):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: take it out, or cut "
+                "all texts with --max-bytes N"
+            )
+        elif not data.strip():
+            raise InputError(f"{location}: the text is empty: take it out")
         else:
-            cuts = pieces.cut(document.data)
+            cuts = iter([(0, 0, len(data))])
         for number, begin, end in cuts:
             rank = kept if self._ranks is None else self._ranks.get(kept)
             kept += 1
             if rank is not None and not self._counting:
-                text = document.data[begin:end].decode("utf-8")
+                origin = self._origin(document, source, number)
+                text = data[begin:end].decode("utf-8")
                 self._state.pieces[rank] = Piece(
-                    before + document.number,
-                    number,
-                    document.location,
-                    text,
-                    document.subset,
-                    self._origin(document, source, number),
+                    num_earlier + document.number, number, location, text, document.subset, origin
                 )
         if self._ranks is None and not self._counting and kept > MAX_TEXTS:
             raise InputError(f"more than {MAX_TEXTS:,} texts: take a sample, with --take N")
@@ -317,7 +323,7 @@ class _Reading:
     def _origin(self, document: Document, source: int, piece: int) -> str:
         """The `source` of a text: what the document says, then document and piece, and which source if there are several."""
         if self._recipe.pieces is None and document.origin:
-            return document.origin
+            return document.origin  # it names the document, which is the text
         ordinal = f"{source}:{document.number}" if len(self._recipe.sources) > 1 else str(document.number)
         if self._recipe.pieces is not None:
             ordinal += f"/{piece}"
@@ -327,6 +333,7 @@ class _Reading:
         """Report documents read, of both passes where they are counted first."""
         if self._progress is None:
             return
+        # The first pass counts as many documents as the second will read.
         mark = self._state.mark
         limits = [source.documents for source in self._recipe.sources]
         total = None
@@ -337,22 +344,12 @@ class _Reading:
         self._progress(mark.counted + mark.documents, total)
 
 
-def _check_whole(document: Document) -> None:
-    """Refuse a document that cannot be a text as it is."""
-    if len(document.data) > MAX_TEXT_BYTES:
-        raise InputError(
-            f"{document.location}: a text of {len(document.data):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: take it "
-            "out, or cut all texts with --max-bytes N"
-        )
-    if not document.data.strip():
-        raise InputError(f"{document.location}: the text is empty: take it out")
-
-
 # What comes out
 
 
 def _finished(recipe: Recipe, state: Partial) -> Built:
     """The text set of the drawn pieces, checked against what the recipe expects."""
+    # In the order of the sample. With duplicates to drop there are spare ones.
     drawn = [piece for _, piece in sorted(state.pieces.items())]
     if not drawn:
         raise InputError(f"the sources of {recipe.name} give no text that fits the recipe")
@@ -366,7 +363,7 @@ def _finished(recipe: Recipe, state: Partial) -> Built:
                     f"{piece.location} repeats the text of {earlier.location}: take one out, or say --duplicates drop, or keep"
                 )
         pieces = list(first.values())
-    num_looked_at = len(drawn)
+    num_considered = len(drawn)
     if recipe.sample:
         pieces = pieces[: recipe.sample.take]
         if len(pieces) < recipe.sample.take:
@@ -374,7 +371,7 @@ def _finished(recipe: Recipe, state: Partial) -> Built:
                 f"only {len(pieces):,} of the {len(drawn):,} drawn texts differ, and {recipe.sample.take:,} are wanted: take "
                 "fewer"
             )
-        num_looked_at = drawn.index(pieces[-1]) + 1
+        num_considered = drawn.index(pieces[-1]) + 1
     items = [piece._asdict() for piece in pieces]
     texts = make_text_set(recipe.name, items, licence=recipe.licence, description=recipe.description)
     numbers = [(piece.document, piece.piece) for piece in pieces]
@@ -386,18 +383,18 @@ def _finished(recipe: Recipe, state: Partial) -> Built:
         documents=state.mark.documents,
         pieces=state.mark.kept,
         repeated=len(pieces) - len({piece.text for piece in pieces}),
-        dropped=num_looked_at - len(pieces),
+        dropped=num_considered - len(pieces),
     )
 
 
 def _check_expected(recipe: Recipe, numbers: list[tuple[int, int]], texts: TextSet) -> None:
     """Refuse texts that are not the (document, piece) pairs, or not the text set, that the recipe expects."""
     expected = recipe.expect
-    for k, (before, now) in enumerate(zip(expected.first, numbers, strict=False)):
-        if before != now:
+    for k, (old, new) in enumerate(zip(expected.first, numbers, strict=False)):
+        if old != new:
             raise InputError(
-                f"text {k} is piece {now[1]} of document {now[0]}, and the recipe expects piece {before[1]} of document "
-                f"{before[0]}: the source has changed since the recipe was made"
+                f"text {k} is piece {new[1]} of document {new[0]}, and the recipe expects piece {old[1]} of document "
+                f"{old[0]}: the source has changed since the recipe was made"
             )
     if len(numbers) < len(expected.first):
         raise InputError(f"expected at least {len(expected.first):,} texts; got {len(numbers):,}")

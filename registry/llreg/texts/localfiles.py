@@ -108,7 +108,8 @@ def _parquet(path: Path, source: Source, skip: int) -> Iterator[Item]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # A field may be a column, or lie in one: then its path begins with the column's name.
+    # Only the columns of the fields that are asked for. A field may be a column, or lie in one: then its path begins
+    # with the column's name.
     paths = {source.text, *source.source, *source.where}
     paths |= {source.subset} if isinstance(source.subset, str) else set()
     fields = paths | {field.split(".")[0] for field in paths}
@@ -136,27 +137,28 @@ def _parquet(path: Path, source: Source, skip: int) -> Iterator[Item]:
 
 
 def _plain_text(path: Path, source: Source, skip: int) -> Iterator[Item]:
-    for count, (number, text) in enumerate(_units(path, source.unit)):
-        if count >= skip:
-            yield Item(f"{path}:{number}", {source.text: text})
-
-
-def _units(path: Path, unit: str) -> Iterator[tuple[int, str]]:
-    """Texts of a plain file with the line that each begins on; the line breaks around a text are not part of it."""
-    text: list[str] = []  # lines of the one that is being read
-    begin = 1
-    for number, line in _lines(path):
-        if unit == "line":
-            if line.strip():
-                yield number, line.rstrip("\r\n")
-        elif unit == "file" or line.strip():
-            begin = begin if text else number
+    def texts() -> Iterator[tuple[int, str]]:
+        """Texts with the line that each begins on."""
+        text: list[str] = []  # lines of the one that is being read
+        begin = 1
+        for number, line in _lines(path):
+            if source.unit != "file" and not line.strip():  # a blank line is no text, and ends a paragraph
+                if text:
+                    yield begin, "".join(text)
+                text = []
+                continue
+            if not text:
+                begin = number
             text.append(line)
-        elif text:
-            yield begin, "".join(text).rstrip("\r\n")
-            text = []
-    if text:
-        yield begin, "".join(text).rstrip("\r\n")
+            if source.unit == "line":
+                yield begin, text.pop()
+        if text:
+            yield begin, "".join(text)
+
+    # The line breaks around a text are not part of it.
+    for count, (number, text) in enumerate(texts()):
+        if count >= skip:
+            yield Item(f"{path}:{number}", {source.text: text.rstrip("\r\n")})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

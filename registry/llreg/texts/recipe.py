@@ -234,6 +234,7 @@ class Recipe:
             take = old.take
         if seed is None:
             seed = old.seed if old else _SEED
+        # At least as many are drawn as before: random.sample may begin otherwise where it draws another number.
         new = Sample(seed, max(take, old.draw if old else take), take, old.population if old else None)
         if new == old:
             return self
@@ -347,6 +348,7 @@ def read_recipe(data: bytes | str, name: str) -> Recipe:
         If it does not fit the schema, a source is neither a data set nor files, or numbers contradict each other.
     """
     document = parse("recipe", data, name)
+    # The rest is what the schema cannot say.
     sources = []
     for number, value in enumerate(document["sources"]):
         if bool(value.get("dataset")) == bool(value.get("files")):

@@ -56,6 +56,7 @@ def documents(source: Source, stream: Stream, skip: int = 0) -> Iterator[Documen
     InputError
         If one has no text, or text that is not valid Unicode; the message names it.
     """
+    # The source's limit counts also the documents that `where` leaves out.
     limit = None if source.documents is None else source.documents - skip
     for number, (location, record) in enumerate(islice(stream, limit), skip):
         if not _is_wanted(record, source, location):
@@ -71,7 +72,7 @@ def documents(source: Source, stream: Stream, skip: int = 0) -> Iterator[Documen
 
 def lookup(record: Mapping[str, Any], path: str) -> Any:
     """A field by its name, or by its dotted path into nested ones; `_ABSENT` if it is not there."""
-    if path in record:
+    if path in record:  # a name may have dots in it
         return record[path]
     value: Any = record
     for name in path.split("."):
@@ -155,7 +156,7 @@ class DatasetStream:
                 raise InputError(f"no directory {source.dataset}")
         datasets.disable_progress_bars()  # llreg shows its own
         self._source = source
-        self._read = 0
+        self._read = 0  # documents, for the position and for messages
         try:
             self._data = datasets.load_dataset(
                 name, source.config, split=source.split, revision=source.revision, streaming=True

@@ -169,7 +169,7 @@ def load_texts(which: str | Path) -> TextSet:
     elif path.suffix in {".parquet", ".pq"}:
         built = read_built(path)
         if built is not None:
-            return built
+            return built  # its texts may repeat, and were checked against its id
         items = parquet_items(path)
     else:
         raise InputError(f"{path}: expected a .jsonl or .parquet file; got {path.suffix or 'no ending'!r}")
@@ -220,7 +220,7 @@ def read_built(path: Path) -> TextSet | None:
         rows = pq.read_table(path, columns=list(_BUILT_COLUMNS)).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a Parquet file; {error}") from error
-    try:
+    try:  # a user's file, not a registry's: what is wrong with it is wrong input
         recipe = read_recipe(metadata[_RECIPE], f"{path}: llreg.recipe")
         rows = [check("text", row, f"{path}: row {number}") for number, row in enumerate(rows)]
     except InvalidFileError as error:
@@ -336,6 +336,7 @@ def _index(columns: Mapping[str, list[Any]], info: Mapping[str, Any], name: str)
     header = TextSetInfo(**info)
     sizes, prompt_sizes = columns["bytes"], columns.get("prompt_bytes", [])
     index = TextIndex(header, sizes, columns["sha256"], columns["subset"], columns["source"], prompt_sizes)
+    # Each column must be what registry.json says of it, so that a row's values are of the texts that it names.
     if columns["index"] != list(range(len(index))):
         raise InvalidFileError(name, f"expected 0 to {len(index) - 1} in order", field="index")
     if text_set_id(index.sha256) != header.id:

@@ -20,7 +20,6 @@ from llreg.exporters.npz import write_npz
 from llreg.exporters.parquet import write_parquet
 from llreg.exporters.selection import select
 from llreg.importers.formats import import_table
-from llreg.importers.measurement import read_bounded
 from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
@@ -305,8 +304,9 @@ def test_files_are_bounded(
     monkeypatch.setattr(settings, "MAX_IMPORT_BYTES", 1 << 20)
     with pytest.raises(InputError, match="at most 1,048,576 bytes of arrays"):
         import_table(small_registry, path, "npz", dtype="float16")
+    monkeypatch.setattr(settings, "MAX_IMPORT_BYTES", 10)
     with pytest.raises(InputError, match="expected at most 10 bytes; got"):
-        read_bounded(path, 10)
+        import_table(small_registry, path, "npz", dtype="float16")
     with pytest.raises(InputError, match="no such file"):
         import_table(small_registry, tmp_path / "absent.npz", "npz")
     with pytest.raises(InputError, match="no such file"):
