@@ -26,7 +26,7 @@ from client import Hub, serving
 LIBRARIES = (
     "llreg.hub.sync.push",
     "llreg.hub.sync.pull",
-    "llreg.hub.remote.registry",
+    "llreg.hub.remote.contents",
     "huggingface_hub.hf_api",
     "xarray",
     "zarr",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from llreg.hub.remote.registry import RemoteContents, find_folder
+from llreg.hub.remote.contents import RemoteContents, find_folder
 from llreg.registry.geometry import GeometryVerbs
 from llreg.registry.rows import RowVerbs
 from llreg.registry.sync import HubVerbs

@@ -18,7 +18,7 @@ from tests.hub.reviewing import Site, files_of
 
 from llreg.hub.client.repo import Entry
 from llreg.hub.judge.verdict import Verdict
-from llreg.hub.review.proposal import Proposal, Sorted
+from llreg.hub.review.proposal import NewFiles, Proposal
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_limit, row_path, to_zip, write_row
 from llreg_schemas import pretty_json
@@ -284,8 +284,8 @@ def test_a_row_id_that_is_taken(small_registry: Registry, make_row: MakeRow, tmp
     row = make_row(small_registry, "bob/model", 70)
     proposal = Proposal(tmp_path / "staged", small_registry)
     path = write_row(proposal.path, row).relative_to(proposal.path).as_posix()
-    found = Sorted(rows=[Entry(path, "", 1, is_folder=False, is_lfs=True)])
+    files = NewFiles(rows=[Entry(path, "", 1, is_folder=False, is_lfs=True)])
     for digest, state in ((row.record.digest, "good"), (row.record.digest[:8] + "0" * 56, "refused")):
         verdict = Verdict("lab/x", 1, "", "", "")
-        proposal.check(found, verdict, {row.record.row_id: digest})
+        proposal.check(files, verdict, {row.record.row_id: digest})
         assert verdict.state == state

@@ -91,7 +91,7 @@ class Repo:
         if not is_repo_id(id):
             raise InputError(f"{id!r} is no Hub id: expected org/name")
         self.id = id
-        self._listed: dict[str, list[Entry]] = {}  # by the folder's oid: its content never changes
+        self._listings: dict[str, list[Entry]] = {}  # by the folder's oid: its content never changes
 
     @cached_property
     def api(self) -> HfApi:
@@ -165,8 +165,8 @@ class Repo:
     def tag_missing(self, names: Sequence[str], commit: str) -> tuple[str, ...]:
         """Put tags that the repository has not yet on a commit; the names of those that were."""
         with self.errors(commit):
-            there = {tag.name for tag in self.api.list_repo_refs(self.id, repo_type="dataset").tags}
-            missing = tuple(name for name in names if name not in there)
+            existing = {tag.name for tag in self.api.list_repo_refs(self.id, repo_type="dataset").tags}
+            missing = tuple(name for name in names if name not in existing)
             for name in missing:
                 self.api.create_tag(self.id, tag=name, revision=commit, repo_type="dataset", exist_ok=True)
         return missing
@@ -188,38 +188,39 @@ class Repo:
         """
         from huggingface_hub.errors import EntryNotFoundError
 
-        if oid is not None and not recursive and oid in self._listed:
-            known = self._listed[oid]
-            return [entry._replace(path=f"{folder}/{entry.name}".lstrip("/")) for entry in known]
+        if oid is not None and not recursive and oid in self._listings:
+            # The same content may be in another folder.
+            return [entry._replace(path=f"{folder}/{entry.name}".lstrip("/")) for entry in self._listings[oid]]
         with self.errors(commit):
             try:
-                found = [_entry(item) for item in self._tree(commit, folder, recursive)]
+                entries = [_entry_of(item) for item in self._tree(commit, folder, recursive)]
             except EntryNotFoundError:
-                found = []
+                entries = []
         if oid is not None and not recursive:
-            self._listed[oid] = found
-        return found
+            self._listings[oid] = entries
+        return entries
 
     def _tree(self, commit: str, folder: str, recursive: bool) -> Iterable[Any]:
+        """The client's own answer, page by page; a review bounds it."""
         return self.api.list_repo_tree(
             self.id, folder or None, recursive=recursive, revision=commit, repo_type="dataset"
         )
 
-    def learn(self, commit: str, folder: str, folders: Sequence[Entry]) -> None:
-        """Ask for the content of some folders of a folder at once, where many were not listed before."""
-        unknown = [entry for entry in folders if entry.oid not in self._listed]
-        if len(unknown) <= _SINGLY:
+    def list_folders(self, commit: str, parent: str, folders: Sequence[Entry]) -> None:
+        """List some folders of a folder at once, where many were not listed before; fewer are listed one by one later."""
+        unlisted = [entry for entry in folders if entry.oid not in self._listings]
+        if len(unlisted) <= _SINGLY:
             return
-        found: dict[str, list[Entry]] = {entry.path: [] for entry in unknown}
-        for entry in self.listing(commit, folder, recursive=True):
-            parent = entry.path.rpartition("/")[0]
-            if parent in found:
-                found[parent].append(entry)
-        self._listed |= {entry.oid: found[entry.path] for entry in unknown}
+        entries: dict[str, list[Entry]] = {entry.path: [] for entry in unlisted}
+        for entry in self.listing(commit, parent, recursive=True):
+            folder = entry.path.rpartition("/")[0]
+            if folder in entries:
+                entries[folder].append(entry)
+        self._listings |= {entry.oid: entries[entry.path] for entry in unlisted}
 
-    def files(self, commit: str, folder: str, folders: Sequence[Entry]) -> list[Entry]:
+    def files(self, commit: str, parent: str, folders: Sequence[Entry]) -> list[Entry]:
         """What is in some folders of a folder, in as few requests as possible."""
-        self.learn(commit, folder, folders)
+        self.list_folders(commit, parent, folders)
         return [file for entry in folders for file in self.listing(commit, entry.path, oid=entry.oid)]
 
     # Files
@@ -248,9 +249,9 @@ class Repo:
                 )
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for done, _ in enumerate(pool.map(fetch, names), 1):
+            for count, _ in enumerate(pool.map(fetch, names), 1):
                 if progress:
-                    progress(done, len(names))
+                    progress(count, len(names))
 
     def read_range(self, commit: str, name: str, start: int, end: int) -> bytes:
         """Bytes of a file from `start` up to `end`: one request."""
@@ -268,14 +269,14 @@ class Repo:
         import huggingface_hub.utils
 
         hub: Any = huggingface_hub.utils
-        sent = {**hub.build_hf_headers(library_name="llreg"), **headers}
+        all_headers = {**hub.build_hf_headers(library_name="llreg"), **headers}
         with self.errors(commit):
-            answer = hub.http_backoff("GET", address, headers=sent, timeout=_TIMEOUT)
+            answer = hub.http_backoff("GET", address, headers=all_headers, timeout=_TIMEOUT)
             hub.hf_raise_for_status(answer)
         return answer
 
 
-def _entry(item: Any) -> Entry:
+def _entry_of(item: Any) -> Entry:
     """From the client library's RepoFile or RepoFolder."""
     if hasattr(item, "tree_id"):
         return Entry(item.path, item.tree_id, 0, True, False)

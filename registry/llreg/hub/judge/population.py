@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llreg_schemas import RowRecord
 
 _BLOCK = 128  # rows at a time: 10 MB of float64 for 10,000 texts, which nearly stays in the cache
-_KEPT_BYTES = 1 << 30  # 1 GiB: a registry of up to so much is kept in memory; a larger one is read again each time
+_CACHE_BYTES = 1 << 30  # 1 GiB: a registry of up to so much is kept in memory; a larger one is read again each time
 _SAMPLE = 128  # rows whose distances to all say how far apart rows are here
 
 
@@ -71,7 +71,7 @@ class Population:
         """Records, in the order of the columns of all results."""
         return [*self._own, *(record for rows in self._joined for record in rows.records)]
 
-    @property
+    @cached_property
     def nats_per_bit(self) -> float:
         """Nats per text in a bit per byte, over the view's texts."""
         index = self.registry.text_index
@@ -91,9 +91,10 @@ class Population:
 
         Rows that joined do not count: two that were made together can share what no other row has.
         """
-        own = np.array([record.digest for record in self._own], dtype=object)
-        other = ~np.isnan(distances.bits[:, : len(own)]) & (_digests(new)[:, None] != own[None, :])
-        counts = np.where(other, distances.num_texts[:, : len(own)], 0)
+        digests = np.array([record.digest for record in self._own], dtype=object)
+        count = len(digests)
+        comparable = ~np.isnan(distances.bits[:, :count]) & (_digests(new)[:, None] != digests[None, :])
+        counts = np.where(comparable, distances.num_texts[:, :count], 0)  # (n_new, n_own)
         return np.asarray(counts.max(axis=1, initial=0))
 
     def join(self, rows: Rows) -> None:
@@ -105,27 +106,27 @@ class Population:
         self._joined.pop()
 
     @cached_property
-    def _kept(self) -> list[Rows] | None:
-        """The registry's own rows; None where they are too many to be kept."""
-        small = 8 * len(self._own) * self.registry.num_texts <= _KEPT_BYTES
-        return list(self._read()) if small else None
+    def _cached_blocks(self) -> list[Rows] | None:
+        """The registry's own rows; None where they are too many for memory."""
+        small = 8 * len(self._own) * self.registry.num_texts <= _CACHE_BYTES
+        return list(self._read_blocks()) if small else None
 
-    def _read(self) -> Iterator[Rows]:
+    def _read_blocks(self) -> Iterator[Rows]:
         for start in range(0, len(self._own), _BLOCK):
             yield view_rows(self.registry, self._own[start : start + _BLOCK], self.view, self.version)
 
     def _blocks(self) -> Iterator[Rows]:
-        yield from self._read() if self._kept is None else self._kept
+        yield from self._read_blocks() if self._cached_blocks is None else self._cached_blocks
         yield from self._joined
 
     def distances(self, new: Rows) -> Distances:
         """Distances from some rows to all."""
         parts = []
         for block in self._blocks():
-            found = kl_plain(new, block, se=False, tail_share=False)
-            same = _digests(new)[:, None] == _digests(block)[None, :]
-            bits, kl = (np.where(same, np.nan, found[name].values) for name in ("kl_bits_per_byte", "kl"))
-            parts.append((bits, kl, noise_floor(_noise(new), _noise(block)), found["num_texts"].values))
+            divergences = kl_plain(new, block, se=False, tail_share=False)
+            is_same_row = _digests(new)[:, None] == _digests(block)[None, :]  # (n_new, n_block)
+            bits, kl = (np.where(is_same_row, np.nan, divergences[name].values) for name in ("kl_bits_per_byte", "kl"))
+            parts.append((bits, kl, noise_floor(_noise(new), _noise(block)), divergences["num_texts"].values))
         if not parts:
             empty = np.empty((len(new), 0))
             return Distances(empty, empty, empty, empty.astype(np.int64))
@@ -137,34 +138,34 @@ class Population:
         if not positions:
             return []
         records = self.records
-        chosen = [records[k] for k in positions]
-        found = kl_plain(new.take([i]), self.some(positions), se=True, tail_share=True)
-        values = {name: found[name].values[0] for name in found}
+        divergences = kl_plain(new.take([i]), self.some(positions), se=True, tail_share=True)
+        values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
         ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
         return [
             Neighbor(
-                row_id=other.row_id,
-                model=other.identity.name,
+                row_id=records[k].row_id,
+                model=records[k].identity.name,
                 rank=int(ranks[k]),
-                kl=float(values["kl_bits_per_byte"][at]),
-                kl_se=float(values["kl_bits_per_byte_se"][at]),
-                tail_share=float(values["tail_share"][at]),
-                num_texts=int(values["num_texts"][at]),
-                relation=relation(new.records[i], other),
-                verdict=verdict(float(values["kl"][at]), float(distances.floor[i, k]), int(values["num_texts"][at])),
+                kl=float(values["kl_bits_per_byte"][j]),
+                kl_se=float(values["kl_bits_per_byte_se"][j]),
+                tail_share=float(values["tail_share"][j]),
+                num_texts=int(values["num_texts"][j]),
+                relation=relation(new.records[i], records[k]),
+                verdict=verdict(float(values["kl"][j]), float(distances.floor[i, k]), int(values["num_texts"][j])),
             )
-            for at, (k, other) in enumerate(zip(positions, chosen, strict=True))
+            for j, k in enumerate(positions)
         ]
 
     def some(self, positions: Sequence[int]) -> Rows:
         """The rows at some positions; of a registry that is not kept in memory, read again."""
-        if self._kept is not None:
-            return _gathered([*self._kept, *self._joined], positions)
-        first = len(self._own)
-        own = sorted({k for k in positions if k < first})
-        read = [view_rows(self.registry, [self._own[k] for k in own], self.view, self.version)] if own else []
-        places = {k: at for at, k in enumerate(own)}
-        return _gathered([*read, *self._joined], [places.get(k, k - first + len(own)) for k in positions])
+        if self._cached_blocks is not None:
+            return _gathered([*self._cached_blocks, *self._joined], positions)
+        # Only those of the registry's own rows that are asked for are read, which moves the rows that joined.
+        count = len(self._own)
+        needed = sorted({k for k in positions if k < count})
+        blocks = [view_rows(self.registry, [self._own[k] for k in needed], self.view, self.version)] if needed else []
+        moved = {k: j for j, k in enumerate(needed)}
+        return _gathered([*blocks, *self._joined], [moved.get(k, k - count + len(needed)) for k in positions])
 
     @cached_property
     def levels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -180,8 +181,8 @@ class Population:
         """Distances of a sample of the registry's own rows to all of them, bits per byte, in ascending order."""
         if len(self._own) < 2:
             return np.empty(0)
-        places = np.linspace(0, len(self._own) - 1, min(_SAMPLE, len(self._own))).astype(int)
-        bits = self.distances(self.some(places.tolist())).bits[:, : len(self._own)]
+        sample = np.linspace(0, len(self._own) - 1, min(_SAMPLE, len(self._own))).astype(int)
+        bits = self.distances(self.some(sample.tolist())).bits[:, : len(self._own)]  # (n_sample, n_own)
         return np.sort(bits[~np.isnan(bits)])
 
 
@@ -195,9 +196,12 @@ def levels(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         its bytes and weights; NaN where none was scored.
     """
     weights = np.ones_like(rows.values) if rows.weights is None else np.broadcast_to(rows.weights, rows.values.shape)
-    sampled = [np.ones(rows.values.shape[1]) if design is None else design.weights for design in rows.designs]
-    share = np.where(np.isnan(rows.values), 0.0, weights * np.array(sampled)) * rows.num_bytes
-    total = share.sum(axis=1)
+    # Of a row that was scored on a sample, each text stands for others, too.
+    design_weights = [np.ones(rows.values.shape[1]) if design is None else design.weights for design in rows.designs]
+    share = (
+        np.where(np.isnan(rows.values), 0.0, weights * np.array(design_weights)) * rows.num_bytes
+    )  # (n_models, n_texts)
+    total = share.sum(axis=1)  # (n_models,)
     total[total == 0] = np.nan
     bits = np.nan_to_num(-rows.values / (math.log(2) * rows.num_bytes))
     mean = (bits * share).sum(axis=1) / total
@@ -215,14 +219,14 @@ def _noise(rows: Rows) -> NDArray[np.float64]:
 def _gathered(blocks: Sequence[Rows], positions: Sequence[int]) -> Rows:
     """Rows at some positions of blocks laid end to end, as one."""
     starts = np.cumsum([0, *map(len, blocks)])
-    found = []
+    rows = []
     for k in positions:
-        at = int(np.searchsorted(starts, k, side="right")) - 1
-        found.append(blocks[at].take([k - int(starts[at])]))
+        block = int(np.searchsorted(starts, k, side="right")) - 1
+        rows.append(blocks[block].take([k - int(starts[block])]))
     return replace(
-        found[0],
-        records=[rows.records[0] for rows in found],
-        values=np.concatenate([rows.values for rows in found]),
-        designs=[rows.designs[0] for rows in found],
-        noise=np.concatenate([_noise(rows) for rows in found]),
+        rows[0],
+        records=[row.records[0] for row in rows],
+        values=np.concatenate([row.values for row in rows]),
+        designs=[row.designs[0] for row in rows],
+        noise=np.concatenate([_noise(row) for row in rows]),
     )

@@ -1,16 +1,13 @@
-"""What a review says of a pull request: findings, and what was measured of each new row."""
+"""What a review says of a pull request: its findings, and what was measured of each new row."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from llreg.geometry.neighbors import Neighbor
-    from llreg.verify.comparison import Agreement
+    from llreg.hub.judge.measure import Measured
 
 Level = Literal["refused", "attention", "note"]
 State = Literal["good", "attention", "refused"]
@@ -33,83 +30,6 @@ class Finding:
     level: Level
     file: str
     message: str
-
-
-@dataclass(frozen=True)
-class Replicate:
-    """An accepted row with the identity of a new one, and how far their values agree.
-
-    Attributes
-    ----------
-    row_id : str
-    kl, bound : float
-        Their KL divergence, and the largest that the arithmetic of their dtypes is likely to show, nats per text.
-    max_difference, rms_difference : float
-        Of the log-likelihoods of one text, nats; NaN where no text is shared.
-    num_texts : int
-        Texts of the view that both have.
-    """
-
-    row_id: str
-    kl: float
-    bound: float
-    max_difference: float
-    rms_difference: float
-    num_texts: int
-
-    @property
-    def agrees(self) -> bool:
-        """Whether their arithmetic explains all of the difference."""
-        return self.distance <= self.bound
-
-    @property
-    def distance(self) -> float:
-        """Half the mean square difference, or the KL where that is more, nats per text; NaN where it is not known.
-
-        KL is half the variance, which a constant that is added to all texts leaves as it is.
-        """
-        return math.nan if math.isnan(self.kl) else max(self.kl, self.rms_difference**2 / 2)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of a new row against the registry's.
-
-    Attributes
-    ----------
-    row_id, model, file : str
-    shared, least : int
-        Texts of the view that it shares with one of the registry's own rows, at most; and how many it takes to compare.
-    mean, spread : float
-        Minus log-likelihood, bits per byte: its mean, and its standard deviation over texts; NaN if it has no value there.
-    mean_z, spread_z : float
-        How unusual these are here: robust z; NaN where there are too few rows.
-    far_share : float
-        Share of the pairs of rows here that are at least as far apart as this row is from its nearest; NaN as above.
-    nearest, bases, siblings : sequence of Neighbor
-        Nearest rows; rows of the declared base models; rows of the same model that were measured otherwise.
-    missing_bases : sequence of str
-        Declared base models that have no row here.
-    replicates : sequence of Replicate
-    recomputed : Agreement or None
-    """
-
-    row_id: str
-    model: str
-    file: str
-    shared: int
-    least: int
-    mean: float
-    spread: float
-    mean_z: float
-    spread_z: float
-    far_share: float
-    nearest: Sequence[Neighbor]
-    bases: Sequence[Neighbor]
-    siblings: Sequence[Neighbor]
-    missing_bases: Sequence[str]
-    replicates: Sequence[Replicate]
-    recomputed: Agreement | None = None
 
 
 @dataclass

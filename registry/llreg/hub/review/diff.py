@@ -40,7 +40,7 @@ class TooManyFilesError(InputError):
     """A listing is longer than that of any pull request that could be merged."""
 
 
-class _Bounded(Repo):
+class _BoundedRepo(Repo):
     """A repository whose listings end: a pull request may hold any number of files."""
 
     def __init__(self, id: str, most: int) -> None:
@@ -62,12 +62,12 @@ class Trees:
     Parameters
     ----------
     repo : Repo
-    known : int
+    num_rows : int
         Rows that main holds: a listing may have so many entries, and some thousands besides.
     """
 
-    def __init__(self, repo: Repo, known: int = 0) -> None:
-        self._repo = _Bounded(repo.id, known + _MOST_ENTRIES)
+    def __init__(self, repo: Repo, num_rows: int = 0) -> None:
+        self._repo = _BoundedRepo(repo.id, num_rows + _MOST_ENTRIES)
         self._roots: dict[str, dict[str, Entry]] = {}
 
     def root(self, commit: str) -> dict[str, Entry]:
@@ -83,40 +83,41 @@ class Trees:
     def has(self, commit: str, path: str) -> bool:
         """Whether a commit holds a file."""
         *folders, name = path.split("/")
-        there = self.root(commit)
+        entries = self.root(commit)
         for folder in folders:
-            entry = there.get(folder)
+            entry = entries.get(folder)
             if entry is None or not entry.is_folder:
                 return False
-            there = self.children(commit, entry)
-        return name in there and not there[name].is_folder
+            entries = self.children(commit, entry)
+        return name in entries and not entries[name].is_folder
 
     def changes(self, base: str, head: str) -> list[Change]:
         """What `head` changed since `base`, by path."""
         return sorted(self._compare(base, self.root(base), head, self.root(head)), key=lambda change: change.path)
 
-    def _compare(self, base: str, before: dict[str, Entry], head: str, after: dict[str, Entry]) -> Iterator[Change]:
-        differing = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
-        folders = [name for name in differing if _is_open(before.get(name)) or _is_open(after.get(name))]
-        self._learn_rows(base, [before[name] for name in folders if name in before])
-        self._learn_rows(head, [after[name] for name in folders if name in after])
-        for name in differing:
-            old, new = before.get(name), after.get(name)
-            if name not in folders:
-                if new is not None:
-                    yield Change("added" if old is None else "modified", new)
-                elif old is not None:
-                    yield Change("deleted", old)
+    def _compare(self, base: str, old: dict[str, Entry], head: str, new: dict[str, Entry]) -> Iterator[Change]:
+        """Changes between the entries of one folder at two commits, and of the folders in it that are looked into."""
+        differing = []
+        for name in {**old, **new}:
+            before, after = old.get(name), new.get(name)
+            if before is None or after is None or (before.oid, before.is_folder) != (after.oid, after.is_folder):
+                differing.append((before, after))
+        opened = [pair for pair in differing if any(map(_is_opened, pair))]
+        for commit, entries in ((base, [before for before, _ in opened]), (head, [after for _, after in opened])):
+            rows = [entry for entry in entries if entry and entry.is_folder and entry.path.startswith("rows/")]
+            self._repo.list_folders(commit, "rows", rows)
+        for before, after in differing:
+            if not any(map(_is_opened, (before, after))):
+                if after is not None:
+                    yield Change("added" if before is None else "modified", after)
+                elif before is not None:
+                    yield Change("deleted", before)
                 continue
-            if old is not None and not old.is_folder:  # a file that made way for a folder, or the other way round
-                yield Change("deleted", old)
-            if new is not None and not new.is_folder:
-                yield Change("added", new)
-            yield from self._compare(base, self._inside(base, old), head, self._inside(head, new))
-
-    def _learn_rows(self, commit: str, folders: list[Entry]) -> None:
-        rows = [entry for entry in folders if entry.is_folder and entry.path.startswith("rows/")]
-        self._repo.learn(commit, "rows", rows)
+            if before is not None and not before.is_folder:  # a file that made way for a folder, or the other way round
+                yield Change("deleted", before)
+            if after is not None and not after.is_folder:
+                yield Change("added", after)
+            yield from self._compare(base, self._inside(base, before), head, self._inside(head, after))
 
     def _inside(self, commit: str, folder: Entry | None) -> dict[str, Entry]:
         return self.children(commit, folder) if folder is not None and folder.is_folder else {}
@@ -126,11 +127,7 @@ def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
-def _same(old: Entry | None, new: Entry | None) -> bool:
-    return old is not None and new is not None and (old.oid, old.is_folder) == (new.oid, new.is_folder)
-
-
-def _is_open(entry: Entry | None) -> bool:
+def _is_opened(entry: Entry | None) -> bool:
     return entry is not None and entry.is_folder and _OPENED.fullmatch(entry.path) is not None
 
 
@@ -146,7 +143,7 @@ class History:
 
     def __init__(self, repo: Repo, head: str) -> None:
         self._repo = repo
-        self._known: set[str] = {head}
+        self._commits: set[str] = {head}
         self._more = self._pages(head)
 
     def base_of(self, head: str) -> str | None:
@@ -155,24 +152,24 @@ class History:
         Both histories are read newest first and in turn. A commit of main that is not in what was read of main has no
         child there either, so the first that is found is the newest.
         """
-        theirs: list[str] = []
+        commits: list[str] = []  # of the pull request
+
+        def shared() -> str | None:
+            return next((commit for commit in commits if commit in self._commits), None)
+
         pages = self._pages(head)
         for _ in range(_MOST_PAGES):
             page = next(pages, [])
-            theirs += page
-            shared = self._first(theirs)
-            if shared is None:
-                grown = next(self._more, [])
-                self._known.update(grown)
-                shared = self._first(theirs)
-                if shared is None and not page and not grown:
-                    return None
-            if shared is not None:
-                return shared
+            commits += page
+            if base := shared():
+                return base
+            main_page = next(self._more, [])
+            self._commits.update(main_page)
+            if base := shared():
+                return base
+            if not page and not main_page:
+                return None
         return None
-
-    def _first(self, commits: Sequence[str]) -> str | None:
-        return next((commit for commit in commits if commit in self._known), None)
 
     def _pages(self, commit: str) -> Iterator[list[str]]:
         """Commits up to one, newest first, a page a request: the client's own list would ask for all pages."""

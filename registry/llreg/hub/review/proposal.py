@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 500  # new rows of a pull request: more than any honest run scores, and what one commit can take in 60 s
 _MOST_BYTES = 256 << 20  # 256 MiB in all: 500 rows of 65,000 texts
-_NAMED = 20  # files refused by name; of more, how many there are
+_MAX_NAMED = 20  # files refused by name; of more, how many there are
 _ROW = re.compile(r"rows/([0-9a-f]{2})/([^/]+)")
 _RETRACTION = re.compile(r"retractions/([0-9a-f]{64})\.json")
 _SUBSET = re.compile(r"subsets/([0-9a-f]{64})\.json")
@@ -37,21 +37,21 @@ _BYTES_A_TEXT = 64  # of a subset: a chance of up to 20 digits, and an index and
 
 
 @dataclass
-class Sorted:
+class NewFiles:
     """A pull request's changes, by what may become of them.
 
     Attributes
     ----------
     rows, retractions, subsets : list of Entry
         New files that have the right names and sizes.
-    there : list of str
+    in_main : list of str
         Paths of added files that main has already.
     """
 
     rows: list[Entry] = field(default_factory=list)
     retractions: list[Entry] = field(default_factory=list)
     subsets: list[Entry] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
+    in_main: list[str] = field(default_factory=list)
 
     @property
     def entries(self) -> list[Entry]:
@@ -59,51 +59,70 @@ class Sorted:
         return [*self.rows, *self.subsets, *self.retractions]
 
 
-def sort_changes(changes: Sequence[Change], in_main: Callable[[str], bool], num_texts: int, verdict: Verdict) -> Sorted:
+def sort_changes(
+    changes: Sequence[Change], is_in_main: Callable[[str], bool], num_texts: int, verdict: Verdict
+) -> NewFiles:
     """Sort a pull request's changes by their names and sizes alone; what may not be is refused and named.
 
     Parameters
     ----------
     changes : sequence of Change
-    in_main : callable
+    is_in_main : callable
         Path -> whether main holds that file.
     num_texts : int
         Texts of the registry; it bounds the sizes.
     verdict : Verdict
         Takes the findings.
     """
-    found = Sorted()
-    refused = [(change.path, why) for change in changes if (why := _refusal(change, num_texts))]
-    for path, why in refused[:_NAMED]:
-        verdict.find("refused", path, why)
-    if len(refused) > _NAMED:
-        verdict.find("refused", "", f"… and {len(refused) - _NAMED:,} more files that a pull request may not change")
-    wrong = {path for path, _ in refused}
+    files = NewFiles()
+    refused = {change.path: reason for change in changes if (reason := _refusal(change, num_texts))}
+    for path, reason in list(refused.items())[:_MAX_NAMED]:
+        verdict.find("refused", path, reason)
+    if len(refused) > _MAX_NAMED:
+        verdict.find(
+            "refused", "", f"… and {len(refused) - _MAX_NAMED:,} more files that a pull request may not change"
+        )
+    kinds = {"rows": files.rows, "retractions": files.retractions, "subsets": files.subsets}
     for change in changes:
-        if change.path in wrong:
+        if change.path in refused:
             continue
-        if in_main(change.path):
-            found.there.append(change.path)
+        if is_in_main(change.path):
+            files.in_main.append(change.path)
         else:
-            kind = change.path.partition("/")[0]
-            {"rows": found.rows, "retractions": found.retractions, "subsets": found.subsets}[kind].append(change.entry)
-    _check_amount(found, verdict)
-    return found
+            kinds[change.path.partition("/")[0]].append(change.entry)
+
+    rows, count = len(files.rows), len(files.entries)
+    if rows > _MOST_ROWS:
+        verdict.find("refused", "", f"expected at most {_MOST_ROWS} new rows; got {rows:,}: split it")
+    elif count > 2 * _MOST_ROWS:
+        verdict.find("refused", "", f"expected at most {2 * _MOST_ROWS:,} new files; got {count:,}: split it")
+    size = sum(entry.size for entry in files.entries)
+    if size > _MOST_BYTES:
+        verdict.find(
+            "refused", "", f"expected at most {_MOST_BYTES >> 20} MiB in all; got {size >> 20:,} MiB: split it"
+        )
+    return files
 
 
 def _refusal(change: Change, num_texts: int) -> str:
     """Why a pull request may not have this change; "" if it may."""
-    kind, size = change.path.partition("/")[0], change.entry.size
+    path, size = change.path, change.entry.size
+    kind = path.partition("/")[0]
     limits = {
         "rows": row_limit(num_texts),
         "retractions": MAX_DOCUMENT_BYTES,
         "subsets": min(MAX_VERSION_BYTES, _BYTES_A_TEXT * num_texts + MAX_DOCUMENT_BYTES),
     }
-    if kind not in limits or "/" not in change.path:
+    if kind not in limits or "/" not in path:
         return f"expected only files in rows/, retractions/ and subsets/; this is none of them, and {change.kind}"
     if change.kind != "added":
         return f"expected new files only; this one is {change.kind}: what is published never changes"
-    if change.entry.is_folder or not _is_named_well(change.path):
+    if row := _ROW.fullmatch(path):
+        digest = digest_in_name(row[2])
+        is_well_named = digest is not None and digest[:2] == row[1]
+    else:
+        is_well_named = bool(_RETRACTION.fullmatch(path) or _SUBSET.fullmatch(path))
+    if change.entry.is_folder or not is_well_named:
         return (
             "expected exactly rows/<hh>/<name>-<digest>.zarr.zip, retractions/<digest>.json or subsets/<id>.json, hh being "
             "the first two digits of the digest"
@@ -111,28 +130,6 @@ def _refusal(change: Change, num_texts: int) -> str:
     if size > limits[kind]:
         return f"expected at most {limits[kind]:,} bytes; got {size:,}"
     return ""
-
-
-def _is_named_well(path: str) -> bool:
-    row = _ROW.fullmatch(path)
-    if row:
-        digest = digest_in_name(row[2])
-        return digest is not None and digest[:2] == row[1]
-    return bool(_RETRACTION.fullmatch(path) or _SUBSET.fullmatch(path))
-
-
-def _check_amount(found: Sorted, verdict: Verdict) -> None:
-    if len(found.rows) > _MOST_ROWS:
-        verdict.find("refused", "", f"expected at most {_MOST_ROWS} new rows; got {len(found.rows):,}: split it")
-    elif len(found.entries) > 2 * _MOST_ROWS:
-        verdict.find(
-            "refused", "", f"expected at most {2 * _MOST_ROWS:,} new files; got {len(found.entries):,}: split it"
-        )
-    size = sum(entry.size for entry in found.entries)
-    if size > _MOST_BYTES:
-        verdict.find(
-            "refused", "", f"expected at most {_MOST_BYTES >> 20} MiB in all; got {size >> 20:,} MiB: split it"
-        )
 
 
 class Proposal(Contents):
@@ -164,81 +161,81 @@ class Proposal(Contents):
         """Those of the registry it is for."""
         return self._home.texts
 
-    def fetch(self, repo: Repo, commit: str, found: Sorted) -> None:
+    def fetch(self, repo: Repo, commit: str, files: NewFiles) -> None:
         """Download the new files of a commit; their names and sizes were checked.
 
         Raises
         ------
         HubError
         """
-        repo.download(commit, [entry.path for entry in found.entries], self.path)
+        repo.download(commit, [entry.path for entry in files.entries], self.path)
 
-    def check(self, found: Sorted, verdict: Verdict, known: Mapping[str, str]) -> None:
+    def check(self, files: NewFiles, verdict: Verdict, row_ids: Mapping[str, str]) -> None:
         """Validate everything; each problem is a finding.
 
         Parameters
         ----------
-        found : Sorted
+        files : NewFiles
         verdict : Verdict
-        known : mapping of str to str
+        row_ids : mapping of str to str
             Row ids that are taken, with the digests of their rows.
         """
-        problems = [*self._check_subsets(found), *self._check_rows(found, known), *self._check_retractions(found)]
+        problems = [*self._check_subsets(files), *self._check_rows(files, row_ids), *self._check_retractions(files)]
         for file, message in problems:
             verdict.find("refused", file, message)
 
-    def _check_subsets(self, found: Sorted) -> Iterator[tuple[str, str]]:
-        for entry in found.subsets:
+    def _check_subsets(self, files: NewFiles) -> Iterator[tuple[str, str]]:
+        for entry in files.subsets:
             try:
                 document = parse("subset", (self.path / entry.path).read_bytes(), entry.path)
                 check_subset(document, self.info, entry.path)
                 if entry.name != f"{document['id']}.json":
                     yield entry.path, f"expected the name of its id, {document['id'][:12]}….json"
             except InvalidFileError as error:
-                yield entry.path, _told(error)
+                yield entry.path, _problem(error)
         for document in list_subsets(self._home):  # rows may name these, too
             store_subset(self.path, document)
 
-    def _check_rows(self, found: Sorted, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        problems = validate(self, [self.path / entry.path for entry in found.rows]) if found.rows else []
+    def _check_rows(self, files: NewFiles, row_ids: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        problems = validate(self, [self.path / entry.path for entry in files.rows]) if files.rows else []
         yield from ((problem.file, problem.message) for problem in problems)
         bad = {problem.file for problem in problems}
         needed = set()
-        for entry in found.rows:
+        for entry in files.rows:
             if entry.path in bad:
                 continue
             record = self.file_record(self.path / entry.path)
             needed.add(record.identity.subset)
-            if known.get(record.row_id, record.digest) != record.digest:
+            if row_ids.get(record.row_id, record.digest) != record.digest:
                 yield entry.path, f"has the row id {record.row_id} of another row: score the model again"
-        for entry in found.subsets:
+        for entry in files.subsets:
             if entry.name.removesuffix(".json") not in needed and not bad:
                 yield entry.path, "expected a subset that a new row was scored on; no row here names it"
 
-    def _check_retractions(self, found: Sorted) -> Iterator[tuple[str, str]]:
-        known = {*self._home.all_records(), *self.row_files()}
-        for entry in found.retractions:
+    def _check_retractions(self, files: NewFiles) -> Iterator[tuple[str, str]]:
+        digests = {*self._home.all_records(), *self.row_files()}
+        for entry in files.retractions:
             try:
                 document = parse("retraction", (self.path / entry.path).read_bytes(), entry.path)
             except InvalidFileError as error:
-                yield entry.path, _told(error)
+                yield entry.path, _problem(error)
                 continue
             if entry.name != f"{document['digest']}.json":
                 yield entry.path, f"expected the name of the row's digest, {document['digest'][:12]}….json"
-            elif document["digest"] not in known:
+            elif document["digest"] not in digests:
                 yield entry.path, "expected a row that is here; it is not"
 
-    def retraction_documents(self, found: Sorted) -> dict[str, dict[str, Any]]:
+    def retraction_documents(self, files: NewFiles) -> dict[str, dict[str, Any]]:
         """The retractions, valid ones, by path."""
         return {
             entry.path: parse("retraction", (self.path / entry.path).read_bytes(), entry.path)
-            for entry in found.retractions
+            for entry in files.retractions
         }
 
-    def row_records(self, found: Sorted) -> list[RowRecord]:
+    def row_records(self, files: NewFiles) -> list[RowRecord]:
         """Records of the new rows, valid ones, in the order of their paths."""
-        return [self.file_record(self.path / entry.path) for entry in found.rows]
+        return [self.file_record(self.path / entry.path) for entry in files.rows]
 
 
-def _told(error: InvalidFileError) -> str:
+def _problem(error: InvalidFileError) -> str:
     return f"{error.field}: {error.problem}" if error.field else error.problem

@@ -11,8 +11,9 @@ import pytest
 
 import llreg.hub.judge.population as populations
 from llreg.geometry.kl.rows import view_rows
-from llreg.hub.judge.plausibility import judge, measure, robust_z
+from llreg.hub.judge.measure import measure, robust_z
 from llreg.hub.judge.population import Population
+from llreg.hub.judge.rules import judge
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 
@@ -86,7 +87,7 @@ def test_distances_are_those_of_the_registry_however_they_are_read(
 ) -> None:
     expected = crowd.kl(["org/m3", "org/m20"])["kl_bits_per_byte"].values[0, 1]
     for limit in (1 << 30, 0):  # kept in memory, or read again
-        monkeypatch.setattr(populations, "_KEPT_BYTES", limit)
+        monkeypatch.setattr(populations, "_CACHE_BYTES", limit)
         population = Population(crowd)
         new = crowd.rows(["org/m3"])
         distances = population.distances(new)
