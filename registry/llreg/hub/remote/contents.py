@@ -48,36 +48,28 @@ def find_folder(repo: str, revision: str | None = None) -> tuple[HubFolder, str 
     HubAccessError, HubUnreachableError
     """
     target = Repo(repo)
+    manifest = f"versions/{revision}.json"
     try:
         folder = HubFolder(target, commit_of(target, revision))
     except HubNotFoundError as error:
         if revision is None:
             raise
-        folder = _with_version(target, revision, error)
-    return folder, revision if revision is not None and folder.has(_manifest(revision)) else None
+        # A named version need not be a tag of the repository: then main has it.
+        try:
+            folder = HubFolder(target, commit_of(target, None))
+        except HubNotFoundError:
+            raise error from None
+        if not folder.has(manifest):
+            raise HubNotFoundError(
+                f"{repo} on the Hub has no branch, tag or commit {revision}, and no version of that name"
+            ) from error
+    return folder, revision if revision is not None and folder.has(manifest) else None
 
 
 def open_remote(repo: str, revision: str | None = None) -> RemoteContents:
     """What a registry on the Hub holds, to read what is asked for and no more; as `find_folder`."""
     folder, version = find_folder(repo, revision)
     return RemoteContents(folder, revision=version)
-
-
-def _with_version(repo: Repo, revision: str, error: HubNotFoundError) -> HubFolder:
-    """Main, if it has a named version that is no revision of the repository."""
-    try:
-        folder = HubFolder(repo, commit_of(repo, None))
-    except HubNotFoundError:
-        raise error from None
-    if not folder.has(_manifest(revision)):
-        raise HubNotFoundError(
-            f"{repo.id} on the Hub has no branch, tag or commit {revision}, and no version of that name"
-        ) from error
-    return folder
-
-
-def _manifest(revision: str) -> str:
-    return f"versions/{revision}.json"
 
 
 class RemoteContents(Contents):
@@ -128,7 +120,7 @@ class RemoteContents(Contents):
         path = self.row_files().get(record.digest)
         if path is not None and record.digest in self.build_records():  # else its record was read from the file already
             try:
-                return self._row_in(path.relative_to(self.path).as_posix(), record)
+                return self._row_from_file(path.relative_to(self.path).as_posix(), record)
             except InvalidFileError:
                 pass  # the store may have it intact
         row = super().row(name)
@@ -136,7 +128,7 @@ class RemoteContents(Contents):
             raise InvalidFileError(STORE, f"names {record.row_id} a row that is {row.record.row_id}")
         return row
 
-    def _row_in(self, file: str, record: RowRecord) -> Row:
+    def _row_from_file(self, file: str, record: RowRecord) -> Row:
         size, limit = self._hub.size(file) or 0, row_limit(self.num_texts)
         if not 0 < size <= limit:
             raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {size:,}")
@@ -193,16 +185,16 @@ class HubStoreReader(StoreReader):
     def prepare(self, name: str, positions: Sequence[int]) -> None:
         """Download the shards of which much is read; of the others, chunks are read as they are needed."""
         rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(self._width)
-        chunks: dict[str, set[int]] = {}
+        chunks: dict[str, set[int]] = {}  # that are read, by shard
         for position in positions:
             key = f"{name}/c.{position // SHARD_ROWS}.0"
             chunks.setdefault(key, set()).add(position % SHARD_ROWS // rows)
-        there = {key: -(-min(SHARD_ROWS, len(self._positions) - _first(key)) // rows) for key in chunks}
-        whole = [
-            f"{STORE}/{key}"
-            for key, wanted in chunks.items()
-            if len(wanted) * _WHOLE_SHARE > there[key] or (self.size(key) or 0) <= _WHOLE_BYTES
-        ]
+        whole = []
+        for key, needed in chunks.items():
+            first_row = int(key.split(".")[1]) * SHARD_ROWS
+            num_chunks = -(-min(SHARD_ROWS, len(self._positions) - first_row) // rows)
+            if len(needed) * _WHOLE_SHARE > num_chunks or (self.size(key) or 0) <= _WHOLE_BYTES:
+                whole.append(f"{STORE}/{key}")
         self._folder.fetch_all(whole)
         super().prepare(name, positions)
 
@@ -235,17 +227,12 @@ def _is_shard(key: str) -> bool:
     return key.startswith(tuple(f"{name}/c." for name in PAIR_VARIABLES))
 
 
-def _first(key: str) -> int:
-    """Position of the first row in a shard."""
-    return int(key.split(".")[1]) * SHARD_ROWS
-
-
 class _RangeFile(io.RawIOBase):
     """A file on the Hub of which only the parts that are read are fetched."""
 
     def __init__(self, folder: HubFolder, name: str, size: int) -> None:
         super().__init__()
-        self._folder, self._name, self._size, self._place = folder, name, size, 0
+        self._folder, self._name, self._size, self._position = folder, name, size, 0
 
     def readable(self) -> bool:
         return True
@@ -254,17 +241,17 @@ class _RangeFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = min(max(start + offset, 0), self._size)
-        return self._place
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = min(max(start + offset, 0), self._size)
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._place + size, self._size)
-        if end <= self._place:
+        end = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        if end <= self._position:
             return b""
-        data = self._folder.read(self._name, self._place, end)
-        self._place = end
+        data = self._folder.read(self._name, self._position, end)
+        self._position = end
         return data

@@ -18,10 +18,10 @@ from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, LlregErr
 _THREADS = 8
 
 
-class Shelf:
-    """What was asked of the Hub and stays true: where revisions were, listings of commits, parts of files.
+class AnswerCache:
+    """Answers of the Hub that stay true: listings of commits, parts of files; and where revisions were, for offline use.
 
-    It lies in the assets folder of the Hub client's cache; whole files are in that cache itself.
+    It is in the assets folder of the Hub client's cache; whole files are in that cache itself.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ class Shelf:
         self._repo = repo
 
     def get(self, kind: str, name: str) -> bytes | None:
-        """What was kept under a name; None if nothing was."""
+        """What was put under a name; None if nothing was."""
         try:
             return self._path(kind, name).read_bytes()
         except OSError:
             return None
 
     def put(self, kind: str, name: str, data: bytes) -> None:
-        """Keep something; a cache that cannot be written keeps nothing."""
+        """Keep an answer; a cache that cannot be written keeps nothing."""
         with suppress(OSError, LlregError):
             atomic.write_output(self._path(kind, name), data)
 
@@ -75,16 +75,16 @@ class HubFolder:
 
     def __init__(self, repo: Repo, commit: str) -> None:
         self.repo, self.commit = repo, commit
-        self._shelf = Shelf(repo.id)
-        self.root = self._config().parent
+        self._cache = AnswerCache(repo.id)
+        self.root = self._config_path().parent
 
-    def _config(self) -> Path:
+    def _config_path(self) -> Path:
         """registry.json: whatever else is read, this is, and it tells where the client keeps the commit's files."""
         from huggingface_hub import try_to_load_from_cache
 
-        kept = try_to_load_from_cache(self.repo.id, CONFIG, revision=self.commit, repo_type="dataset")
-        if isinstance(kept, str):
-            return Path(kept)
+        cached = try_to_load_from_cache(self.repo.id, CONFIG, revision=self.commit, repo_type="dataset")
+        if isinstance(cached, str):
+            return Path(cached)
         self._need_connection(CONFIG)
         try:
             return self.repo.cached(self.commit, CONFIG)
@@ -121,7 +121,7 @@ class HubFolder:
     def _inside(self, directory: Path, which: int) -> list[str]:
         return sorted(self._directories.get(self._name(directory), ([], []))[which])
 
-    # Beyond it
+    # Of the Hub
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -142,9 +142,9 @@ class HubFolder:
 
     def fetch_all(self, names: Iterable[str]) -> None:
         """Download files, several at a time."""
-        wanted = [name for name in names if not self.is_here(name)]
+        missing = [name for name in names if not self.is_here(name)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda name: self.fetch(self.root / name), wanted))
+            list(pool.map(lambda name: self.fetch(self.root / name), missing))
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Bytes `start` up to `end` of a file that is there: one request, and none the second time."""
@@ -153,16 +153,16 @@ class HubFolder:
                 file.seek(start)
                 return file.read(end - start)
         part = f"{self._entries[name].oid}-{start}-{end}"  # of the content: other commits have the same file
-        kept = self._shelf.get("ranges", part)
-        if kept is not None and len(kept) == end - start:
-            return kept
+        cached = self._cache.get("ranges", part)
+        if cached is not None and len(cached) == end - start:
+            return cached
         self._need_connection(name)
         data = self.repo.read_range(self.commit, name, start, end)
         if len(data) != end - start:
             raise HubUnreachableError(
                 f"the Hub sent {len(data):,} bytes of {name} where {end - start:,} were asked for: run the same command again"
             )
-        self._shelf.put("ranges", part, data)
+        self._cache.put("ranges", part, data)
         return data
 
     def _name(self, path: Path) -> str:
@@ -181,28 +181,28 @@ class HubFolder:
     @cached_property
     def _entries(self) -> dict[str, Entry]:
         """Files of the commit by name."""
-        kept = self._shelf.get("listings", self.commit)
-        if kept is not None:
-            with suppress(ValueError, TypeError):
-                return {entry.path: entry for entry in (Entry(*fields) for fields in json.loads(kept))}
+        cached = self._cache.get("listings", self.commit)
+        if cached is not None:
+            with suppress(ValueError, TypeError):  # a damaged listing is asked for again
+                return {entry.path: entry for entry in (Entry(*fields) for fields in json.loads(cached))}
         self._need_connection("the list of files")
         # All at once: a page of 1,000 entries a request, and most registries have a few pages.
-        listed = self.repo.listing(self.commit, recursive=True)
-        found = [entry for entry in listed if not entry.is_folder and _is_safe(entry.path)]
-        self._shelf.put("listings", self.commit, json.dumps(found).encode())
-        return {entry.path: entry for entry in found}
+        listing = self.repo.listing(self.commit, recursive=True)
+        files = [entry for entry in listing if not entry.is_folder and _is_safe(entry.path)]
+        self._cache.put("listings", self.commit, json.dumps(files).encode())
+        return {entry.path: entry for entry in files}
 
     @cached_property
     def _directories(self) -> dict[str, tuple[set[str], set[str]]]:
         """Names of the files and of the directories in each directory."""
-        found: dict[str, tuple[set[str], set[str]]] = {}
-        for name in self._entries:
-            inner, which = name, 0
-            while inner:
-                outer, _, last = inner.rpartition("/")
-                found.setdefault(outer, (set(), set()))[which].add(last)
-                inner, which = outer, 1
-        return found
+        directories: dict[str, tuple[set[str], set[str]]] = {}
+        for path in self._entries:
+            child, which = path, 0
+            while child:
+                parent, _, name = child.rpartition("/")
+                directories.setdefault(parent, (set(), set()))[which].add(name)
+                child, which = parent, 1
+        return directories
 
 
 def _is_safe(name: str) -> bool:
@@ -220,14 +220,14 @@ def commit_of(repo: Repo, revision: str | None) -> str:
     """
     from huggingface_hub import is_offline_mode
 
-    shelf, name = Shelf(repo.id), revision or MAIN
+    cache, name = AnswerCache(repo.id), revision or MAIN
     if not is_offline_mode():
         commit = repo.commit_of(revision)
-        shelf.put("revisions", name, commit.encode())
+        cache.put("revisions", name, commit.encode())
         return commit
-    kept = shelf.get("revisions", name)
-    if kept is None:
+    cached = cache.get("revisions", name)
+    if cached is None:
         raise HubUnreachableError(
             f"HF_HUB_OFFLINE is set, and {repo.id} at {name} was not read before; while online: llreg pull {repo.id}"
         )
-    return kept.decode()
+    return cached.decode()

@@ -28,7 +28,7 @@ class HubStore(Store):
     is_large : callable
         Whether a file, by its key, is one of which only parts are asked for.
     check : callable
-        Told the key of a large file and what Zarr is about to get of it, where that begins and its bytes; raises
+        Called with the key of a large file and what Zarr is about to get of it, where that begins and its bytes; raises
         ValueError to refuse it.
     """
 
@@ -36,8 +36,8 @@ class HubStore(Store):
         super().__init__(read_only=True)
         self._folder, self._name, self._is_large, self._check = folder, name, is_large, check
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HubStore) and other._folder is self._folder and other._name == self._name
+    def __eq__(self, value: object) -> bool:
+        return isinstance(value, HubStore) and value._folder is self._folder and value._name == self._name
 
     def __hash__(self) -> int:
         return hash((id(self._folder), self._name))
