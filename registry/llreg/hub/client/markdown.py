@@ -9,7 +9,8 @@ from urllib.parse import quote
 from llreg.printable import printable
 
 NOTHING = "-"
-_LONGEST, _LONGEST_PROSE = 160, 600  # characters of an untrusted text that are shown
+_MAX_CHARS, _MAX_PROSE_CHARS = 160, 600  # characters of an untrusted text that are shown
+# What begins HTML, code or a table cell, and a character that looks like it.
 _LOOKALIKES = str.maketrans(
     {
         "<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
@@ -25,22 +26,22 @@ _ACTIVE = re.compile(r"[^\s()]*(?:@|://|www\.)[^\s()]*[^\s().,;:]", re.IGNORECAS
 
 def code(text: object) -> str:
     """Untrusted text as inline code: nothing in it is markup, a mention or a link, not even where HTML is let through."""
-    shown = _shown(text).strip()
-    return f"`{shown}`" if shown else NOTHING
+    line = _one_line(text).strip()
+    return f"`{line}`" if line else NOTHING
 
 
 def prose(text: object) -> str:
     """Untrusted text as plain text, for sentences that quote what strangers wrote; what could become a link is code."""
-    shown, parts, end = _shown(text, longest=_LONGEST_PROSE), [], 0
-    for word in _ACTIVE.finditer(shown):
-        parts += [_MARKUP.sub(r"\\\1", shown[end : word.start()]), f"`{word[0]}`"]
+    line, parts, end = _one_line(text, max_chars=_MAX_PROSE_CHARS), [], 0
+    for word in _ACTIVE.finditer(line):
+        parts += [_MARKUP.sub(r"\\\1", line[end : word.start()]), f"`{word[0]}`"]
         end = word.end()
-    return "".join([*parts, _MARKUP.sub(r"\\\1", shown[end:])])
+    return "".join([*parts, _MARKUP.sub(r"\\\1", line[end:])])
 
 
-def _shown(text: object, *, longest: int = _LONGEST) -> str:
+def _one_line(text: object, *, max_chars: int = _MAX_CHARS) -> str:
     line = printable(str(text)).translate(_LOOKALIKES)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 
 def link(label: str, address: str) -> str:

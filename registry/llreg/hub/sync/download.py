@@ -95,7 +95,7 @@ def download(
     remote: RemoteState,
     root: Path,
     local: Contents | None,
-    known: Collection[str] = (),
+    unchanged: Collection[str] = (),
     tables: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Download:
@@ -112,7 +112,7 @@ def download(
         Directory of the registry.
     local : Contents or None
         It, if there is one already.
-    known : collection of str
+    unchanged : collection of str
         Digests of published rows that are here as they were published.
     tables : sequence of str
         Annotations to take.
@@ -137,11 +137,11 @@ def download(
     built = {record.digest: record for record in downloader.registry.store.records()}
     # The record of a row that was measured here and published by somebody else must be the published one: such a row is
     # downloaded even though its values are here, unless the build has its record.
-    settled = ours.keys() & {*known, *built}
-    wanted = [digest for digest in {**built, **remote.rows} if digest not in settled]
-    downloader.take_rows(built, wanted)
+    settled = ours.keys() & {*unchanged, *built}
+    needed = [digest for digest in {**built, **remote.rows} if digest not in settled]
+    downloader.take_rows(built, needed)
     trusted = {digest: _trusted_record(ours[digest], record) for digest, record in built.items() if digest in ours}
-    missing = frozenset(wanted) - downloader.rows.keys() - ours.keys()
+    missing = frozenset(needed) - downloader.rows.keys() - ours.keys()
     return Download(
         remote=downloader.remote.with_stale(missing),
         registry=downloader.registry,
@@ -326,13 +326,13 @@ class _Downloader:
             self._check_size(name)
         recipe = [RECIPE] if RECIPE in remote.root and not (self._root / RECIPE).is_file() else []
         documents = [path for path in remote.documents if self._is_needed(path)]
-        wanted = self._of_allowed_size([*recipe, *documents, *tables])
-        self._fetch([*required, *wanted])
-        oversized = set(documents).difference(wanted)
+        optional = self._of_allowed_size([*recipe, *documents, *tables])
+        self._fetch([*required, *optional])
+        oversized = set(documents).difference(optional)
         good = {
             path: entry
             for path, entry in remote.documents.items()
-            if path not in oversized and self._accept_document(path, downloaded=path in wanted)
+            if path not in oversized and self._accept_document(path, downloaded=path in optional)
         }
         self.remote = replace(remote, documents=good)
 
@@ -382,26 +382,26 @@ class _Downloader:
 
     # Rows
 
-    def take_rows(self, built: Mapping[str, RowRecord], wanted: Sequence[str]) -> None:
-        """Values of the wanted rows, from where that is cheapest; of those that prove bad, from everywhere else.
+    def take_rows(self, built: Mapping[str, RowRecord], needed: Sequence[str]) -> None:
+        """Values of the needed rows, from where that is cheapest; of those that prove bad, from everywhere else.
 
         Parameters
         ----------
         built : mapping of str to RowRecord
             Records of the build's rows, in its order.
-        wanted : sequence of str
+        needed : sequence of str
             Digests.
         """
         # Several files may claim a digest: the one of the right name goes first.
         names = {digest: row_path(record).as_posix() for digest, record in built.items()}
         row_files = {d: names[d] if names.get(d) in paths else paths[0] for d, paths in self.remote.rows.items()}
         order = list(built)
-        files = _cheapest_files(self.remote, order, row_files, wanted)
+        files = _cheapest_files(self.remote, order, row_files, needed)
         tried = set(files)
-        self._take_files(files, set(wanted))
-        self._take_built([built[d] for d in wanted if d in built and row_files.get(d) not in tried])
+        self._take_files(files, set(needed))
+        self._take_built([built[d] for d in needed if d in built and row_files.get(d) not in tried])
 
-        lacking = dict.fromkeys(digest for digest in wanted if digest not in self.rows)
+        lacking = dict.fromkeys(digest for digest in needed if digest not in self.rows)
         if lacking:
             claims = [path for digest in lacking for path in self.remote.rows.get(digest, ()) if path not in tried]
             shards = sorted({position // SHARD_ROWS for position, digest in enumerate(order) if digest in lacking})
@@ -410,7 +410,7 @@ class _Downloader:
             )
             self._take_built([built[d] for d in lacking if d in built and d not in self.rows])
 
-    def _take_files(self, names: Sequence[str], wanted: Collection[str]) -> None:
+    def _take_files(self, names: Sequence[str], needed: Collection[str]) -> None:
         """Download some files with values, and check the row files among them."""
         for name in names:
             if name.startswith(f"{STORE}/"):
@@ -419,7 +419,7 @@ class _Downloader:
         self._fetch(allowed)
         for name in allowed:
             digest = digest_in_name(name.rpartition("/")[2])
-            if digest is not None and digest in wanted and digest not in self.rows:
+            if digest is not None and digest in needed and digest not in self.rows:
                 try:
                     self.rows[digest] = self.registry.read_file(self._target / name).record
                     self.row_files[digest] = self._target / name
@@ -479,9 +479,9 @@ class _Downloader:
 
 
 def _cheapest_files(
-    remote: RemoteState, built: Sequence[str], row_files: Mapping[str, str], wanted: Sequence[str]
+    remote: RemoteState, built: Sequence[str], row_files: Mapping[str, str], needed: Sequence[str]
 ) -> list[str]:
-    """Which files bring the values of the wanted rows: whole shards, or row files where these are less.
+    """Which files bring the values of the needed rows: whole shards, or row files where these are less.
 
     Parameters
     ----------
@@ -490,24 +490,24 @@ def _cheapest_files(
         Digests of the build's rows, in its order.
     row_files : mapping of str to str
         Path of the file of each published row, by digest.
-    wanted : sequence of str
+    needed : sequence of str
         Digests.
     """
-    lacking = set(wanted)
+    lacking = set(needed)
     unbuilt = lacking.difference(built)
     names = [path for digest, path in row_files.items() if digest in unbuilt]
     for start in range(0, len(built), SHARD_ROWS):
         shard = built[start : start + SHARD_ROWS]
-        needed = [digest for digest in shard if digest in lacking]
-        if not needed:
+        rows = [digest for digest in shard if digest in lacking]
+        if not rows:
             continue
         shard_files = _shard_files(remote, start // SHARD_ROWS)
-        files = [row_files[digest] for digest in needed if digest in row_files]
+        files = [row_files[digest] for digest in rows if digest in row_files]
         # A row takes about as many bytes in its file as in the shard.
         shard_bytes = sum(remote.store[name].size for name in shard_files)
         cost_of_files = len(files) * (shard_bytes // len(shard) + _REQUEST_BYTES)
         cost_of_shard = shard_bytes + len(shard_files) * _REQUEST_BYTES
-        names += files if len(files) == len(needed) and cost_of_files < cost_of_shard else shard_files
+        names += files if len(files) == len(rows) and cost_of_files < cost_of_shard else shard_files
     return names
 
 

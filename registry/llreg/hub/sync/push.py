@@ -291,8 +291,8 @@ class _Attempt:
         )
         if not is_current:
             tables = tables_to_download(remote, registry.path, self.pin)
-            known, progress = self.pin.digests(), self.options.progress
-            downloaded = download(self.target, remote, registry.path, registry, known, tables, progress)
+            digests, progress = self.pin.digests(), self.options.progress
+            downloaded = download(self.target, remote, registry.path, registry, digests, tables, progress)
             if self.options.dry_run:
                 check_compatible(downloaded, registry, self.pin)
                 return downloaded
