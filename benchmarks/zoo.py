@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 
 import llreg
 from llreg.geometry.kl.contrast import by_subset
-from llreg.geometry.view.freezing import measured_view
+from llreg.geometry.view.freeze import measured_view
 from llreg.geometry.view.view import CLIP_QUANTILE, View
 from llreg.texts.textset import load_texts
 

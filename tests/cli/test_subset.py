@@ -16,7 +16,7 @@ from llreg.cli.common import Context
 from llreg.cli.info import info
 from llreg.cli.ls import ls
 from llreg.cli.subset import subset
-from llreg.geometry.subset.subset import make_subset
+from llreg.geometry.subset import make_subset
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 from llreg.store.subsets import load_subset, store_subset

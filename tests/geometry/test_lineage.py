@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.lineage import benjamini_hochberg, related_groups
+from llreg.geometry.families import related_groups
+from llreg.geometry.lineage import benjamini_hochberg
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 

@@ -13,8 +13,15 @@ import pytest
 
 from llreg.geometry.kl.distance import kl_rows
 from llreg.geometry.kl.rows import Rows
-from llreg.geometry.steps import find_family, find_trajectories, record_step, sizes_of, step_in, steps_of
-from llreg.geometry.trajectory import trajectory
+from llreg.geometry.trajectory import (
+    find_family,
+    find_trajectories,
+    record_step,
+    sizes_of,
+    step_in,
+    steps_of,
+    trajectory,
+)
 from llreg.geometry.view.view import View
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row

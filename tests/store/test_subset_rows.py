@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.subset.subset import describe_subset, make_subset, subset_errors
+from llreg.geometry.subset import describe_subset, make_subset, subset_errors
 from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.contents import find_record

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import MakeRow
 
-from llreg.geometry.subset.subset import make_subset
+from llreg.geometry.subset import make_subset
 from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row

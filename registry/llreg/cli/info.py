@@ -38,7 +38,7 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
         for key, value in values.items():
             click.echo(f"  {printable(key)}  {printable(cell(value))}")
     if record.identity.subset is not None:
-        from llreg.geometry.subset.subset import describe_subset
+        from llreg.geometry.subset import describe_subset
         from llreg.store.subsets import read_subset
 
         cost = describe_subset(registry, read_subset(registry, record.identity.subset))

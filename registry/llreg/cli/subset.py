@@ -57,7 +57,7 @@ def subset(
     square relative error, measured by leaving out models that are there.
     """
     from llreg.atomic import write_output
-    from llreg.geometry.subset.subset import describe_subset, make_subset, subset_errors
+    from llreg.geometry.subset import describe_subset, make_subset, subset_errors
     from llreg.store.subsets import dump_subset
 
     if (options["size"] is None) == (options["draws"] is None):

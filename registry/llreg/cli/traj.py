@@ -47,7 +47,7 @@ def traj(
     divergences in bits per byte, with standard errors; EXPONENT is the slope of ln KL on ln time from that checkpoint
     on (1: diffusion, 2: a straight line).
     """
-    from llreg.geometry.steps import find_family
+    from llreg.geometry.trajectory import find_family
 
     if bool(models) == bool(family):
         raise click.UsageError("name the MODELs, or one --family")

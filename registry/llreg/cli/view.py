@@ -72,7 +72,7 @@ def view(
     now; what they give is written into the view.
     """
     from llreg.atomic import write_output
-    from llreg.geometry.view.freezing import freeze_view, measured_view
+    from llreg.geometry.view.freeze import freeze_view, measured_view
     from llreg_schemas import pretty_json
 
     registry = context.registry()

@@ -23,7 +23,7 @@ from llreg.geometry.view.view import view_of
 from llreg_schemas.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from llreg.geometry.tree.tree import Method
+    from llreg.geometry.tree.make import Method
     from llreg.geometry.view.view import AnyView
     from llreg.store.contents import Contents
 

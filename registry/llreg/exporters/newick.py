@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llreg.atomic import write_output
-from llreg.geometry.tree.tree import make_tree
+from llreg.geometry.tree.make import make_tree
 
 if TYPE_CHECKING:
     from llreg.exporters.selection import Selection
-    from llreg.geometry.tree.tree import Method
+    from llreg.geometry.tree.make import Method
 
 
 def write_newick(

@@ -1,4 +1,4 @@
-"""Families of models, as declared or from a file: what cross-validation must not split."""
+"""Families of models, as declared or from a file: what cross-validation must not split, and what is no unrelated pair."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError
 
 # "7b", "1_6b", "8x7b", "410m": from there on a name tells the size and what was done to it.
-_SIZE = re.compile(
-    r"(\d+x)?\d+([._]\d+)?[kmbt]|nano|micro|tiny|mini|small|base|medium|large|x+l",
-)
+_SIZE = re.compile(r"(\d+x)?\d+([._]\d+)?[kmbt]|nano|micro|tiny|mini|small|base|medium|large|x+l")
 
 
 def read_families(path: Path) -> dict[str, str]:
@@ -61,10 +59,11 @@ def families_of(records: Sequence[RowRecord]) -> list[str]:
     be told apart (and land on both sides of a fold): give families of your own where you know them.
     """
     bases = {record.identity.name: base for record in records if (base := _base(record))}
-    stems = [stem(_root(record.identity.name, bases)) for record in records]
-    declared = {own for own, record in zip(stems, records, strict=True) if _base(record)}
+    stems = [stem(_chain_end(record.identity.name, bases)) for record in records]
+    declared = {family for family, record in zip(stems, records, strict=True) if _base(record)}
     return [
-        own if own in declared else str(record.architecture or own) for own, record in zip(stems, records, strict=True)
+        family if family in declared else str(record.architecture or family)
+        for family, record in zip(stems, records, strict=True)
     ]
 
 
@@ -75,6 +74,30 @@ def stem(name: str) -> str:
     return "-".join(parts[: sizes[0]] if sizes else parts)
 
 
+def related_groups(records: Sequence[RowRecord], families: Mapping[str, str]) -> list[int]:
+    """A number a row; rows have the same where something connects them: one model, base and derived, one given family.
+
+    Returns
+    -------
+    list of int
+        Of length n_models.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for record in records:
+        for base in record.base_models:
+            parent[root(record.identity.name)] = root(str(base))
+        if record.identity.name in families:
+            parent[root(record.identity.name)] = root(f"family\n{families[record.identity.name]}")  # no model's name
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(root(record.identity.name), len(numbers)) for record in records]
+
+
 def _base(record: RowRecord) -> str | None:
     """The first declared base that is not the model itself."""
     for base in record.base_models:
@@ -83,11 +106,11 @@ def _base(record: RowRecord) -> str | None:
     return None
 
 
-def _root(name: str, bases: Mapping[str, str]) -> str:
+def _chain_end(name: str, bases: Mapping[str, str]) -> str:
     """The end of the chain of bases; of a circle, its first name in the alphabet."""
-    seen = [name]
-    while (base := bases.get(seen[-1])) is not None:
-        if base in seen:
-            return min(seen[seen.index(base) :])
-        seen.append(base)
-    return seen[-1]
+    chain = [name]
+    while (base := bases.get(chain[-1])) is not None:
+        if base in chain:
+            return min(chain[chain.index(base) :])
+        chain.append(base)
+    return chain[-1]

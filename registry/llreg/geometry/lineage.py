@@ -6,11 +6,13 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_rows
+from llreg.geometry.families import related_groups
+from llreg.geometry.kl.distance import kl_plain, kl_rows
+from llreg.geometry.kl.noise import noise_bound
 from llreg.geometry.kl.rows import load_rows
 from llreg.geometry.neighbors import Neighbor, neighbor_labels, neighbors
 from llreg.geometry.view.view import View, view_of
@@ -137,35 +139,32 @@ def lineage(
     """
     if candidates < 1:
         raise InputError(f"candidates: expected at least 1; got {candidates}")
-    found = neighbors(registry, model, k=max(candidates, _TESTED), view=view)
+    nearby = neighbors(registry, model, k=max(candidates, _TESTED), view=view)
     records, _ = registry.select(None)
-    tested = {neighbor.row_id: neighbor for neighbor in (*found.nearest, *found.bases)}
-    null = _Null(registry, records, [found.query, *tested], found.view, families or {})
+    tested = {neighbor.row_id: neighbor for neighbor in (*nearby.nearest, *nearby.bases)}
+    null = _Null(registry, records, [nearby.query, *tested], nearby.view, families or {})
     tests = [null.test(i) for i in range(1, len(tested) + 1)]
-    corrected = benjamini_hochberg([test.p for test in tests], len(records) - 1)
-    relatives = {
-        row_id: Relative(neighbor, test.p, q, test.kind, test.pairs, test.families, _finding(neighbor, q, level))
-        for (row_id, neighbor), test, q in zip(tested.items(), tests, corrected, strict=True)
-    }
+    q_values = benjamini_hochberg([test.p for test in tests], len(records) - 1)
+    relatives = {}
+    for neighbor, test, q in zip(tested.values(), tests, q_values, strict=True):
+        finding = "related" if q <= level else ""
+        if neighbor.verdict in ("identical", "same within noise"):
+            finding = neighbor.verdict
+        relatives[neighbor.row_id] = Relative(neighbor, test.p, q, test.kind, test.pairs, test.families, finding)
     return Lineage(
-        query=found.query,
-        relatives=[relatives[neighbor.row_id] for neighbor in found.nearest[:candidates]],
-        declared_bases=[relatives[base.row_id] for base in found.bases],
-        missing_bases=found.missing_bases,
+        query=nearby.query,
+        relatives=[relatives[neighbor.row_id] for neighbor in nearby.nearest[:candidates]],
+        declared_bases=[relatives[base.row_id] for base in nearby.bases],
+        missing_bases=nearby.missing_bases,
         num_tests=len(records) - 1,
-        version=found.version,
-        view=found.view,
+        version=nearby.version,
+        view=nearby.view,
     )
 
 
-def _finding(neighbor: Neighbor, q: float, level: float) -> str:
-    if neighbor.verdict in ("identical", "same within noise"):
-        return neighbor.verdict
-    return "related" if q <= level else ""
+class _Test(NamedTuple):
+    """Of one pair: its p, the kind of null pairs, their number, and that of pairs of families among them."""
 
-
-@dataclass(frozen=True)
-class _Test:
     p: float
     kind: str
     pairs: int
@@ -180,7 +179,7 @@ class _Null:
     registry : Contents
     records : sequence of RowRecord
         All rows.
-    chosen : sequence of str
+    tested : sequence of str
         Row ids of the query and of the rows to test.
     view : View
     families : mapping of str to str
@@ -190,92 +189,65 @@ class _Null:
         self,
         registry: Contents,
         records: Sequence[RowRecord],
-        chosen: Sequence[str],
+        tested: Sequence[str],
         view: View,
         families: Mapping[str, str],
     ) -> None:
-        ids = {record.row_id: k for k, record in enumerate(records)}
-        wanted = [ids[row_id] for row_id in chosen]
-        rows = wanted + _sample(len(records), _MAX_ROWS, wanted)
-        some = [records[k] for k in rows]  # the query is the first
+        positions = {record.row_id: k for k, record in enumerate(records)}
+        first = [positions[row_id] for row_id in tested]
+        # Of the other rows all take part, or `_MAX_ROWS` of them, spread evenly.
+        rest = np.setdiff1d(np.arange(len(records)), first)
+        rest = rest[np.linspace(0, len(rest) - 1, min(_MAX_ROWS, len(rest))).astype(int)]
+        rows = [*first, *rest.tolist()]
+        sample = [records[k] for k in rows]  # the query is the first, then the rows to test
         self._family = np.array(related_groups(records, families))[rows]
-        self._architecture = np.unique([record.architecture or "" for record in some], return_inverse=True)[1]
-        self._log_size = np.log2([float(record.num_parameters or np.nan) for record in some])
-        scores = self._pair_scores(registry, some, view)
+        self._architecture = np.unique([record.architecture or "" for record in sample], return_inverse=True)[1]
+        self._log_size = np.log2([float(record.num_parameters or np.nan) for record in sample])
+        scores = self._pair_scores(registry, sample, view)
         self._of_query = scores[0]
-        one, other = np.triu_indices(len(some), 1)
-        null = (self._family[one] != self._family[other]) & (one > 0) & ~np.isnan(scores[one, other])
-        self._one, self._other = one[null], other[null]
-        self._scores = scores[self._one, self._other]
+        i, j = np.triu_indices(len(sample), 1)
+        null = (self._family[i] != self._family[j]) & (i > 0) & ~np.isnan(scores[i, j])
+        self._i, self._j = i[null], j[null]  # (n_null_pairs,): the rows of each null pair
+        self._scores = scores[self._i, self._j]
 
     def _pair_scores(self, registry: Contents, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
         """ln KL less the mean of both rows' medians, float64 array of shape (n_models, n_models); NaN where unknown."""
         ids = [record.row_id for record in records]
-        kl = kl_rows(load_rows(registry, ids, view), se=False, tail_share=False)["kl"].values
+        kl = kl_plain(load_rows(registry, ids, view), se=False, tail_share=False)["kl"].values
         logs = np.log(np.maximum(kl, 1e-12))  # identical rows: far below any other distance
         unrelated = self._family[:, None] != self._family[None, :]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # rows without an unrelated one have no median
-            middle = np.nanmedian(np.where(unrelated, logs, np.nan), axis=1)
-        return np.asarray(logs - (middle[:, None] + middle[None, :]) / 2)
+            median = np.nanmedian(np.where(unrelated, logs, np.nan), axis=1)
+        return np.asarray(logs - (median[:, None] + median[None, :]) / 2)
 
     def test(self, i: int) -> _Test:
-        """Test the i-th chosen row against the query."""
+        """Test the i-th row against the query."""
+        score = self._of_query[i]
         for kind, pairs in self._kinds(i):
             count = int(pairs.sum())
-            if count >= (_MIN_PAIRS if kind == "any" else _ENOUGH):
-                p = float((1 + (self._scores[pairs] <= self._of_query[i]).sum()) / (1 + count))
-                return _Test(p if not np.isnan(self._of_query[i]) else math.nan, kind, count, self._families(pairs))
+            if count < (_MIN_PAIRS if kind == "any" else _ENOUGH):
+                continue
+            p = math.nan if np.isnan(score) else float((1 + (self._scores[pairs] <= score).sum()) / (1 + count))
+            ends = np.sort([self._family[self._i[pairs]], self._family[self._j[pairs]]], axis=0)
+            num_families = len(np.unique(ends[0] * (self._family.max() + 1) + ends[1]))  # one number a pair of families
+            return _Test(p, kind, count, num_families)
         return _Test(math.nan, "too few unrelated rows", 0, 0)
 
-    def _families(self, pairs: NDArray[np.bool_]) -> int:
-        ends = np.sort([self._family[self._one[pairs]], self._family[self._other[pairs]]], axis=0)
-        return len(np.unique(ends[0] * (self._family.max() + 1) + ends[1]))
-
-    def _kinds(self, i: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Which null pairs to compare with, from those of the pair's own kind to all."""
-        like = [
-            (self._architecture == self._architecture[k]) & (np.abs(self._log_size - self._log_size[k]) <= 1)
-            for k in (0, i)
-        ]
-        one, other = self._one, self._other
-        yield "same architectures and sizes", like[0][one] & like[1][other] | like[1][one] & like[0][other]
-        same_architecture = self._architecture[one] == self._architecture[other]
-        same_size = np.abs(self._log_size[one] - self._log_size[other]) <= 1  # within a factor of two; unknown: no
-        architecture = self._architecture[0] == self._architecture[i]
-        size = bool(np.abs(self._log_size[0] - self._log_size[i]) <= 1)
+    def _kinds(self, k: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Which null pairs to compare query and k-th row with, from those of the pair's own kind to all."""
+        like_query, like_k = (
+            (self._architecture == self._architecture[row]) & (np.abs(self._log_size - self._log_size[row]) <= 1)
+            for row in (0, k)
+        )
+        i, j = self._i, self._j
+        yield "same architectures and sizes", like_query[i] & like_k[j] | like_k[i] & like_query[j]
+        same_architecture = self._architecture[i] == self._architecture[j]
+        same_size = np.abs(self._log_size[i] - self._log_size[j]) <= 1  # within a factor of two; unknown: no
+        architecture = self._architecture[0] == self._architecture[k]
+        size = bool(np.abs(self._log_size[0] - self._log_size[k]) <= 1)
         yield "alike in architecture and size", (same_architecture == architecture) & (same_size == size)
-        yield "any", np.ones(len(one), dtype=bool)
-
-
-def _sample(count: int, most: int, taken: Sequence[int]) -> list[int]:
-    """Positions besides those taken: all, or at most `most` spread evenly."""
-    others = np.setdiff1d(np.arange(count), taken)
-    return [int(k) for k in others[np.linspace(0, len(others) - 1, min(most, len(others))).astype(int)]]
-
-
-def related_groups(records: Sequence[RowRecord], families: Mapping[str, str]) -> list[int]:
-    """A number a row; rows have the same where something connects them: one model, base and derived, one given family.
-
-    Returns
-    -------
-    list of int
-        Of length n_models.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    for record in records:
-        for base in record.base_models:
-            parent[root(record.identity.name)] = root(str(base))
-        if record.identity.name in families:
-            parent[root(record.identity.name)] = root(f"family\n{families[record.identity.name]}")  # no model's name
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(root(record.identity.name), len(numbers)) for record in records]
+        yield "any", np.ones(len(i), dtype=bool)
 
 
 def benjamini_hochberg(p: Sequence[float], num_tests: int) -> list[float]:
@@ -284,7 +256,7 @@ def benjamini_hochberg(p: Sequence[float], num_tests: int) -> list[float]:
     Parameters
     ----------
     p : sequence of float
-        Those not given are taken to be larger. NaN stays NaN.
+        The smallest; the others are taken to be larger. NaN stays NaN.
     num_tests : int
 
     Returns
@@ -333,25 +305,17 @@ def duplicates(registry: Contents, *, view: View | None = None) -> list[Duplicat
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    from llreg.geometry.kl.distance import kl_rows
-    from llreg.geometry.kl.noise import noise_bound
-
     rows = load_rows(registry, None, view_of(registry, view))
     result = kl_rows(rows, se=False, tail_share=False)
     kl = result["kl"].values
-    same = kl <= noise_bound(result["noise_floor"].values, result["num_texts"].values)
     names = np.array(rows.names, dtype=object)
-    same &= names[:, None] != names[None, :]
-    count, group = connected_components(csr_array(same), directed=False)
-    members = [np.flatnonzero(group == g) for g in range(count)]
-    return sorted(
-        (
-            Duplicates(
-                [rows.row_ids[k] for k in some],
-                "identical" if (kl[np.ix_(some, some)][same[np.ix_(some, some)]] == 0).all() else "same within noise",
-            )
-            for some in members
-            if len(some) > 1
-        ),
-        key=lambda found: (-len(found.row_ids), found.row_ids),
-    )
+    alike = kl <= noise_bound(result["noise_floor"].values, result["num_texts"].values)  # (n_models, n_models)
+    alike &= names[:, None] != names[None, :]
+    count, group = connected_components(csr_array(alike), directed=False)
+    groups = []
+    for members in (np.flatnonzero(group == g) for g in range(count)):
+        if len(members) > 1:
+            block = np.ix_(members, members)
+            verdict = "identical" if (kl[block][alike[block]] == 0).all() else "same within noise"
+            groups.append(Duplicates([rows.row_ids[k] for k in members], verdict))
+    return sorted(groups, key=lambda group: (-len(group.row_ids), group.row_ids))

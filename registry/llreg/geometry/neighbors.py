@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_matrix
 from llreg.geometry.kl.noise import Verdict, verdict
-from llreg.geometry.kl.rows import seen_designs
-from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
+from llreg.geometry.kl.rows import read_parts, vector_noise, view_designs, view_values
 from llreg.geometry.view.view import View, view_of
 from llreg.printable import short_names
 from llreg.store.columns import ROW_COLUMNS
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
     from llreg.store.contents import Contents
-    from llreg.texts.design import Design
     from llreg_schemas import RowRecord
 
 _BLOCK = 128  # rows at a time: 10 MB of float64 for 10,000 texts, which nearly stays in the cache
@@ -138,47 +136,56 @@ def neighbors(
     """
     if k < 1:
         raise InputError(f"k: expected at least 1 neighbour; got {k}")
-    seen = view_of(registry, view)
+    view = view_of(registry, view)
     records, version = registry.select(None)
-    record, values = _query(registry, query, seen)
-    design = registry.designs([record]) if record else None
-    candidates = _filtered([other for other in records if record is None or other.digest != record.digest], where)
+    query_row = _read_query(registry, query, view)
+    record = query_row.record
+    others = [candidate for candidate in records if record is None or candidate.digest != record.digest]
+    candidates = _filter_records(others, where)
     if not candidates:
         condition = " that meets the conditions" if where else ""
         raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
-    kl = _distances(registry, values, candidates, seen, design)
+    # All distances, a block of rows at a time so that memory stays small: float64 array of shape (n_candidates,).
+    blocks = [candidates[start : start + _BLOCK] for start in range(0, len(candidates), _BLOCK)]
+    kl = np.concatenate([_query_kl(registry, query_row, block, view, se=False)["kl"].values[0] for block in blocks])
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
-    declared = set(record.base_models) if record else set()
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
-    based = [position for position in ranks if candidates[position].identity.name in declared]
-    found = _described(registry, record, values, candidates, [*map(int, order[:k]), *based], ranks, seen)
+    declared = set(record.base_models) if record else set()
+    bases = [position for position in ranks if candidates[position].identity.name in declared]
+    # The nearest and the bases once more, with standard errors.
+    k = min(k, len(candidates))
+    described = _describe(registry, query_row, candidates, [*map(int, order[:k]), *bases], ranks, view)
     return Neighbors(
         query=record.row_id if record else str(query) if isinstance(query, (str, Path)) else "the given vector",
-        nearest=found[: min(k, len(candidates))],
-        bases=found[min(k, len(candidates)) :],
-        missing_bases=sorted(declared - {other.identity.name for other in records}),
+        nearest=described[:k],
+        bases=described[k:],
+        missing_bases=sorted(declared - {candidate.identity.name for candidate in records}),
         version=version,
-        view=seen,
+        view=view,
     )
 
 
-def _query(
-    registry: Contents, query: str | Path | NDArray[np.floating], view: View
-) -> tuple[RowRecord | None, NDArray[np.float64]]:
-    """The row that is asked for, if it is one, and its values as the view shows them, shape (1, n_kept)."""
+class _Query(NamedTuple):
+    """What neighbours are looked for: its record if it is a row, and its values in the view, shape (1, n_kept)."""
+
+    record: RowRecord | None
+    values: NDArray[np.float64]
+
+
+def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View) -> _Query:
     texts = view.texts(registry.text_index)
     if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
         record = registry.find(str(query))
-        return record, seen_values(read_parts(registry, [record], view), view, texts)
-    given = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
-    if len(given) < len(view.variables):
+        return _Query(record, view_values(read_parts(registry, [record], view), view, texts))
+    vector = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
+    if len(vector) < len(view.variables):
         raise InputError(
             f"a PMI vector is of two log-likelihoods: expected shape (2, {registry.num_texts}), responses given their "
             f"prompts and alone; got ({registry.num_texts},)"
         )
     # Of one vector it is not known which it is: it is taken for what the view looks at.
-    chosen = given if view.vector == "pmi" else given[-1:] if view.vector == "response" else given[:1]
-    return None, seen_values([part[None] for part in chosen], view, texts)
+    parts = vector if view.vector == "pmi" else vector[-1:] if view.vector == "response" else vector[:1]
+    return _Query(None, view_values([part[None] for part in parts], view, texts))
 
 
 def read_vector(
@@ -212,92 +219,68 @@ def read_vector(
     return np.atleast_2d(values)
 
 
-def _distances(
-    registry: Contents,
-    values: NDArray[np.float64],
-    candidates: Sequence[RowRecord],
-    view: View,
-    design: list[Design | None] | None,
-) -> NDArray[np.float64]:
-    """KL from a row to many, shape (n_candidates,), nats per text; they pass through memory a block at a time."""
-    parts = [
-        _kl(registry, values, candidates[start : start + _BLOCK], view, design, se=False)["kl"].values[0]
-        for start in range(0, len(candidates), _BLOCK)
-    ]
-    return np.concatenate(parts)
-
-
-def _kl(
-    registry: Contents,
-    values: NDArray[np.float64],
-    records: Sequence[RowRecord],
-    view: View,
-    design: list[Design | None] | None,
-    *,
-    se: bool,
-) -> Dataset:
+def _query_kl(registry: Contents, query: _Query, records: Sequence[RowRecord], view: View, *, se: bool) -> Dataset:
+    """KL of the query to some rows, shape (1, n_records); with standard errors and tail shares if asked for."""
     index = registry.text_index
     texts = view.texts(index)
     return kl_matrix(
-        values,
+        query.values,
         index.bytes_per_text[texts],
         clip=None,  # the view has clipped
-        others=seen_values(read_parts(registry, records, view), view, texts),
+        others=view_values(read_parts(registry, records, view), view, texts),
         weights=view.text_weights(index),
-        designs=None if design is None else seen_designs(design, texts),
-        other_designs=seen_designs(registry.designs(records), texts),
+        designs=view_designs(registry.designs([query.record]), texts) if query.record else None,
+        other_designs=view_designs(registry.designs(records), texts),
         se=se,
         tail_share=se,
     )
 
 
-def _described(
+def _describe(
     registry: Contents,
-    record: RowRecord | None,
-    values: NDArray[np.float64],
+    query: _Query,
     candidates: Sequence[RowRecord],
     positions: Sequence[int],
     ranks: dict[int, int],
     view: View,
 ) -> list[Neighbor]:
     """The candidates at some positions, with standard errors and what their records say."""
-    chosen = [candidates[k] for k in positions]
-    result = _kl(registry, values, chosen, view, registry.designs([record]) if record else None, se=True)
-    numbers = {name: result[name].values[0] for name in result}
-    noise = _noise(registry, chosen, view)
+    records = [candidates[k] for k in positions]
+    result = _query_kl(registry, query, records, view, se=True)
+    values = {str(name): result[name].values[0] for name in result}
+    noise = vector_noise(records, read_parts(registry, records, view), view)
     # A vector says nothing of its dtype: it is taken to be as exact as the row it is compared with.
-    floors = (noise + (_noise(registry, [record], view) if record else noise)) / 2
+    of_query = noise
+    if query.record:
+        of_query = vector_noise([query.record], read_parts(registry, [query.record], view), view)
+    floors = (noise + of_query) / 2
     return [
         Neighbor(
-            row_id=other.row_id,
-            model=other.identity.name,
+            row_id=record.row_id,
+            model=record.identity.name,
             rank=ranks[position],
-            kl=float(numbers["kl_bits_per_byte"][i]),
-            kl_se=float(numbers["kl_bits_per_byte_se"][i]),
-            tail_share=float(numbers["tail_share"][i]),
-            num_texts=int(numbers["num_texts"][i]),
-            relation=relation(record, other) if record else "",
-            verdict=verdict(float(numbers["kl"][i]), float(floors[i]), int(numbers["num_texts"][i])),
+            kl=float(values["kl_bits_per_byte"][i]),
+            kl_se=float(values["kl_bits_per_byte_se"][i]),
+            tail_share=float(values["tail_share"][i]),
+            num_texts=int(values["num_texts"][i]),
+            relation=relation(query.record, record) if query.record else "",
+            verdict=verdict(float(values["kl"][i]), float(floors[i]), int(values["num_texts"][i])),
         )
-        for i, (position, other) in enumerate(zip(positions, chosen, strict=True))
+        for i, (position, record) in enumerate(zip(positions, records, strict=True))
     ]
 
 
-def _noise(registry: Contents, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
-    return vector_noise(records, read_parts(registry, records, view), view)
-
-
-def relation(record: RowRecord, other: RowRecord) -> str:
-    """What two records declare of each other."""
-    model, there = record.identity.name, other.identity.name
-    bases, their_bases = (set(entry.base_models) for entry in (record, other))
-    if model == there:
+def relation(a: RowRecord, b: RowRecord) -> str:
+    """What two records declare of each other, as `Neighbor.relation` of row `b` beside query `a`."""
+    name_a, name_b = a.identity.name, b.identity.name
+    bases_a, bases_b = (set(record.base_models) for record in (a, b))
+    if name_a == name_b:
         return "same model"
-    if there in bases:
+    if name_b in bases_a:
         return "declared base"
-    if model in their_bases:
+    if name_a in bases_b:
         return "declares it as its base"
-    return "same declared base" if bases & their_bases else ""
+    return "same declared base" if bases_a & bases_b else ""
 
 
 _CONDITION = re.compile(r"\s*([a-z_]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
@@ -311,7 +294,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _filtered(records: Sequence[RowRecord], where: Sequence[str]) -> list[RowRecord]:
+def _filter_records(records: Sequence[RowRecord], where: Sequence[str]) -> list[RowRecord]:
     """Records that meet all conditions."""
     columns = {column.name: column.stored(records) for column in ROW_COLUMNS}
     keep = [True] * len(records)
@@ -321,17 +304,15 @@ def _filtered(records: Sequence[RowRecord], where: Sequence[str]) -> list[RowRec
             raise InputError(
                 f"{condition!r}: expected FIELD=VALUE (or != < <= > >=) with FIELD one of {', '.join(columns)}"
             )
-        holds = _test(match[2], match[3], condition, numeric=match[1] == "num_parameters")
-        keep = [kept and holds(value) for kept, value in zip(keep, columns[match[1]], strict=True)]
-    return [record for record, kept in zip(records, keep, strict=True) if kept]
-
-
-def _test(sign: str, given: str, condition: str, *, numeric: bool) -> Callable[[Any], bool]:
-    compare = _OPERATORS[sign]
-    if not numeric:
-        return lambda value: compare(value, given)
-    try:
-        number = float(given)
-    except ValueError:
-        raise InputError(f"{condition!r}: expected a number after {sign}; got {given!r}") from None
-    return lambda value: value >= 0 and compare(value, number)  # -1: unknown
+        field, sign, operand = match.groups()
+        compare = _OPERATORS[sign]
+        if field == "num_parameters":
+            try:
+                number = float(operand)
+            except ValueError:
+                raise InputError(f"{condition!r}: expected a number after {sign}; got {operand!r}") from None
+            matches = [value >= 0 and compare(value, number) for value in columns[field]]  # -1: unknown
+        else:
+            matches = [compare(value, operand) for value in columns[field]]
+        keep = [a and b for a, b in zip(keep, matches, strict=True)]
+    return [record for record, meets in zip(records, keep, strict=True) if meets]

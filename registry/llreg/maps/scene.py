@@ -12,7 +12,7 @@ import numpy as np
 
 from llreg.geometry.families import families_of
 from llreg.geometry.kl.rows import Rows
-from llreg.geometry.steps import find_trajectories
+from llreg.geometry.trajectory import find_trajectories
 from llreg.maps.nearest import exact_neighbors, nearest_rows, sketch, sketched_neighbors, with_errors
 from llreg_schemas.errors import InputError
 

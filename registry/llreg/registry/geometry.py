@@ -315,7 +315,7 @@ class GeometryVerbs(Contents):
         ('nj', 10)
         """
         from llreg.geometry.kl.rows import with_distances
-        from llreg.geometry.tree.tree import make_tree
+        from llreg.geometry.tree.make import make_tree
 
         rows = self.rows(models, view=view)
         rows = with_distances(rows) if models is None else rows
@@ -601,7 +601,7 @@ class GeometryVerbs(Contents):
         >>> sum(drawn["counts"]), len(drawn["texts"])
         (40, 33)
         """
-        from llreg.geometry.subset.subset import make_subset
+        from llreg.geometry.subset import make_subset
         from llreg.geometry.view.view import view_of
 
         view = view_of(self, view)

@@ -78,19 +78,18 @@ def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Ann
             raise InputError("name: a table that is no file needs one")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-") or "annotations"
     table = read_table(source)
-    titles = [title.lower() for title in table.header]
-    models_at = next((titles.index(title) for title in MODEL_COLUMNS if title in titles), None)
+    models_at = table.find_column(MODEL_COLUMNS)
     if models_at is None:
         raise InputError(f"{table.source}: expected a column 'model' with model names or row ids")
     models = [str(cell).strip() if cell is not None else "" for cell in table.column(models_at)]
     lines: dict[str, int] = {}  # by model; names that differ only in case would be one name on some file systems
     for line, model in enumerate(models):
         if not model:
-            raise InputError(f"{table.places[line]}: no model name; fill it in or remove the line")
+            raise InputError(f"{table.origins[line]}: no model name; fill it in or remove the line")
         first = lines.setdefault(model.lower(), line)
         if first != line:
             clash = "stands there" if models[first] == model else f"differs only in case from {models[first]}"
-            raise InputError(f"{table.places[line]}: {model} {clash} ({table.places[first]}); keep one of the two")
+            raise InputError(f"{table.origins[line]}: {model} {clash} ({table.origins[first]}); keep one of the two")
     columns = {title: _typed(table.column(k)) for k, title in enumerate(table.header) if k != models_at}
     write_annotations(registry, name, to_table({_MODEL: models, **columns}))
     return read_annotation(registry, name)

@@ -22,8 +22,8 @@ from scipy.spatial.distance import pdist, squareform
 
 from llreg.cli.tree import _tell
 from llreg.geometry.kl.rows import Rows
-from llreg.geometry.tree.joining import neighbor_joining
-from llreg.geometry.tree.tree import METHODS, Tree, make_tree
+from llreg.geometry.tree.make import METHODS, make_tree, neighbor_joining
+from llreg.geometry.tree.tree import Tree
 from llreg.geometry.view.view import View
 from llreg.maps.draw.dendrogram import Categories, categories, draw_tree, round_length, write_tree
 from llreg.registry import Registry

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llreg.geometry.view.freezing import freeze_view, measured_view
+from llreg.geometry.view.freeze import freeze_view, measured_view
 from llreg.geometry.view.view import View, clip_at, double_centred, read_view, tail_texts
 from llreg.locate import open_registry
 from llreg.registry import Registry

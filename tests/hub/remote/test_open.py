@@ -17,7 +17,7 @@ from tests.hub.conftest import AsUser
 from tests.hub.publishing import publish, published
 
 import llreg
-from llreg.geometry.view.freezing import freeze_view
+from llreg.geometry.view.freeze import freeze_view
 from llreg.locate import init
 from llreg.registry import HubRegistry, Registry
 from llreg.store.rowfile import Row, row_path, write_row

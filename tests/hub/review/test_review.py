@@ -22,7 +22,7 @@ from tests.hub.reviewing import Site, files_of
 from tests.tools.toy_models import _save
 
 from llreg.cli import main
-from llreg.geometry.subset.subset import make_subset
+from llreg.geometry.subset import make_subset
 from llreg.hub.client.repo import Repo
 from llreg.hub.judge.verdict import Verdict
 from llreg.hub.review.diff import History, Trees

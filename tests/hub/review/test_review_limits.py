@@ -11,7 +11,7 @@ import pytest
 from tests.hub.client import Hub
 from tests.hub.reviewing import Site, files_of
 
-from llreg.geometry.view.freezing import freeze_view
+from llreg.geometry.view.freeze import freeze_view
 from llreg.geometry.view.view import View
 from llreg.hub.judge.verdict import Verdict
 from llreg.hub.review import diff

@@ -14,7 +14,7 @@ from tests.hub.asking import commit
 from tests.hub.client import Hub
 from tests.hub.people import built_anew, changing, commits, head, models, row_names, tree
 
-from llreg.geometry.view.freezing import freeze_view
+from llreg.geometry.view.freeze import freeze_view
 from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
 from llreg.registry import Registry

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_matrix
-from llreg.geometry.kl.pairs import records_along
+from llreg.geometry.kl.distance import kl_plain
+from llreg.geometry.kl.pairs import records_of
 from llreg.geometry.kl.rows import Rows, load_rows
 from llreg.geometry.view.view import View, view_of
 from llreg.texts.items import beginning
@@ -79,11 +79,19 @@ def contrast(
         If these are not two rows, or they share fewer than two texts.
     """
     rows = load_rows(registry, models, view_of(registry, view))
-    by_text = records_along(widest_texts(rows, texts), "text") if texts else None
+    by_text: list[dict[str, Any]] | None = None
+    if texts:
+        widest = widest_texts(rows, texts)
+        by_text = records_of(widest, ["text", *map(str, widest.data_vars), "subset"])
     for record in by_text or ():
         start = beginning(registry.texts.texts[record["text"]])[: 4 * _SNIPPET]  # enough left when blanks are joined
         record["start"] = " ".join(start.split())[:_SNIPPET]
-    return Contrast(rows, records_along(by_subset(rows), "subset") if subsets else None, by_text)
+    of_subsets = by_subset(rows) if subsets else None
+    return Contrast(
+        rows,
+        None if of_subsets is None else records_of(of_subsets, ["subset", *map(str, of_subsets.data_vars)]),
+        by_text,
+    )
 
 
 def by_subset(rows: Rows) -> Dataset:
@@ -103,21 +111,32 @@ def by_subset(rows: Rows) -> Dataset:
     """
     import xarray as xr
 
-    square, used = _squares(rows)
+    squares, used = _squares(rows)
+    total = squares.sum()
     names = list(dict.fromkeys(str(name) for name in rows.subsets))
-    columns = {name: np.flatnonzero(rows.subsets == name) for name in names}
-    parts = [_one_subset(rows.take_texts(texts)) for texts in columns.values()]
-    total = square.sum()
-    shares = [square[texts].sum() / total if total > 0 else 0.0 for texts in columns.values()]
-    counts = [int(used[texts].sum()) for texts in columns.values()]
-    kl, kl_se, difference = (np.array(values) for values in zip(*parts, strict=True))
-    bits = {"units": "bit/byte"}
+    columns: dict[str, list[float]] = {name: [] for name in ("kl_bits_per_byte", "kl_bits_per_byte_se")}
+    shares, differences, counts = [], [], []
+    for name in names:
+        texts = np.flatnonzero(rows.subsets == name)
+        part = rows.take_texts(texts)
+        result = kl_plain(part.take([0]), part.take([1]), tail_share=False)
+        for variable, values in columns.items():
+            values.append(result[variable].item())
+        counts.append(int(used[texts].sum()))
+        shares.append(squares[texts].sum() / total if total > 0 else 0.0)
+        # Bits per byte over the texts used, which may be fewer than those of the subset.
+        kl = result["kl"].item()
+        bits = kl / result["kl_bits_per_byte"].item() if kl > 0 else part.bits
+        difference = part.values[0] - part.values[1]
+        weights = np.where(np.isnan(difference), 0.0, _text_weights(part))
+        mean = float(np.average(np.nan_to_num(difference), weights=weights)) if weights.any() else np.nan
+        differences.append(mean / bits)
+    bits_attrs = {"units": "bit/byte"}
     return xr.Dataset(
         {
-            "kl_bits_per_byte": ("subset", kl, bits),
-            "kl_bits_per_byte_se": ("subset", kl_se, bits),
+            **{name: ("subset", np.array(values), bits_attrs) for name, values in columns.items()},
             "share": ("subset", np.array(shares), {"units": "1"}),
-            "mean_difference": ("subset", difference, bits),
+            "mean_difference": ("subset", np.array(differences), bits_attrs),
             "num_texts": ("subset", np.array(counts, dtype=np.int64), {"units": "1"}),
         },
         {"subset": np.array(names, dtype=object)},
@@ -144,12 +163,12 @@ def widest_texts(rows: Rows, count: int) -> Dataset:
     """
     import xarray as xr
 
-    square, used = _squares(rows)
-    total = square.sum()
-    order = np.argsort(-np.where(used, square, -1.0), kind="stable")[: min(count, int(used.sum()))]
+    squares, used = _squares(rows)
+    total = squares.sum()
+    order = np.argsort(-np.where(used, squares, -1.0), kind="stable")[: min(count, int(used.sum()))]
     difference = rows.values[0] - rows.values[1]
     deviation = difference - np.average(difference[used], weights=_text_weights(rows)[used])
-    share = square / total if total > 0 else square
+    share = squares / total if total > 0 else squares
     return xr.Dataset(
         {
             "difference": ("text", difference[order], {"units": "nat"}),
@@ -183,21 +202,3 @@ def _text_weights(rows: Rows) -> NDArray[np.float64]:
     for design in {design for design in rows.designs if design is not None}:
         weights = weights * design.weights
     return weights
-
-
-def _one_subset(rows: Rows) -> tuple[float, float, float]:
-    result = kl_matrix(
-        rows.values[:1],
-        rows.num_bytes,
-        clip=None,
-        others=rows.values[1:],
-        weights=rows.weights,
-        designs=rows.designs[:1],
-        other_designs=rows.designs[1:],
-        tail_share=False,
-    )
-    difference = rows.values[0] - rows.values[1]
-    weights = np.where(np.isnan(difference), 0.0, _text_weights(rows))
-    bits = result["kl"].item() / result["kl_bits_per_byte"].item() if result["kl"].item() > 0 else rows.bits
-    mean = float(np.average(np.nan_to_num(difference), weights=weights)) / bits if weights.any() else np.nan
-    return result["kl_bits_per_byte"].item(), result["kl_bits_per_byte_se"].item(), mean

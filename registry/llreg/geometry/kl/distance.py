@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.masked import MaskedRows, masked_moments
-from llreg.geometry.kl.moments import pair_moments
 from llreg.geometry.kl.noise import noise_floor
-from llreg.geometry.kl.patterns import Pattern, pair_texts, patterns, together
+from llreg.geometry.kl.patterns import Pattern, pair_texts, pattern_groups, patterns
+from llreg.geometry.kl.variance import MaskedRows, masked_moments, pair_moments
+from llreg.geometry.view.view import clip_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 _BLOCK = 1024  # models at a time: bounds temporaries at 3 x 80 MB for 10,000 texts
 _MASKED_BLOCK = 256  # of rows with gaps, whose powers are all kept
 TAIL_PAIRS = 20_000  # up to here the tail share is computed unless told otherwise: it needs a sort a pair
-_NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")
+_NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")  # as `_PairBlocks` computes them
+
+# The variables of a result, with their attributes. A new one is computed in `_PairBlocks` or `_dataset`.
+_ATTRS = {
+    "kl": {"long_name": "KL divergence", "units": "nat/text"},
+    "kl_se": {"long_name": "standard error of kl", "units": "nat/text"},
+    "kl_bits_per_byte": {"long_name": "KL divergence", "units": "bit/byte"},
+    "kl_bits_per_byte_se": {"long_name": "standard error of kl_bits_per_byte", "units": "bit/byte"},
+    "tail_share": {"long_name": "share of the variance that the top 1 % of texts carry", "units": "1"},
+    "num_texts": {"long_name": "texts used", "units": "1"},
+}
 
 
 def kl_matrix(
@@ -73,28 +83,29 @@ def kl_matrix(
     estimate of the KL divergence by the squared distance of centred log-likelihood vectors). It is
     symmetric: half the Jeffreys divergence (Shimodaira 1993, theorem 2), and close to it for models near the
     distribution of the texts. Its standard error is that of a variance over independent texts,
-    SE(KL) = sqrt((m4 - m2**2) / N) / 2 with the central moments m2, m4 of l_i - l_j. Bits per byte divide by
-    (mean bytes of the texts used) * ln 2 (P3, arXiv 2505.15353). Weighted texts enter mean and variance with their
-    weights; sampled rows with the weights of P2 (arXiv 2505.15428), see `llreg.geometry.kl.patterns.pair_texts`.
+    SE(KL) = sqrt((m4 - m2**2) / N) / 2 with the central moments m2, m4 of l_i - l_j (`llreg.geometry.kl.variance`).
+    Bits per byte divide by (mean bytes of the texts used) * ln 2 (Kishino et al., arXiv 2505.15353). Weighted texts enter
+    mean and variance with their weights; sampled rows with the weights of Oyama et al. 2025b (arXiv 2505.15428), see
+    `llreg.geometry.kl.patterns.pair_texts`.
 
     Large matrices are Gram matrices of centred rows, in float64; pairs so close that cancellation would take
     digits are then taken again as direct differences, so the KL of near-duplicates keeps its digits.
     """
-    first = _clipped(log_likelihood, clip)
-    second = first if others is None else _clipped(others, clip)
+    first = clip_values(log_likelihood, clip)
+    second = first if others is None else clip_values(others, clip)
     symmetric = others is None
     tail = first.shape[0] * second.shape[0] <= TAIL_PAIRS if tail_share is None else tail_share
     rows = patterns(first, designs)
     columns = rows if symmetric else patterns(second, other_designs)
-    if tail or (se and weights is not None):
-        units, other_units = [[row] for row in rows], [[column] for column in columns]
+    if tail or (se and weights is not None):  # these come from each pair's own differences: nothing to take together
+        row_groups, column_groups = [[row] for row in rows], [[column] for column in columns]
     else:
-        units, other_units = together(rows), together(columns)
-    filling = _Filling(first, second, num_bytes, weights, symmetric=symmetric, se=se, tail=tail)
-    for a, some in enumerate(units):
-        for rest in other_units[a if symmetric else 0 :]:
-            filling.fill(some, rest)
-    return _dataset(filling.result)
+        row_groups, column_groups = pattern_groups(rows), pattern_groups(columns)
+    blocks = _PairBlocks(first, second, num_bytes, weights, symmetric=symmetric, se=se, tail=tail)
+    for k, row_group in enumerate(row_groups):
+        for column_group in column_groups[k if symmetric else 0 :]:
+            blocks.fill(row_group, column_group)
+    return _dataset(blocks.result)
 
 
 def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
@@ -150,8 +161,8 @@ def kl_plain(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sh
     )
 
 
-class _Filling:
-    """A result in the making, filled by pairs of groups of rows."""
+class _PairBlocks:
+    """The arrays of a result, each float64 of shape (n_models, n_others), filled a block of pairs at a time."""
 
     def __init__(
         self,
@@ -166,72 +177,82 @@ class _Filling:
     ) -> None:
         self._first, self._second, self._num_bytes, self._weights = first, second, num_bytes, weights
         self._symmetric, self._se, self._tail = symmetric, se, tail
-        self._shift = _column_mean(first)
-        unwanted = {*(() if se else ("kl_se",)), *(() if tail else ("tail_share",))}
-        shape = len(first), len(second)
-        self.result = {name: np.full(shape, np.nan) for name in _NAMES if name not in unwanted}
+        self._shift = _mean_row(first)
+        skipped = {*(() if se else ("kl_se",)), *(() if tail else ("tail_share",))}
+        self.result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES if name not in skipped}
 
-    def fill(self, some: list[Pattern], others: list[Pattern]) -> None:
-        """Pairs of two groups: of one pattern each through one product, of mixed ones through masks."""
-        sampled = any(pattern.design for pattern in (*some, *others))
-        if len(some) == len(others) == 1 or sampled:
-            same = self._symmetric and some is others
-            for a, one in enumerate(some):
-                for other in others[a if same else 0 :]:
-                    self._fill_plain(one, other)
+    def fill(self, row_group: list[Pattern], column_group: list[Pattern]) -> None:
+        """Pairs of two groups of patterns: through one product a pair of patterns, or all at once through masks."""
+        sampled = any(pattern.design for pattern in (*row_group, *column_group))
+        if len(row_group) == len(column_group) == 1 or sampled:
+            same = self._symmetric and row_group is column_group
+            for k, row in enumerate(row_group):
+                for column in column_group[k if same else 0 :]:
+                    self._fill_patterns(row, column)
         else:
-            self._fill_masked(*(np.sort(np.concatenate([pattern.rows for pattern in part])) for part in (some, others)))
+            self._fill_masked(
+                *(np.sort(np.concatenate([p.rows for p in group])) for group in (row_group, column_group))
+            )
 
-    def _fill_plain(self, one: Pattern, other: Pattern) -> None:
-        texts = pair_texts(one, other, self._weights, len(self._num_bytes))
-        same = self._symmetric and one is other
-        bytes_used = texts.mean_bytes(self._num_bytes)
-        for i in range(0, len(one.rows), _BLOCK):
-            rows = one.rows[i : i + _BLOCK]
+    def _fill_patterns(self, row: Pattern, column: Pattern) -> None:
+        """Pairs of two patterns: all on the same texts."""
+        texts = pair_texts(row, column, self._weights, len(self._num_bytes))
+        same = self._symmetric and row is column
+        constants = float(texts.count), texts.mean_bytes(self._num_bytes)
+        for i in range(0, len(row.rows), _BLOCK):
+            rows = row.rows[i : i + _BLOCK]
             left = texts.prepare(self._first, rows, self._shift)
-            for j in range(i if same else 0, len(other.rows), _BLOCK):
-                columns = other.rows[j : j + _BLOCK]
+            for j in range(i if same else 0, len(column.rows), _BLOCK):
+                columns = column.rows[j : j + _BLOCK]
                 right = left if same and i == j else texts.prepare(self._second, columns, self._shift)
-                kl, kl_se, share = pair_moments(left, right, texts, se=self._se, tail=self._tail)
-                constant = (np.broadcast_to(np.float64(value), kl.shape) for value in (texts.count, bytes_used))
-                found = (kl, kl_se, share, *constant)
-                self._store(rows, columns, found)
+                moments = pair_moments(left, right, texts, se=self._se, tail=self._tail)
+                self._store(
+                    rows, columns, (*moments, *(np.broadcast_to(value, moments[0].shape) for value in constants))
+                )
 
-    def _fill_masked(self, some: NDArray[np.intp], others: NDArray[np.intp]) -> None:
-        same = self._symmetric and np.array_equal(some, others)
-        for i in range(0, len(some), _MASKED_BLOCK):
-            rows = some[i : i + _MASKED_BLOCK]
+    def _fill_masked(self, row_group: NDArray[np.intp], column_group: NDArray[np.intp]) -> None:
+        """Pairs of rows that lack different texts."""
+        same = self._symmetric and np.array_equal(row_group, column_group)
+        for i in range(0, len(row_group), _MASKED_BLOCK):
+            rows = row_group[i : i + _MASKED_BLOCK]
             left = MaskedRows(self._first[rows] - self._shift, self._weights)
-            for j in range(i if same else 0, len(others), _MASKED_BLOCK):
-                columns = others[j : j + _MASKED_BLOCK]
+            for j in range(i if same else 0, len(column_group), _MASKED_BLOCK):
+                columns = column_group[j : j + _MASKED_BLOCK]
                 right = MaskedRows(self._second[columns] - self._shift, self._weights)
                 kl, kl_se, count, mean_bytes, close = masked_moments(left, right, self._num_bytes, se=self._se)
                 self._store(rows, columns, (kl, kl_se, np.full_like(kl, np.nan), count, mean_bytes))
-                self._again(rows, columns, close)
+                for a, b in np.argwhere(close):  # pairs that lost digits are taken directly
+                    row, column = (
+                        Pattern(np.array([k]), ~np.isnan(values[k]), None)
+                        for k, values in ((rows[a], self._first), (columns[b], self._second))
+                    )
+                    self._fill_patterns(row, column)
 
-    def _again(self, rows: NDArray[np.intp], columns: NDArray[np.intp], close: NDArray[np.bool_]) -> None:
-        """Take the pairs that lost digits directly."""
-        for i, j in np.argwhere(close):
-            one, other = (
-                Pattern(np.array([k]), ~np.isnan(values[k]), None)
-                for k, values in ((rows[i], self._first), (columns[j], self._second))
-            )
-            self._fill_plain(one, other)
-
-    def _store(self, rows: NDArray[np.intp], columns: NDArray[np.intp], found: tuple[NDArray[np.float64], ...]) -> None:
-        at, back = _place(rows, columns), _place(columns, rows)
+    def _store(self, rows: NDArray[np.intp], columns: NDArray[np.intp], block: tuple[NDArray[np.float64], ...]) -> None:
+        """Write a block of each of `_NAMES`, and its mirror image below the diagonal."""
         mirrored = self._symmetric and not np.array_equal(rows, columns)
-        for name, block in zip(_NAMES, found, strict=True):
+        for name, values in zip(_NAMES, block, strict=True):
             if name in self.result:
-                self.result[name][at] = block
+                self.result[name][_block_index(rows, columns)] = values
                 if mirrored:
-                    self.result[name][back] = block.T
+                    self.result[name][_block_index(columns, rows)] = values.T
 
 
-def _place(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[Any, ...]:
+def _block_index(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[Any, ...]:
     """Index of a block; of slices where it is in one piece, which is many times quicker."""
     spans = [slice(int(k[0]), int(k[-1]) + 1) if (np.diff(k) == 1).all() else None for k in (rows, columns)]
     return np.ix_(rows, columns) if None in spans else tuple(spans)
+
+
+def _mean_row(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What all rows have in common, taken off before products: the smaller the numbers, the less cancels; (n_texts,)."""
+    mean = values.sum(axis=0) / max(len(values), 1)
+    if not np.isnan(mean).any():  # the common case, in one pass
+        return np.asarray(mean)
+    present = ~np.isnan(values)
+    count = present.sum(axis=0)
+    total = values.sum(axis=0, where=present)
+    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))
 
 
 def _dataset(result: dict[str, NDArray[Any]]) -> Dataset:
@@ -245,30 +266,3 @@ def _dataset(result: dict[str, NDArray[Any]]) -> Dataset:
     return xr.Dataset(
         {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name in result}
     )
-
-
-_ATTRS = {
-    "kl": {"long_name": "KL divergence", "units": "nat/text"},
-    "kl_se": {"long_name": "standard error of kl", "units": "nat/text"},
-    "kl_bits_per_byte": {"long_name": "KL divergence", "units": "bit/byte"},
-    "kl_bits_per_byte_se": {"long_name": "standard error of kl_bits_per_byte", "units": "bit/byte"},
-    "tail_share": {"long_name": "share of the variance that the top 1 % of texts carry", "units": "1"},
-    "num_texts": {"long_name": "texts used", "units": "1"},
-}
-
-
-def _clipped(log_likelihood: NDArray[np.floating], clip: float | None) -> NDArray[np.float64]:
-    if clip is None:
-        return np.asarray(log_likelihood, dtype=np.float64)
-    return np.asarray(np.maximum(log_likelihood, clip, dtype=np.float64))  # NaN stays NaN
-
-
-def _column_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What all rows have in common, taken off before products: the smaller the numbers, the less cancels."""
-    mean = values.sum(axis=0) / max(len(values), 1)
-    if not np.isnan(mean).any():  # the common case, in one pass
-        return np.asarray(mean)
-    present = ~np.isnan(values)
-    count = present.sum(axis=0)
-    total = values.sum(axis=0, where=present)
-    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llreg.atomic import check_place
-from llreg.geometry.kl.distance import kl_rows
+from llreg.geometry.kl.distance import kl_plain
 from llreg.geometry.kl.stream import BLOCK, RowStream, stream_rows
 from llreg.geometry.view.view import View
 from llreg.store.contents import Contents
 from llreg_schemas.errors import InputError, storage_errors
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-Opener = tuple[Callable[..., Contents], tuple[str, str | None]]
-Pair = tuple[int, int]
+Opener = tuple[Callable[..., Contents], tuple[str, str | None]]  # what `__reduce__` gives: a function and its arguments
+Block = tuple[int, int]  # first row and first column
 
 
 def write_kl(
@@ -74,21 +73,21 @@ def write_kl(
     pairs = [(i, j) for i in range(0, len(rows), BLOCK) for j in range(i, len(rows), BLOCK)]
     with storage_errors(path):
         _create(partial, rows)
-        done = _on_cluster(rows, partial, pairs, cluster) if cluster else _here(rows, partial, pairs)
-        for count, _ in enumerate(done, 1):
+        written = _write_on_cluster(rows, partial, pairs, cluster) if cluster else _write_blocks(rows, partial, pairs)
+        for count, _ in enumerate(written, 1):
             if progress:
                 progress(count, len(pairs))
-        _finish(partial)
+        _complete(partial)
         partial.rename(path)
 
 
 def _create(path: Path, rows: RowStream) -> None:
+    """A store without values: labels of the rows, and the array of KL."""
     import shutil
 
     import zarr
 
     shutil.rmtree(path, ignore_errors=True)
-    names = {"model": [record.row_id for record in rows.records], "model_id": [r.identity.name for r in rows.records]}
     group = zarr.create_group(
         path,
         zarr_format=3,
@@ -109,17 +108,16 @@ def _create(path: Path, rows: RowStream) -> None:
         dimension_names=("model", "other"),
         attributes={"long_name": "KL divergence", "units": "bit/byte"},
     )
-    for dim, prefix in (("model", "model"), ("other", "other")):
-        for name, values in (("", names["model"]), ("_id", names["model_id"])):
+    for dim in ("model", "other"):
+        for name, values in ((dim, rows.row_ids), (f"{dim}_id", rows.names)):
             column = group.create_array(
-                prefix + name, shape=(count,), chunks=(min(4096, count),), dtype=str, dimension_names=(dim,)
+                name, shape=(count,), chunks=(min(4096, count),), dtype=str, dimension_names=(dim,)
             )
             column[:] = np.array(values, dtype=object)
 
 
-def _finish(path: Path) -> None:
-    import warnings
-
+def _complete(path: Path) -> None:
+    """Mark the store as complete, and collect its metadata."""
     import zarr
 
     group = zarr.open_group(path, mode="r+")
@@ -129,19 +127,21 @@ def _finish(path: Path) -> None:
         zarr.consolidate_metadata(group.store)
 
 
-def _here(rows: RowStream, path: Path, pairs: Sequence[Pair]) -> Iterator[Pair]:
-    last: tuple[int, Any] = (-1, None)
+def _write_blocks(rows: RowStream, path: Path, pairs: Sequence[Block]) -> Iterator[Block]:
+    """In this process; the rows of a line of blocks are read once."""
+    start, left = -1, None
     for i, j in pairs:
-        if last[0] != i:
-            last = i, rows.read(slice(i, i + BLOCK))
-        _write_block(path, i, j, last[1], last[1] if i == j else rows.read(slice(j, j + BLOCK)))
+        if i != start:
+            start, left = i, rows.read(slice(i, i + BLOCK))
+        _write_block(path, i, j, left, left if i == j else rows.read(slice(j, j + BLOCK)))
         yield i, j
 
 
 def _write_block(path: Path, i: int, j: int, left: Any, right: Any) -> None:
+    """KL between the rows from i and the rows from j, and its mirror image below the diagonal."""
     import zarr
 
-    result = kl_rows(left, None if i == j else right, se=False, tail_share=False)
+    result = kl_plain(left, None if i == j else right, se=False, tail_share=False)
     block = result["kl_bits_per_byte"].values.astype(np.float32)
     array: Any = zarr.open_group(path, mode="r+")["kl"]
     array[i : i + len(left), j : j + len(right)] = block
@@ -149,56 +149,47 @@ def _write_block(path: Path, i: int, j: int, left: Any, right: Any) -> None:
         array[j : j + len(right), i : i + len(left)] = block.T
 
 
-def _on_cluster(rows: RowStream, path: Path, pairs: Sequence[Pair], cluster: str) -> Iterator[Pair]:
+# On a cluster
+
+
+def _write_on_cluster(rows: RowStream, path: Path, pairs: Sequence[Block], cluster: str) -> Iterator[Block]:
     """Blocks as tasks; a task whose worker dies runs again elsewhere, and writes the same bytes."""
     from llreg.dask_client import connect
 
-    where = rows.source.__reduce__()  # how a worker opens it, once for all its blocks
-    with connect(cluster) as client:
-        yield from _results(client, where, rows, path.resolve(), pairs)
+    opener = rows.source.__reduce__()  # how a worker opens the registry, once for all its blocks
+    arguments = opener, json.dumps(rows.view.to_json(), sort_keys=True), rows.version, str(path.resolve())
+    with connect(cluster) as client:  # says what to install where distributed is missing
+        from distributed import as_completed
+
+        # A few tasks a worker wait at the scheduler, however many blocks there are.
+        limit = 4 * max(len(client.scheduler_info()["workers"]), 1)
+        running = as_completed([])
+        for count, pair in enumerate(pairs, 1):
+            running.add(client.submit(_write_remote_block, *arguments, *pair, pure=False, retries=3))
+            if count >= limit:
+                yield next(running).result()
+        for future in running:
+            yield future.result()
 
 
-def _results(client: Client, where: Opener, rows: RowStream, path: Path, pairs: Sequence[Pair]) -> Iterator[Pair]:
-    from distributed import as_completed
-
-    document, version = rows.view.to_json(), rows.version
-    waiting = iter(pairs)
-    limit = 4 * max(len(client.scheduler_info()["workers"]), 1)
-    running = as_completed([])
-    for count, pair in enumerate(waiting):
-        running.add(client.submit(_remote, where, document, version, str(path), *pair, pure=False, retries=3))
-        if count + 1 >= limit:
-            yield next(running).result()
-    for future in running:
-        yield future.result()
-
-
-def _remote(where: Opener, view: Mapping[str, Any], version: str, path: str, i: int, j: int) -> Pair:
+def _write_remote_block(opener: Opener, view: str, version: str, path: str, i: int, j: int) -> Block:
     """One block, on a worker that sees the registry's and the store's files."""
-    rows = _open(where, _key(view), path)
+    rows = _open_rows(opener, view, path)
     if rows.version != version:
-        raise InputError(f"{where[1][0]} on this worker is at version {rows.version[:12]}, not {version[:12]}")
+        raise InputError(f"{opener[1][0]} on this worker is at version {rows.version[:12]}, not {version[:12]}")
     left = rows.read(slice(i, i + BLOCK))
     _write_block(Path(path), i, j, left, left if i == j else rows.read(slice(j, j + BLOCK)))
     return i, j
 
 
-def _key(view: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(view, sort_keys=True)
-
-
 @lru_cache(maxsize=4)
-def _open(where: Opener, view: str, path: str) -> RowStream:
+def _open_rows(opener: Opener, view: str, path: str) -> RowStream:
     """The rows of the store, once a worker: their records are the costly part."""
-    import json
-
     import zarr
 
     names: Any = zarr.open_group(path, mode="r")["model"]
-    opener, arguments = where
-    registry = opener(*arguments)
+    open_registry, arguments = opener
+    registry = open_registry(*arguments)
     by_id = {record.row_id: record for record in registry.records()}
     rows = stream_rows(registry, [], View.from_json(json.loads(view)))
     return RowStream(registry, [by_id[str(name)] for name in names[:]], rows.view, rows.version)

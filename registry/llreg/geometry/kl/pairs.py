@@ -160,8 +160,7 @@ def _pairs_of(result: Dataset, *, nats: bool, of_first: bool) -> list[dict[str, 
     return sorted(pairs, key=lambda pair: (math.isnan(pair["kl"]), pair["kl"])) if of_first else pairs
 
 
-def records_along(data: Dataset, dim: str) -> list[dict[str, Any]]:
-    """The variables and coordinates of one dim as plain values, a dict for each label."""
-    names = [dim, *(str(name) for name in data.variables if name != dim and data[name].dims == (dim,))]
+def records_of(data: Dataset, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Variables and coordinates of one dim as plain values: a dict for each label, with these keys."""
     columns = [data[name].values.tolist() for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-_PANEL = 64  # rows at a time: 5 MB for 10,000 texts, which stays in the cache
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llreg.texts.design import Design
+
+_PANEL = 64  # rows at a time: 5 MB for 10,000 texts, which stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,15 @@ def patterns(values: NDArray[np.float64], designs: Sequence[Design | None] | Non
     ]
 
 
+def pattern_groups(of_rows: Sequence[Pattern]) -> list[list[Pattern]]:
+    """Patterns in groups that are taken together: rows with gaps of whatever pattern form one group.
+
+    A pattern of all texts and each pattern of a sample is a group of its own.
+    """
+    gaps = [pattern for pattern in of_rows if pattern.design is None and not pattern.present.all()]
+    return [[pattern] for pattern in of_rows if pattern not in gaps] + ([gaps] if gaps else [])
+
+
 @dataclass(frozen=True, eq=False)
 class Sampling:
     """How the texts of a pair were drawn: what the standard error needs.
@@ -82,15 +91,6 @@ class Sampling:
     parts: tuple[tuple[NDArray[np.float64], float], ...]
     size: float
     base: NDArray[np.float64] | None
-
-
-def together(found: Sequence[Pattern]) -> list[list[Pattern]]:
-    """Patterns in groups that are taken together: rows with gaps of whatever pattern form one group.
-
-    A pattern of all texts and each pattern of a sample is a group of its own.
-    """
-    gaps = [pattern for pattern in found if pattern.design is None and not pattern.present.all()]
-    return [[pattern] for pattern in found if pattern not in gaps] + ([gaps] if gaps else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +127,11 @@ class PairTexts:
             Sums of squared differences of it are weighted sums of squared centred differences.
         """
         # What all rows share goes first: it carries most of the magnitude and none of the differences.
-        chosen = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
+        values = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
         centred = np.empty((len(rows), self.count))
         for start in range(0, len(rows), _PANEL):
             panel = centred[start : start + _PANEL]
-            np.subtract(chosen[start : start + _PANEL, self.columns], shift[self.columns], out=panel)
+            np.subtract(values[start : start + _PANEL, self.columns], shift[self.columns], out=panel)
             if self.count:
                 # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
                 panel -= np.average(panel, axis=1, weights=self.weights)[:, None]
@@ -165,12 +165,12 @@ class PairTexts:
         return np.asarray(np.sqrt(self.weights + self.sampling.noise * self.weights**2 / self.total))
 
 
-def pair_texts(one: Pattern, other: Pattern, weights: NDArray[np.float64] | None, num_texts: int) -> PairTexts:
+def pair_texts(a: Pattern, b: Pattern, weights: NDArray[np.float64] | None, num_texts: int) -> PairTexts:
     """The texts that two patterns share, with their weights.
 
     Parameters
     ----------
-    one, other : Pattern
+    a, b : Pattern
     weights : float64 array of shape (n_texts,), optional
         The view's text weights.
     num_texts : int
@@ -178,68 +178,65 @@ def pair_texts(one: Pattern, other: Pattern, weights: NDArray[np.float64] | None
     Notes
     -----
     Rows scored on all texts: weights as the view has them, divided by their sum. Rows scored on a sample: a drawn
-    text stands for counts / expected of the set (P2, arXiv 2505.15428), and sums are divided by the number of texts
-    of the set, not by the sum of the weights, which varies with the draw. For two rows drawn independently the product
-    of the two weights is unbiased again; for rows of one sample it is counted once. A view that leaves out texts, or
-    a pair of samples, holds more or fewer draws than expected by chance: the ratio of the chances drawn to the
+    text stands for counts / expected of the set (Oyama et al. 2025b, arXiv 2505.15428), and sums are divided by the number
+    of texts of the set, not by the sum of the weights, which varies with the draw. For two rows drawn independently the
+    product of the two weights is unbiased again; for rows of one sample it is counted once. A view that leaves out texts,
+    or a pair of samples, holds more or fewer draws than expected by chance: the ratio of the chances drawn to the
     expected ones takes that out (it is 1 for one sample and all texts).
     """
-    used = one.present & other.present
-    designs = [one.design] if one.design == other.design else [one.design, other.design]
-    drawn = [design for design in designs if design is not None]
-    if not drawn:
-        columns = slice(None) if used.all() else np.flatnonzero(used)
-        chosen = None if weights is None else weights[columns]
-        return PairTexts(columns, int(used.sum()), chosen, float(used.sum() if chosen is None else chosen.sum()))
-    return _sampled(used, drawn, np.ones(num_texts) if weights is None else weights)
+    present = a.present & b.present
+    designs = [
+        design for design in ([a.design] if a.design == b.design else [a.design, b.design]) if design is not None
+    ]
+    if designs:
+        return _sampled_texts(present, designs, np.ones(num_texts) if weights is None else weights)
+    columns = slice(None) if present.all() else np.flatnonzero(present)
+    shared = None if weights is None else weights[columns]
+    return PairTexts(columns, int(present.sum()), shared, float(present.sum() if shared is None else shared.sum()))
 
 
-def _sampled(used: NDArray[np.bool_], designs: list[Design], base: NDArray[np.float64]) -> PairTexts:
-    """Texts of a pair of which at least one row was scored on a sample."""
+def _sampled_texts(present: NDArray[np.bool_], designs: list[Design], base: NDArray[np.float64]) -> PairTexts:
+    """Texts of a pair of which at least one row was scored on a sample; all arrays are of shape (n_texts,)."""
     stands_for = np.prod([design.weights for design in designs], axis=0)
     drawn = base * stands_for
-    columns = np.flatnonzero(used & (drawn > 0))
+    columns = np.flatnonzero(present & (drawn > 0))
     if not len(columns) or not all(design.covers for design in designs):
         return PairTexts(np.empty(0, np.intp), 0, np.empty(0), 0.0)
     # Of the drawn texts some may lack in a row (too long for its context): they lack in the same share of the set.
     size = float(base.sum() * drawn[columns].sum() / drawn.sum())
     chances = sum((design.expected / design.expected.sum() for design in designs), np.zeros(len(base)))
-    seen = stands_for * chances
+    ideal = stands_for * chances
+    parts = []  # of the variance of the draw, as `Sampling` has it
+    for design in designs:
+        total = float(design.freedom.sum())
+        part = _per_drawn(design, design.freedom, design.counts)
+        parts.append((part[columns], design.correction / total if total > 0 else 0.0))
     sampling = Sampling(
         weights=stands_for[columns],
-        shares=seen[columns] / seen[columns].sum(),
-        noise=_noise(designs)[columns],
-        parts=tuple((_part(design)[columns], _scale(design)) for design in designs),
+        shares=ideal[columns] / ideal[columns].sum(),
+        noise=_draw_noise(designs)[columns],
+        parts=tuple(parts),
         size=size,
         base=base if len(columns) == np.count_nonzero(drawn) else None,
     )
-    return PairTexts(columns, len(columns), drawn[columns], size * float(seen.sum() / chances.sum()), sampling)
+    return PairTexts(columns, len(columns), drawn[columns], size * float(ideal.sum() / chances.sum()), sampling)
 
 
-def _noise(designs: list[Design]) -> NDArray[np.float64]:
-    """Coefficient of each squared term in the variance of the draw.
+def _draw_noise(designs: list[Design]) -> NDArray[np.float64]:
+    """Coefficient of each squared term in the variance of the draw, shape (n_texts,).
 
     One sample: sum over draws of r**2, times n / (n - 1). Two: V(A) + E V(B given A), each term estimated from the texts
     in both, and the mean of that and the same with A and B exchanged.
     """
-    own = [
-        design.correction * np.divide(design.freedom, design.counts**2, out=_zeros(design), where=design.counts > 0)
-        for design in designs
-    ]
-    if len(own) == 1:
-        return own[0]
-    one, other = (np.divide(1.0, d.weights, out=_zeros(d), where=d.counts > 0) for d in designs)
-    return np.asarray((own[0] * (1 + other) + own[1] * (1 + one)) / 2)
+    alone = [design.correction * _per_drawn(design, design.freedom, design.counts**2) for design in designs]
+    if len(alone) == 1:
+        return alone[0]
+    a, b = (_per_drawn(design, 1.0, design.weights) for design in designs)
+    return np.asarray((alone[0] * (1 + b) + alone[1] * (1 + a)) / 2)
 
 
-def _part(design: Design) -> NDArray[np.float64]:
-    return np.divide(design.freedom, design.counts, out=_zeros(design), where=design.counts > 0)
-
-
-def _scale(design: Design) -> float:
-    total = float(design.freedom.sum())
-    return design.correction / total if total > 0 else 0.0
-
-
-def _zeros(design: Design) -> NDArray[np.float64]:
-    return np.zeros(len(design.counts))
+def _per_drawn(
+    design: Design, numerator: NDArray[np.float64] | float, denominator: NDArray[np.number]
+) -> NDArray[np.float64]:
+    """A quotient for the texts that were drawn, 0 for the others."""
+    return np.divide(numerator, denominator, out=np.zeros(len(design.counts)), where=design.counts > 0)

@@ -20,7 +20,7 @@ _NEARLY_ALL = 0.99  # a row that has this share of the texts counts as scored on
 
 
 def squared_distances(rows: Rows, others: Rows | None = None, *, num_texts: int | None = None) -> NDArray[np.float64]:
-    """Squared distances |q_i - q_j|**2 = 2 N KL (P1, arXiv 2502.16173).
+    """Squared distances |q_i - q_j|**2 = 2 N KL (Oyama et al. 2025, arXiv 2502.16173).
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def squared_distances(rows: Rows, others: Rows | None = None, *, num_texts: int 
 def comparable(squared: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Models to keep so that all distances among them are known, bool array of shape (n_models,)."""
     missing = np.isnan(squared)
-    kept = np.ones(len(squared), dtype=bool)
-    while missing[np.ix_(kept, kept)].any():
-        kept[np.argmax(np.where(kept, missing[:, kept].sum(axis=1), -1))] = False
-    return kept
+    keep = np.ones(len(squared), dtype=bool)
+    while missing[np.ix_(keep, keep)].any():  # drop the model that lacks most distances
+        keep[np.argmax(np.where(keep, missing[:, keep].sum(axis=1), -1))] = False
+    return keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,26 +106,27 @@ class Excerpt:
         float64 arrays of shape (n_targets, n_targets) and (n_chosen, n_targets), nats**2
             On the scale of all texts.
         """
-        seen = replace(rows.take(np.concatenate([targets, self.models])).take_texts(self.texts), weights=self.weights)
+        count = rows.values.shape[1]
+        both = rows.take(np.concatenate([targets, self.models]))
+        part = both.take_texts(self.texts)
         # The weights hold the draw of these texts; only another draw is still to be weighted.
-        drawn = [rows.designs[k] for k in (*targets, *self.models)]
-        designs = [None if old == self.design else new for old, new in zip(drawn, seen.designs, strict=True)]
-        seen = replace(seen, designs=designs)
-        fixed, count = seen.take(np.arange(len(targets))), rows.values.shape[1]
-        new = seen.take(np.arange(len(targets), len(seen)))
+        designs = [
+            None if whole == self.design else of_part for whole, of_part in zip(both.designs, part.designs, strict=True)
+        ]
+        part = replace(part, weights=self.weights, designs=designs)
+        fixed, new = part.take(np.arange(len(targets))), part.take(np.arange(len(targets), len(part)))
         return squared_distances(fixed, num_texts=count), squared_distances(new, fixed, num_texts=count)
 
 
 def excerpts(rows: Rows, models: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[Excerpt]]:
-    """Those of the models that have all texts, or nearly, and the others by the texts they have."""
-    found, whole = [], np.ones(len(models), dtype=bool)
+    """The models that have all texts, or nearly, and the rest of them by the texts they have."""
+    parts, whole = [], np.ones(len(models), dtype=bool)
     for pattern in patterns(rows.values[models], [rows.designs[k] for k in models]):
         design = pattern.design
         if design is None and pattern.present.mean() >= _NEARLY_ALL:
             continue
         whole[pattern.rows] = False
-        used = pattern.present if design is None else pattern.present & (design.weights > 0)
-        texts = np.flatnonzero(used)
+        texts = np.flatnonzero(pattern.present if design is None else pattern.present & (design.weights > 0))
         weights = rows.weights if design is None else design.weights * (1 if rows.weights is None else rows.weights)
-        found.append(Excerpt(models[pattern.rows], texts, None if weights is None else weights[texts], design))
-    return models[whole], found
+        parts.append(Excerpt(models[pattern.rows], texts, None if weights is None else weights[texts], design))
+    return models[whole], parts

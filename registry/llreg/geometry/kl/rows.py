@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llreg.geometry.kl.noise import noise_variances
 from llreg.geometry.kl.patterns import Pattern, pair_texts
-from llreg.geometry.kl.vectors import read_parts, seen_values, vector_noise
-from llreg.geometry.view.view import View, double_centred
+from llreg.geometry.view.view import View, clip_values, double_centred
 from llreg.printable import short_names
 from llreg.texts.design import Design
 from llreg_schemas import RowRecord
@@ -88,15 +88,16 @@ class Rows(Labelled):
 
     @property
     def bits(self) -> float:
-        """Nats per text in a bit per byte: mean bytes of the texts times ln 2 (P3, arXiv 2505.15353)."""
+        """Nats per text in a bit per byte: mean bytes of the texts times ln 2 (Kishino et al., arXiv 2505.15353)."""
         return float(np.average(self.num_bytes, weights=self.weights) * np.log(2))
 
     @cached_property
     def q(self) -> NDArray[np.float64]:
-        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored (P1).
+        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored.
 
-        If some rows were scored on a sample of the texts, all are seen on that sample, weighted as P2 does (arXiv
-        2505.15428): squared distances of the coordinates are then estimates of those on all texts.
+        They are those of Oyama et al. 2025 (arXiv 2502.16173), times the roots of the text weights. If some rows were
+        scored on a sample of the texts, all are seen on that sample, weighted as in Oyama et al. 2025b (arXiv 2505.15428):
+        squared distances of the coordinates are then estimates of those on all texts.
 
         Raises
         ------
@@ -104,22 +105,19 @@ class Rows(Labelled):
             If rows were scored on different samples: no coordinates give all their distances.
         """
         designs = list({design for design in self.designs if design is not None})
-        if not designs:
-            return self._weighted_q()
         if len(designs) > 1:
             raise InputError(
                 f"coordinates need rows of one text subset; these have {len(designs)}: name the rows, or use distances"
             )
-        return self._sampled_q(designs[0])
-
-    def _weighted_q(self) -> NDArray[np.float64]:
+        if designs:
+            return self._sampled_q(designs[0])
         if self.weights is None:
             return np.nan_to_num(double_centred(self.values))
         weights = self.weights * (len(self.weights) / self.weights.sum())
-        there = np.where(np.isnan(self.values), 0.0, weights)
-        means = (np.nan_to_num(self.values) * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1e-300)
-        rows = np.where(there > 0, self.values - means[:, None], 0.0)
-        return np.asarray((rows - rows.mean(axis=0)) * np.sqrt(weights))
+        row_weights = np.where(np.isnan(self.values), 0.0, weights)  # (n_models, n_texts)
+        means = (np.nan_to_num(self.values) * row_weights).sum(axis=1) / np.maximum(row_weights.sum(axis=1), 1e-300)
+        centred = np.where(row_weights > 0, self.values - means[:, None], 0.0)
+        return np.asarray((centred - centred.mean(axis=0)) * np.sqrt(weights))
 
     def _sampled_q(self, design: Design) -> NDArray[np.float64]:
         everywhere = np.ones(len(self.texts), dtype=bool)
@@ -135,14 +133,14 @@ class Rows(Labelled):
         return q
 
     def take(self, positions: Sequence[int] | NDArray[np.intp]) -> Rows:
-        """Some of the rows, in the given order."""
-        chosen = [int(k) for k in positions]
+        """Some of the rows, in the order of the positions."""
+        rows = [int(k) for k in positions]
         return replace(
             self,
-            records=[self.records[k] for k in chosen],
-            values=self.values[chosen],
-            designs=[self.designs[k] for k in chosen],
-            noise=None if self.noise is None else self.noise[chosen],
+            records=[self.records[k] for k in rows],
+            values=self.values[rows],
+            designs=[self.designs[k] for k in rows],
+            noise=None if self.noise is None else self.noise[rows],
         )
 
     def take_texts(self, columns: NDArray[np.intp]) -> Rows:
@@ -154,11 +152,11 @@ class Rows(Labelled):
             texts=self.texts[columns],
             subsets=self.subsets[columns],
             weights=None if self.weights is None else self.weights[columns],
-            designs=seen_designs(self.designs, columns),
+            designs=view_designs(self.designs, columns),
         )
 
 
-def seen_designs(designs: Sequence[Design | None], texts: NDArray[np.intp]) -> list[Design | None]:
+def view_designs(designs: Sequence[Design | None], texts: NDArray[np.intp]) -> list[Design | None]:
     """What a view of some texts shows of how each row's texts were drawn."""
     return [None if design is None else design.take(texts) for design in designs]
 
@@ -196,11 +194,18 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
     index = registry.text_index
     texts = view.texts(index)
     parts = read_parts(registry, records, view)
-    designs = seen_designs(registry.designs(records), texts)
-    _warn_uncovered(records, designs)
+    designs = view_designs(registry.designs(records), texts)
+    outside = [record.row_id for record, design in zip(records, designs, strict=True) if design and not design.covers]
+    if outside:
+        warnings.warn(
+            f"no distance in this view for {_first_three(outside)}: scored on a sample of another view's texts; use a view "
+            "within that one (the subset file serves as --view)",
+            LlregWarning,
+            stacklevel=2,
+        )
     return Rows(
         records=records,
-        values=seen_values(parts, view, texts),
+        values=view_values(parts, view, texts),
         num_bytes=index.bytes_per_text[texts],
         texts=texts,
         subsets=np.asarray(index.subset, dtype=object)[texts],
@@ -215,24 +220,76 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
 
 def with_distances(rows: Rows) -> Rows:
     """The rows that can have a distance in their view; one with fewer than two values there is left out, with a warning."""
-    there = np.count_nonzero(~np.isnan(rows.values), axis=1) >= 2
-    if there.all():
+    enough = np.count_nonzero(~np.isnan(rows.values), axis=1) >= 2
+    if enough.all():
         return rows
-    out = [rows.row_ids[k] for k in np.flatnonzero(~there)]
+    lacking = [rows.row_ids[k] for k in np.flatnonzero(~enough)]
     warnings.warn(
-        f"left out, with fewer than two scored texts in this view: {', '.join(out[:3])}{' …' if len(out) > 3 else ''}",
-        LlregWarning,
-        stacklevel=3,
+        f"left out, with fewer than two scored texts in this view: {_first_three(lacking)}", LlregWarning, stacklevel=3
     )
-    return rows.take(np.flatnonzero(there))
+    return rows.take(np.flatnonzero(enough))
 
 
-def _warn_uncovered(records: Sequence[RowRecord], designs: Sequence[Design | None]) -> None:
-    outside = [record.row_id for record, design in zip(records, designs, strict=True) if design and not design.covers]
-    if outside:
-        warnings.warn(
-            f"no distance in this view for {', '.join(outside[:3])}{' …' if len(outside) > 3 else ''}: scored on a sample "
-            "of another view's texts; use a view within that one (the subset file serves as --view)",
-            LlregWarning,
-            stacklevel=3,
-        )
+def _first_three(row_ids: Sequence[str]) -> str:
+    return ", ".join(row_ids[:3]) + (" …" if len(row_ids) > 3 else "")
+
+
+def read_parts(registry: Contents, records: Sequence[RowRecord], view: View) -> list[NDArray[np.float32]]:
+    """The log-likelihoods that a view's vector is made of, raw.
+
+    Returns
+    -------
+    list of float32 arrays of shape (n_models, n_texts), nats
+        One for each of the view's `variables`; all texts of the set, NaN where not scored.
+    """
+    return [registry.values(records, variable=variable) for variable in view.variables]
+
+
+def view_values(parts: Sequence[NDArray[np.floating]], view: View, texts: NDArray[np.intp]) -> NDArray[np.float64]:
+    """A view's vectors on its texts, from the log-likelihoods that they are made of.
+
+    Parameters
+    ----------
+    parts : sequence of float arrays of shape (n_models, n_texts), nats
+        As `read_parts` gives them.
+    view : View
+    texts : intp array of shape (n_kept,)
+        Indices of the view's texts.
+
+    Returns
+    -------
+    float64 array of shape (n_models, n_kept), nats
+
+    Notes
+    -----
+    PMI_i(x, y) = ln p_i(y | x) - ln p_i(y) (arXiv 2603.18593). Both log-likelihoods are clipped at the view's threshold
+    before the difference is taken, as both sides of a distance are: it is the log-likelihood of a text that a model
+    cannot predict which is of no size to compare.
+    """
+    columns = [part if len(texts) == part.shape[1] else part[:, texts] for part in parts]
+    clipped = [clip_values(values, view.clip) for values in columns]
+    return clipped[0] if len(clipped) == 1 else clipped[0] - clipped[1]
+
+
+def vector_noise(
+    records: Sequence[RowRecord], parts: Sequence[NDArray[np.floating]], view: View
+) -> NDArray[np.float64]:
+    """Variance of the error of one text's value, by row: that of a difference is the sum of its parts'.
+
+    Parameters
+    ----------
+    records : sequence of RowRecord
+    parts : sequence of float arrays of shape (n_models, n_texts), nats
+        As `read_parts` gives them.
+    view : View
+
+    Returns
+    -------
+    float64 array of shape (n_models,), nats**2
+        See `llreg.geometry.kl.noise.noise_variances`.
+    """
+    variances = [
+        noise_variances(records, np.count_nonzero(~np.isnan(part), axis=1), variable.removeprefix("log_likelihood"))
+        for variable, part in zip(view.variables, parts, strict=True)
+    ]
+    return np.asarray(np.sum(variances, axis=0))

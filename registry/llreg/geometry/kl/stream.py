@@ -50,8 +50,8 @@ class RowStream(Labelled):
 
     def read(self, positions: slice | Sequence[int] | NDArray[np.intp]) -> Rows:
         """Some of the rows, with their values."""
-        chosen = self.records[positions] if isinstance(positions, slice) else [self.records[k] for k in positions]
-        return view_rows(self.source, chosen, self.view, self.version)
+        records = self.records[positions] if isinstance(positions, slice) else [self.records[k] for k in positions]
+        return view_rows(self.source, records, self.view, self.version)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, Rows]]:
         """All rows in order, a block at a time, with their positions."""
@@ -93,36 +93,31 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
 
     Notes
     -----
-    P3's scaled coordinates q / sqrt(2 N B ln 2) (arXiv 2505.15353), projected by randomised subspace iteration (Halko,
+    Scaled coordinates q / sqrt(2 N B ln 2) (Kishino et al., arXiv 2505.15353), projected by randomised subspace iteration (Halko,
     Martinsson, Tropp 2011) with two passes to find the subspace and one to project. A text that a row lacks counts as
     the row's mean there, also where the row was scored on a sample: an approximation that exact distances do not make.
     """
-    mean = _mean_row(rows)
-    sample = rows.read(slice(0, 1))
-    scale = np.sqrt(2 * _total(sample) * sample.bits)
+    total = [_centred(block).sum(axis=0) for _, block in rows.blocks()]
+    mean = np.asarray(np.sum(total, axis=0) / len(rows))
+    first = rows.read(slice(0, 1))
+    num_texts = float(first.values.shape[1] if first.weights is None else first.weights.sum())
     dims = min(dims, len(rows), len(mean))
     rng = np.random.default_rng(seed)
-    basis, _ = np.linalg.qr(rng.normal(size=(len(mean), min(dims + 16, len(rows), len(mean)))))
+    basis, _ = np.linalg.qr(rng.normal(size=(len(mean), min(dims + 16, len(rows), len(mean)))))  # (n_texts, dims + 16)
     for _ in range(2):
         image = np.zeros_like(basis)
         for _, block in rows.blocks():
             q = _coordinates(block, mean)
             image += q.T @ (q @ basis)
         basis, _ = np.linalg.qr(image)
-    projected = np.concatenate([_coordinates(block, mean) @ basis for _, block in rows.blocks()])
+    projected = np.concatenate(
+        [_coordinates(block, mean) @ basis for _, block in rows.blocks()]
+    )  # (n_models, dims + 16)
     values, axes = np.linalg.eigh(projected.T @ projected)
     order = np.argsort(-values)[:dims]
-    result = projected @ axes[:, order] / scale
+    result = projected @ axes[:, order] / np.sqrt(2 * num_texts * first.bits)
+    # The sign of an axis is arbitrary: the third moment decides.
     return np.asarray(result * np.where((result**3).sum(axis=0) < 0, -1.0, 1.0))
-
-
-def _total(rows: Rows) -> float:
-    return float(rows.values.shape[1] if rows.weights is None else rows.weights.sum())
-
-
-def _mean_row(rows: RowStream) -> NDArray[np.float64]:
-    parts = [_centred(block).sum(axis=0) for _, block in rows.blocks()]
-    return np.asarray(np.sum(parts, axis=0) / len(rows))
 
 
 def _coordinates(rows: Rows, mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,6 +127,7 @@ def _coordinates(rows: Rows, mean: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _centred(rows: Rows) -> NDArray[np.float64]:
+    """Rows minus their weighted means, 0 where a text lacks; float64 array of shape (n_models, n_texts), nats."""
     present = ~np.isnan(rows.values)
     filled = np.where(present, rows.values, 0.0)
     weights = np.ones(rows.values.shape[1]) if rows.weights is None else rows.weights

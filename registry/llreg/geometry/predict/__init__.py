@@ -1,1 +1,1 @@
-"""Benchmark scores predicted from rows."""
+"""Benchmark scores predicted from rows: ``scores`` in, ``ridge`` by ``predict``, ``prediction`` out, ``leak`` beside it."""

@@ -64,7 +64,7 @@ def likelihood_excess(likelihood: NDArray[np.float64], predicted: NDArray[np.flo
 
     Notes
     -----
-    P1 (Oyama et al. 2025, arXiv 2502.16173) compares mean log-likelihood and benchmark score: high likelihood without
+    Oyama et al. 2025 (arXiv 2502.16173) compare mean log-likelihood and benchmark score: high likelihood without
     the score suggests that the model has trained on the texts. Here the score is the predicted skill x, the mean over
     benchmarks of the standardised predictions, which rows without scores have too; the residual of the mean
     log-likelihood on x in simple least squares is taken, minus its median, over 1.4826 median absolute deviations.
@@ -74,16 +74,16 @@ def likelihood_excess(likelihood: NDArray[np.float64], predicted: NDArray[np.flo
     flag is a question, not a finding.
     """
     excess = np.full(len(likelihood), np.nan)
-    known = ~np.isnan(predicted).any(axis=1) & ~np.isnan(likelihood)
-    skill = predicted[known]
-    skill = skill[:, np.ptp(skill, axis=0) > 0] if known.any() else skill
-    if known.sum() < _MIN_ROWS or not skill.shape[1]:
+    complete = ~np.isnan(predicted).any(axis=1) & ~np.isnan(likelihood)
+    skill = predicted[complete]
+    skill = skill[:, np.ptp(skill, axis=0) > 0] if complete.any() else skill
+    if complete.sum() < _MIN_ROWS or not skill.shape[1]:
         return None
     x = ((skill - skill.mean(axis=0)) / skill.std(axis=0)).mean(axis=1)
-    y = likelihood[known] - likelihood[known].mean()
+    y = likelihood[complete] - likelihood[complete].mean()
     residual = y - (x @ y) / (x @ x) * x  # x and y have mean 0
     residual -= np.median(residual)
     spread = _MAD_TO_SD * np.median(np.abs(residual))
     if spread > 0:
-        excess[known] = residual / spread
+        excess[complete] = residual / spread
     return excess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llreg.geometry.predict.scores import Scores
 
 MIN_MODELS = 5
-_FOUND = ("out_of_fold", "predicted", "low", "high")
+_ARRAYS = ("out_of_fold", "predicted", "low", "high")
 
 
 def predict(
@@ -68,13 +68,13 @@ def predict(
 
     Notes
     -----
-    P1 (Oyama et al. 2025, arXiv 2502.16173, prediction of benchmark scores): ridge regression of the score, unscaled,
+    Oyama et al. 2025 (arXiv 2502.16173, prediction of benchmark scores): ridge regression of the score, unscaled,
     on the double-centred coordinates q; `GroupKFold(5, shuffle=True, random_state=seed)` with model families as groups,
     so that no model is predicted from its siblings; the penalty by `RidgeCV(alphas, cv=5)` inside; predictions
     clipped to 0..100 where all scores lie there; correlations over the pooled predictions of a seed. Families are
     those given with the scores, else those of `llreg.geometry.families.families_of`. Here the regression is
-    computed from KL divergences, to which it is equivalent (see `llreg.geometry.predict.ridge.Ridge`); so rows that lack texts,
-    samples of texts and text weights are treated as in every distance.
+    computed from KL divergences, to which it is equivalent (see `llreg.geometry.predict.ridge.Ridge`); so rows that lack
+    texts, samples of texts and text weights are treated as in every distance.
 
     Intervals: prediction +- the ceil((n + 1) level)-th smallest of n absolute residuals of predictions without the
     model's family, all seeds pooled (split conformal; Vovk et al. 2005). They cover the level if a row without a score
@@ -83,27 +83,40 @@ def predict(
 
     Rows that are likelier than their predicted skill explains are flagged: see `llreg.geometry.predict.leak`.
     """
-    method = _Method(tuple(seeds), folds, tuple(alphas), level)
-    method.check()
+    if not seeds:
+        raise InputError("seeds: expected at least one")
+    if folds < 2:
+        raise InputError(f"folds: expected at least 2; got {folds}")
+    if not len(alphas) or not all(0 < alpha < math.inf for alpha in alphas):
+        raise InputError(f"alphas: expected penalties above 0; got {list(alphas)}")
+    if not 0 < level < 1:
+        raise InputError(f"level: expected a number between 0 and 1, such as 0.9; got {level}")
     matched = scores.match(rows.records, strict=strict)
     notes = [*scores.notes, *([matched.note] if matched.note else [])]
-    families = _families(rows, matched.families, notes)
-    columns = _enough(matched.values, scores.tasks, scores.source, notes)
+    if not any(matched.families):
+        notes.append("families are those that models declare; where you know better, give a column family")
+    declared = families_of(rows.records)
+    families = [given or own for given, own in zip(matched.families, declared, strict=True)]
+    # Tasks, in order of their columns, and results by position among them.
+    columns = _scored_enough(matched.values, scores.tasks, scores.source, notes)
     names, values = [scores.tasks[t] for t in columns], matched.values[:, columns]
     likelihood = mean_log_likelihood(rows)
     distances = Distances.of(rows, np.flatnonzero(~np.isnan(values).all(axis=1)))
-    found = {name: np.full(values.shape, np.nan) for name in _FOUND}
+    method = _Method(rows, distances, likelihood, tuple(seeds), folds, tuple(alphas), level, notes)
+    arrays = {name: np.full(values.shape, np.nan) for name in _ARRAYS}  # (n_models, n_tasks)
     results: dict[int, TaskResult] = {}
-    for part in _parts(values, names, families, distances, notes):
-        of_tasks, arrays = _predict_part(part, rows, distances, method, likelihood, notes)
-        results |= zip(part.tasks.tolist(), of_tasks, strict=True)
-        for name, array in arrays.items():
-            found[name][:, part.tasks] = array
-    kept = sorted(results)
-    names, values = [names[t] for t in kept], values[:, kept]
-    found = {name: array[:, kept] for name, array in found.items()}
-    _note_constant(values, names, notes)
-    excess = likelihood_excess(likelihood, np.where(np.isnan(values), found["predicted"], found["out_of_fold"]))
+    for group in _task_groups(values, names, families, distances, notes):
+        task_results, group_arrays = method.predict_group(group)
+        results |= zip(group.tasks.tolist(), task_results, strict=True)
+        for name, array in group_arrays.items():
+            arrays[name][:, group.tasks] = array
+    predicted_tasks = sorted(results)
+    values = values[:, predicted_tasks]
+    arrays = {name: array[:, predicted_tasks] for name, array in arrays.items()}
+    constant = [names[t] for t, column in zip(predicted_tasks, values.T, strict=True) if _is_constant(column)]
+    if constant:
+        notes.append(f"{', '.join(constant)}: all scores are equal, so there is nothing to predict and no correlation")
+    excess = likelihood_excess(likelihood, np.where(np.isnan(values), arrays["predicted"], arrays["out_of_fold"]))
     if excess is None:
         notes.append("no screen for leaks: it needs ten rows whose predicted scores differ")
         excess = np.full(len(rows), np.nan)
@@ -112,7 +125,7 @@ def predict(
         models=rows.names,
         labels=rows.labels,
         families=families,
-        tasks=[results[t] for t in kept],
+        tasks=[results[t] for t in predicted_tasks],
         scores=values,
         mean_log_likelihood=likelihood,
         excess=excess,
@@ -121,109 +134,19 @@ def predict(
         version=rows.version,
         view=rows.view.id,
         notes=list(dict.fromkeys(notes)),
-        **found,
+        **arrays,
     )
 
 
-# What is predicted from what
+# Which tasks and models
 
 
-@dataclass(frozen=True)
-class _Method:
-    seeds: tuple[int, ...]
-    folds: int
-    alphas: tuple[float, ...]
-    level: float
-
-    def check(self) -> None:
-        if not self.seeds:
-            raise InputError("seeds: expected at least one")
-        if self.folds < 2:
-            raise InputError(f"folds: expected at least 2; got {self.folds}")
-        if not self.alphas or not all(0 < alpha < math.inf for alpha in self.alphas):
-            raise InputError(f"alphas: expected penalties above 0; got {list(self.alphas)}")
-        if not 0 < self.level < 1:
-            raise InputError(f"level: expected a number between 0 and 1, such as 0.9; got {self.level}")
+def _is_constant(scores: NDArray[np.float64]) -> bool:
+    return bool(np.nanmin(scores) == np.nanmax(scores))
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Tasks that have scores of the same models.
-
-    Attributes
-    ----------
-    names : list of str
-        Of the tasks.
-    tasks : intp array of shape (n_tasks,)
-    scored, other : intp arrays of shape (n_scored,) and (n_other,)
-        Rows with a score, and without.
-    scores : float64 array of shape (n_scored, n_tasks)
-    family : intp array of shape (n_scored,)
-        A number a family.
-    """
-
-    names: list[str]
-    tasks: NDArray[np.intp]
-    scored: NDArray[np.intp]
-    other: NDArray[np.intp]
-    scores: NDArray[np.float64]
-    family: NDArray[np.intp]
-
-    @property
-    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """0 and 100 for tasks whose scores all lie there, else no bounds; shape (n_tasks,) each."""
-        percent = ((self.scores >= 0) & (self.scores <= 100)).all(axis=0)
-        return np.where(percent, 0, -np.inf), np.where(percent, 100, np.inf)
-
-
-def _parts(
-    values: NDArray[np.float64], names: Sequence[str], families: Sequence[str], distances: Distances, notes: list[str]
-) -> list[_Part]:
-    """Group the tasks by the models that have a score; without those of too few models that share texts."""
-    present = ~np.isnan(values)
-    groups: dict[bytes, list[int]] = {}
-    for t in range(values.shape[1]):
-        groups.setdefault(present[:, t].tobytes(), []).append(t)
-    parts: list[_Part] = []
-    few: list[str] = []
-    for tasks in groups.values():
-        shown = [names[t] for t in tasks]
-        scored = _comparable(distances, np.flatnonzero(present[:, tasks[0]]), shown, notes)
-        if len(scored) < MIN_MODELS:
-            few += [f"{name} has {len(scored)}" for name in shown]
-            continue
-        _, family = np.unique(np.array(families, dtype=str)[scored], return_inverse=True)
-        other = np.flatnonzero(~present[:, tasks[0]])
-        parts.append(_Part(shown, np.array(tasks), scored, other, values[scored][:, tasks], family))
-    if not parts:
-        raise InputError(f"prediction needs at least {MIN_MODELS} scored models that share texts; {few[0]}")
-    if few:
-        notes.append(f"left out, with fewer than {MIN_MODELS} scored models that share texts: {', '.join(few)}")
-    return parts
-
-
-def _comparable(
-    distances: Distances, scored: NDArray[np.intp], names: Sequence[str], notes: list[str]
-) -> NDArray[np.intp]:
-    """The scored rows without those that share no texts with others."""
-    kept = comparable(distances.between(scored, scored))
-    if MIN_MODELS <= kept.sum() < len(kept):  # else the task is left out, which is told instead
-        notes.append(
-            f"{', '.join(names)}: {(~kept).sum():,} scored rows share too few texts with others and are left out"
-        )
-    return scored[kept]
-
-
-def _families(rows: Rows, given: Sequence[str | None], notes: list[str]) -> list[str]:
-    """Families as given, else as declared."""
-    declared = families_of(rows.records)
-    if not any(given):
-        notes.append("families are those that models declare; where you know better, give a column family")
-    return [label or own for label, own in zip(given, declared, strict=True)]
-
-
-def _enough(values: NDArray[np.float64], names: Sequence[str], source: str, notes: list[str]) -> list[int]:
-    """Tasks with enough scored models."""
+def _scored_enough(values: NDArray[np.float64], names: Sequence[str], source: str, notes: list[str]) -> list[int]:
+    """Columns of the tasks with enough scored models."""
     counts = (~np.isnan(values)).sum(axis=0)
     few = [f"{name} has {count}" for name, count in zip(names, counts, strict=True) if count < MIN_MODELS]
     if len(few) == len(names):
@@ -235,149 +158,200 @@ def _enough(values: NDArray[np.float64], names: Sequence[str], source: str, note
     return [t for t, count in enumerate(counts) if count >= MIN_MODELS]
 
 
-def _note_constant(values: NDArray[np.float64], names: Sequence[str], notes: list[str]) -> None:
-    same = [name for name, column in zip(names, values.T, strict=True) if np.nanmin(column) == np.nanmax(column)]
-    if same:
-        notes.append(f"{', '.join(same)}: all scores are equal, so there is nothing to predict and no correlation")
+@dataclass(frozen=True, eq=False)
+class _TaskGroup:
+    """Tasks that have scores of the same models: they share distances, folds and eigenvectors.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the tasks.
+    tasks : intp array of shape (n_tasks,)
+    scored, unscored : intp arrays of shape (n_scored,) and (n_unscored,)
+        Rows with a score, and without.
+    scores : float64 array of shape (n_scored, n_tasks)
+    family : intp array of shape (n_scored,)
+        A number a family.
+    """
+
+    names: list[str]
+    tasks: NDArray[np.intp]
+    scored: NDArray[np.intp]
+    unscored: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    family: NDArray[np.intp]
+
+    @property
+    def label(self) -> str:
+        """The tasks' names, for notes."""
+        return ", ".join(self.names)
+
+    def within_bounds(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Predictions of shape (..., n_tasks), clipped to 0..100 for tasks whose scores all lie there."""
+        percent = ((self.scores >= 0) & (self.scores <= 100)).all(axis=0)
+        return np.clip(values, np.where(percent, 0, -np.inf), np.where(percent, 100, np.inf))
+
+
+def _task_groups(
+    values: NDArray[np.float64], names: Sequence[str], families: Sequence[str], distances: Distances, notes: list[str]
+) -> list[_TaskGroup]:
+    """Group the tasks by the models that have a score; without those of too few models that share texts."""
+    present = ~np.isnan(values)
+    by_models: dict[bytes, list[int]] = {}
+    for t in range(values.shape[1]):
+        by_models.setdefault(present[:, t].tobytes(), []).append(t)
+    groups: list[_TaskGroup] = []
+    few: list[str] = []
+    for tasks in by_models.values():
+        task_names = [names[t] for t in tasks]
+        scored = np.flatnonzero(present[:, tasks[0]])
+        share_texts = comparable(distances.between(scored, scored))
+        lost, scored = int((~share_texts).sum()), scored[share_texts]
+        if len(scored) < MIN_MODELS:
+            few += [f"{name} has {len(scored)}" for name in task_names]
+            continue
+        if lost:
+            notes.append(
+                f"{', '.join(task_names)}: {lost:,} scored rows share too few texts with others and are left out"
+            )
+        _, family = np.unique(np.array(families, dtype=str)[scored], return_inverse=True)
+        unscored = np.flatnonzero(~present[:, tasks[0]])
+        groups.append(_TaskGroup(task_names, np.array(tasks), scored, unscored, values[scored][:, tasks], family))
+    if not groups:
+        raise InputError(f"prediction needs at least {MIN_MODELS} scored models that share texts; {few[0]}")
+    if few:
+        notes.append(f"left out, with fewer than {MIN_MODELS} scored models that share texts: {', '.join(few)}")
+    return groups
 
 
 # Prediction
 
 
-def _predict_part(
-    part: _Part, rows: Rows, distances: Distances, method: _Method, likelihood: NDArray[np.float64], notes: list[str]
-) -> tuple[list[TaskResult], dict[str, NDArray[np.float64]]]:
-    """Results of the tasks, and predictions as arrays of shape (n_models, n_tasks)."""
-    ridge = Ridge.of(distances.between(part.scored, part.scored))
-    grouped, plain = _splits(part, method, notes)
-    held = np.clip(cross_predict(ridge, part.scores, [*grouped, *plain], method.alphas), *part.bounds)
-    by_family, at_random = held[: len(grouped)], held[len(grouped) :]
-    honest = by_family if grouped else at_random
-    half = _half_widths(np.abs(honest - part.scores), part, method.level, notes)
-    fitted = fit(ridge, part.scores, method.alphas)
-    found = {name: np.full((len(rows), len(part.tasks)), np.nan) for name in _FOUND}
-    found["out_of_fold"][part.scored] = honest.mean(axis=0)
-    whole, in_part = excerpts(rows, part.other)
-    _set(found, whole, fitted.predict(distances.between(whole, part.scored)), half, part)
-    for excerpt in in_part:
-        values, width = _predict_excerpt(part, rows, excerpt, grouped or plain, method, notes)
-        _set(found, excerpt.models, values, width, part)
-    _note_texts(rows, part, found["predicted"], notes)
-    results = [
-        TaskResult(
-            task=name,
-            num_models=len(part.scored),
-            num_families=int(part.family.max()) + 1,
-            grouped=_agreement(by_family[:, :, t], part.scores[:, t]),
-            plain=_agreement(at_random[:, :, t], part.scores[:, t]),
-            baseline=_agreement(likelihood[None, part.scored], part.scores[:, t]),
-            alpha=float(fitted.alphas[t]),
-            half_width=float(half[t]),
-        )
-        for t, name in enumerate(part.names)
-    ]
-    return results, found
+@dataclass(frozen=True, eq=False)
+class _Method:
+    """What all groups of tasks are predicted from, and how; notes are added to."""
 
+    rows: Rows
+    distances: Distances
+    likelihood: NDArray[np.float64]
+    seeds: tuple[int, ...]
+    folds: int
+    alphas: tuple[float, ...]
+    level: float
+    notes: list[str] = field(default_factory=list)
 
-def _predict_excerpt(
-    part: _Part, rows: Rows, excerpt: Excerpt, splits: Sequence[Folds], method: _Method, notes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Predictions for rows that have a part of the texts, and half widths: all is done anew on these texts.
+    def predict_group(self, group: _TaskGroup) -> tuple[list[TaskResult], dict[str, NDArray[np.float64]]]:
+        """Results of the tasks, and `_ARRAYS` of shape (n_models, n_tasks)."""
+        ridge = Ridge.of(self.distances.between(group.scored, group.scored))
+        grouped, plain = self._splits(group)
+        # Out-of-fold predictions of the scored models, (n_splits, n_scored, n_tasks)
+        held_out = group.within_bounds(cross_predict(ridge, group.scores, [*grouped, *plain], self.alphas))
+        by_family, at_random = held_out[: len(grouped)], held_out[len(grouped) :]
+        honest = by_family if grouped else at_random
+        half_width = self._half_widths(np.abs(honest - group.scores), group)
+        fitted = fit(ridge, group.scores, self.alphas)
+        arrays = {name: np.full((len(self.rows), len(group.tasks)), np.nan) for name in _ARRAYS}
+        arrays["out_of_fold"][group.scored] = honest.mean(axis=0)
+        # Rows without a score: those on (nearly) all texts from the fit, the others from one on their own texts.
+        whole, parts = excerpts(self.rows, group.unscored)
+        predictions = [(whole, fitted.predict(self.distances.between(whole, group.scored)), half_width)]
+        predictions += [(excerpt.models, *self._predict_excerpt(group, excerpt, grouped or plain)) for excerpt in parts]
+        for models, values, half in predictions:
+            for name, shift in (("predicted", 0), ("low", -half), ("high", half)):
+                arrays[name][models] = group.within_bounds(values + shift)
+        lost = int(np.isnan(arrays["predicted"][group.unscored]).any(axis=1).sum())
+        if lost:
+            self.notes.append(f"{lost:,} rows share too few texts with scored ones to be predicted")
+        rough = sum(len(excerpt.models) for excerpt in excerpts(self.rows, group.scored)[1])
+        if rough:
+            self.notes.append(f"{rough:,} scored rows have a part of the texts only; what they add is rougher")
+        results = [
+            TaskResult(
+                task=name,
+                num_models=len(group.scored),
+                num_families=int(group.family.max()) + 1,
+                grouped=_agreement(by_family[:, :, t], group.scores[:, t]),
+                plain=_agreement(at_random[:, :, t], group.scores[:, t]),
+                baseline=_agreement(self.likelihood[None, group.scored], group.scores[:, t]),
+                alpha=float(fitted.alphas[t]),
+                half_width=float(half_width[t]),
+            )
+            for t, name in enumerate(group.names)
+        ]
+        return results, arrays
 
-    What a sample of the texts gets wrong in a distance is more than what a point of score makes in it; over the same
-    texts for all models it is wrong alike, and cancels.
-    """
-    nothing = np.full((len(excerpt.models), len(part.names)), np.nan), np.full(len(part.names), np.nan)
-    if len(excerpt.texts) < 2:
-        return nothing
-    among, to = excerpt.squared(rows, part.scored)
-    kept = comparable(among)
-    if kept.sum() < MIN_MODELS:
-        return nothing
-    ridge, scores = Ridge.of(among[np.ix_(kept, kept)]), part.scores[kept]
-    number = np.cumsum(kept) - 1
-    remaining = [[number[fold[kept[fold]]] for fold in folds if kept[fold].any()] for folds in splits]
-    held = np.clip(cross_predict(ridge, scores, remaining, method.alphas), *part.bounds)
-    half = _half_widths(np.abs(held - scores), part, method.level, notes)
-    return fit(ridge, scores, method.alphas).predict(to[:, kept]), half
+    def _predict_excerpt(
+        self, group: _TaskGroup, excerpt: Excerpt, splits: Sequence[Folds]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Predictions for rows that have a part of the texts, and half widths: all is done anew on these texts.
 
+        What a sample of the texts gets wrong in a distance is more than what a point of score makes in it; over the same
+        texts for all models it is wrong alike, and cancels.
+        """
+        nothing = np.full((len(excerpt.models), len(group.names)), np.nan), np.full(len(group.names), np.nan)
+        if len(excerpt.texts) < 2:
+            return nothing
+        among, to = excerpt.squared(self.rows, group.scored)
+        usable = comparable(among)
+        if usable.sum() < MIN_MODELS:
+            return nothing
+        ridge, scores = Ridge.of(among[np.ix_(usable, usable)]), group.scores[usable]
+        number = np.cumsum(usable) - 1  # of each scored model among the usable ones
+        usable_splits = [[number[fold[usable[fold]]] for fold in folds if usable[fold].any()] for folds in splits]
+        held_out = group.within_bounds(cross_predict(ridge, scores, usable_splits, self.alphas))
+        half_width = self._half_widths(np.abs(held_out - scores), group)
+        return fit(ridge, scores, self.alphas).predict(to[:, usable]), half_width
 
-def _set(
-    found: dict[str, NDArray[np.float64]],
-    models: NDArray[np.intp],
-    values: NDArray[np.float64],
-    half: NDArray[np.float64],
-    part: _Part,
-) -> None:
-    """Enter predictions and intervals."""
-    for name, shift in (("predicted", 0), ("low", -half), ("high", half)):
-        found[name][models] = np.clip(values + shift, *part.bounds)
+    def _splits(self, group: _TaskGroup) -> tuple[list[Folds], list[Folds]]:
+        """Folds of each seed: with families kept together (none if there is one family only), and without."""
+        from sklearn.model_selection import GroupKFold, KFold
 
+        count, num_families = len(group.scored), int(group.family.max()) + 1
+        if count < 2 * self.folds:
+            self.notes.append(f"{group.label}: only {count} scored models; correlations and intervals are rough")
+        if num_families == 1:
+            self.notes.append(
+                f"{group.label}: all scored models are of one family, which cannot be left out whole: models are predicted "
+                f"from their siblings, and intervals are too narrow for other families"
+            )
+        elif num_families < self.folds:
+            self.notes.append(f"{group.label}: {num_families} families make {num_families} folds, not {self.folds}")
+        grouped: list[Folds] = []
+        plain: list[Folds] = []
+        for seed in self.seeds:
+            if num_families > 1:
+                splitter = GroupKFold(min(self.folds, num_families), shuffle=True, random_state=seed)
+                grouped.append([test for _, test in splitter.split(group.scores, groups=group.family)])
+            splitter = KFold(min(self.folds, count), shuffle=True, random_state=seed)
+            plain.append([test for _, test in splitter.split(group.scores)])
+        return grouped, plain
 
-def _note_texts(rows: Rows, part: _Part, predicted: NDArray[np.float64], notes: list[str]) -> None:
-    """Say where missing texts make a prediction rougher, or impossible."""
-    lost = int(np.isnan(predicted[part.other]).any(axis=1).sum())
-    if lost:
-        notes.append(f"{lost:,} rows share too few texts with scored ones to be predicted")
-    in_part = sum(len(excerpt.models) for excerpt in excerpts(rows, part.scored)[1])
-    if in_part:
-        notes.append(f"{in_part:,} scored rows have a part of the texts only; what they add is rougher")
+    def _half_widths(self, errors: NDArray[np.float64], group: _TaskGroup) -> NDArray[np.float64]:
+        """Half widths of the intervals, shape (n_tasks,); NaN with too few models for the level.
 
-
-def _splits(part: _Part, method: _Method, notes: list[str]) -> tuple[list[Folds], list[Folds]]:
-    """Folds of each seed: with families kept together (none if there is one family only), and without."""
-    from sklearn.model_selection import GroupKFold, KFold
-
-    count, num_families = len(part.scored), int(part.family.max()) + 1
-    shown = ", ".join(part.names)
-    if count < 2 * method.folds:
-        notes.append(f"{shown}: only {count} scored models; correlations and intervals are rough")
-    if num_families == 1:
-        notes.append(
-            f"{shown}: all scored models are of one family, which cannot be left out whole: models are predicted from "
-            f"their siblings, and intervals are too narrow for other families"
-        )
-    elif num_families < method.folds:
-        notes.append(f"{shown}: {num_families} families make {num_families} folds, not {method.folds}")
-    grouped: list[Folds] = []
-    plain: list[Folds] = []
-    for seed in method.seeds:
-        if num_families > 1:
-            splitter = GroupKFold(min(method.folds, num_families), shuffle=True, random_state=seed)
-            grouped.append([test for _, test in splitter.split(part.scores, groups=part.family)])
-        splitter = KFold(min(method.folds, count), shuffle=True, random_state=seed)
-        plain.append([test for _, test in splitter.split(part.scores)])
-    return grouped, plain
-
-
-def _half_widths(errors: NDArray[np.float64], part: _Part, level: float, notes: list[str]) -> NDArray[np.float64]:
-    """Half widths of the intervals, shape (n_tasks,); NaN with too few models for the level.
-
-    Parameters
-    ----------
-    errors : float64 array of shape (n_seeds, n_scored, n_tasks)
-        Absolute residuals.
-    """
-    num_seeds, count, num_tasks = errors.shape
-    rank = math.ceil((count + 1) * level - 1e-9)
-    if rank > count:
-        needed = math.ceil(level / (1 - level) - 1e-9)
-        notes.append(f"{', '.join(part.names)}: no intervals at level {level:g}: they need {needed} scored models")
-        return np.full(num_tasks, np.nan)
-    pooled = np.sort(errors.reshape(-1, num_tasks), axis=0)
-    return np.asarray(pooled[rank * num_seeds - 1])
-
-
-# Agreement
+        Parameters
+        ----------
+        errors : float64 array of shape (n_seeds, n_scored, n_tasks)
+            Absolute residuals.
+        group : _TaskGroup
+        """
+        num_seeds, count, num_tasks = errors.shape
+        rank = math.ceil((count + 1) * self.level - 1e-9)
+        if rank > count:
+            needed = math.ceil(self.level / (1 - self.level) - 1e-9)
+            self.notes.append(f"{group.label}: no intervals at level {self.level:g}: they need {needed} scored models")
+            return np.full(num_tasks, np.nan)
+        pooled = np.sort(errors.reshape(-1, num_tasks), axis=0)
+        return np.asarray(pooled[rank * num_seeds - 1])
 
 
 def _agreement(predicted: NDArray[np.float64], scores: NDArray[np.float64]) -> Agreement:
     """Correlations of each row of `predicted`, shape (n_seeds, n_scored), with the scores."""
     from scipy.stats import rankdata
 
-    linear = [_correlation(one, scores) for one in predicted]
-    ranks = [_correlation(rankdata(one), rankdata(scores)) for one in predicted]
-    return Agreement(*_mean_sd(linear), *_mean_sd(ranks))
+    pearson = [_correlation(row, scores) for row in predicted]
+    spearman = [_correlation(rankdata(row), rankdata(scores)) for row in predicted]
+    return Agreement(*_mean_sd(pearson), *_mean_sd(spearman))
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENDINGS = (".csv", ".parquet", ".json")
+# Columns of `Prediction.table`, and their kinds in Parquet.
+_COLUMNS = {
+    **dict.fromkeys(("row_id", "model", "family", "task"), "string"),
+    **dict.fromkeys(("score", "out_of_fold", "predicted", "low", "high", "mean_log_likelihood", "excess"), "double"),
+    "flagged": "bool",
+}
 
 
 @dataclass(frozen=True)
@@ -127,11 +134,6 @@ class Prediction:
             flagged. NaN where there is no value.
         """
         flagged = set(self.flagged)
-        arrays = {
-            name: getattr(self, name)
-            for name in ("score", "out_of_fold", "predicted", "low", "high")
-            if name != "score"
-        }
         return [
             {
                 "row_id": row_id,
@@ -139,7 +141,10 @@ class Prediction:
                 "family": self.families[k],
                 "task": result.task,
                 "score": float(self.scores[k, t]),
-                **{name: float(values[k, t]) for name, values in arrays.items()},
+                "out_of_fold": float(self.out_of_fold[k, t]),
+                "predicted": float(self.predicted[k, t]),
+                "low": float(self.low[k, t]),
+                "high": float(self.high[k, t]),
                 "mean_log_likelihood": float(self.mean_log_likelihood[k]),
                 "excess": float(self.excess[k]),
                 "flagged": k in flagged,
@@ -173,13 +178,26 @@ class Prediction:
             If the file cannot be written.
         """
         check_output(path)
-        if path.suffix.lower() == ".parquet":
-            _write_parquet(path, self.table())
-        elif path.suffix.lower() == ".json":
+        ending = path.suffix.lower()
+        if ending == ".json":
             text = json.dumps(_without_nan(self.to_json()), indent=2, ensure_ascii=False, allow_nan=False)
             write_output(path, (text + "\n").encode())
+        elif ending == ".csv":
+            text_file = io.StringIO()
+            writer = csv.DictWriter(text_file, list(_COLUMNS), lineterminator="\n")
+            writer.writeheader()
+            for line in _without_nan(self.table()):  # a missing number is an empty cell; repr keeps all digits
+                writer.writerow(
+                    {name: harmless(cell) if isinstance(cell, str) else cell for name, cell in line.items()}
+                )
+            write_output(path, text_file.getvalue().encode())
         else:
-            write_output(path, _csv(self.table()).encode())
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
+            with output_file(path) as temp:
+                pq.write_table(pa.Table.from_pylist(_without_nan(self.table()), schema=schema), temp)
 
 
 def check_output(path: Path) -> None:
@@ -195,50 +213,10 @@ def check_output(path: Path) -> None:
     atomic.check_output(path)
 
 
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A missing number is an empty cell; repr keeps all digits."""
-    if isinstance(value, str):
-        return harmless(value)
-    return "" if _is_nan(value) else value
-
-
-def _write_parquet(path: Path, lines: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pylist([_without_nan(line) for line in lines], schema=_schema())
-    with output_file(path) as temp:
-        pq.write_table(table, temp)
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    texts = ("row_id", "model", "family", "task")
-    numbers = ("score", "out_of_fold", "predicted", "low", "high", "mean_log_likelihood", "excess")
-    return pa.schema(
-        [(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers] + [("flagged", pa.bool_())]
-    )
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
 def _without_nan(value: Any) -> Any:
+    """Plain values with None in place of NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
-    return None if _is_nan(value) else value
+    return None if isinstance(value, float) and math.isnan(value) else value

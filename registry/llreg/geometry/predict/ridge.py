@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALPHAS = tuple(10.0**k for k in range(1, 10))  # P1's grid
+ALPHAS = tuple(10.0**k for k in range(1, 10))  # the grid of Oyama et al. 2025
 INNER_FOLDS = 5
 
 Folds = Sequence["NDArray[np.intp]"]
@@ -37,7 +37,7 @@ class Ridge:
     -----
     A free intercept makes ridge regression blind to where the origin is, and the solution needs inner products
     only, so centred inner products -1/2 J D J of the squared distances D are all of it (J takes off means). Hence
-    regression on P1's double-centred q is a function of the KL divergences, and the rows over which q was centred
+    regression on the double-centred q (`llreg.geometry.view.view.double_centred`) is a function of the KL divergences, and the rows over which q was centred
     do not matter.
 
     The residuals of a fit are M y with M = J (I + K / alpha)^-1 J. Leaving out a block B of models leaves the
@@ -113,14 +113,14 @@ def fit(ridge: Ridge, scores: NDArray[np.float64], alphas: Sequence[float] = ALP
     As `sklearn.linear_model.RidgeCV(alphas, cv=5)`: five unshuffled folds, mean R^2, the first of equals.
     """
     blocks = _inner_folds(np.arange(len(scores)))
-    quality = np.zeros((len(alphas), scores.shape[1]))
+    quality = np.zeros((len(alphas), scores.shape[1]))  # mean R^2 of the folds, (n_alphas, n_tasks)
     duals = np.empty((len(alphas), *scores.shape))
     for a, alpha in enumerate(alphas):
         maker = ridge.residual_maker(alpha)
         residuals = maker @ scores
         duals[a] = residuals / alpha
-        held = [(scores[block], _left_out(maker, residuals, block)) for block in blocks]
-        quality[a] = _mean_r2(held, scores.shape[1], alpha == max(alphas))
+        errors = [(scores[block], _left_out(maker, residuals, block)) for block in blocks]
+        quality[a] = _mean_r2(errors, scores.shape[1], alpha == max(alphas))
     best, tasks = quality.argmax(axis=0), np.arange(scores.shape[1])
     return Fit(
         np.asarray(alphas, dtype=np.float64)[best],
@@ -149,30 +149,30 @@ def cross_predict(
 
     Notes
     -----
-    Each fold's predictions are those of `sklearn.linear_model.RidgeCV(alphas, cv=5)` fitted to the other models, as
-    P1 does it (Oyama et al. 2025, arXiv 2502.16173, the section on predicting benchmark scores). Fewer than ten
-    models leave room for fewer than five inner folds of two, and fewer than four for none: then the strongest
+    Each fold's predictions are those of `sklearn.linear_model.RidgeCV(alphas, cv=5)` fitted to the other models, as in
+    Oyama et al. 2025 (arXiv 2502.16173, the section on predicting benchmark scores). Fewer than ten models leave room for fewer than five inner folds of two, and fewer than four for none: then the strongest
     penalty is taken.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     folds = [fold for split in splits for fold in split]
-    held: list[list[NDArray[np.float64]]] = []  # by penalty and fold
-    quality = np.empty((len(alphas), len(folds), scores.shape[1]))
+    predictions: list[list[NDArray[np.float64]]] = []  # by penalty and fold, (len(fold), n_tasks) each
+    quality = np.empty((len(alphas), len(folds), scores.shape[1]))  # mean R^2 of the inner folds
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for a, alpha in enumerate(alphas):
             maker = ridge.residual_maker(alpha)
             work = partial(_hold_out, maker, maker @ scores, scores, alpha == max(alphas))
             with threadpool_limits(1):  # many small systems: one a core, not all cores on each in turn
-                found = list(pool.map(work, folds))
-            held.append([values for values, _ in found])
-            quality[a] = [r2 for _, r2 in found]
-    best = quality.argmax(axis=0)  # (fold, task)
-    chosen = np.empty((len(splits), *scores.shape))
-    of_split = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
+                of_folds = list(pool.map(work, folds))
+            predictions.append([values for values, _ in of_folds])
+            quality[a] = [r2 for _, r2 in of_folds]
+    best = quality.argmax(axis=0)  # penalty by (fold, task)
+    result = np.empty((len(splits), *scores.shape))
+    split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     for f, fold in enumerate(folds):
-        chosen[of_split[f], fold] = np.stack([held[a][f][:, k] for k, a in enumerate(best[f])], axis=1)
-    return chosen
+        of_tasks = [predictions[a][f][:, t] for t, a in enumerate(best[f])]
+        result[split_of[f], fold] = np.stack(of_tasks, axis=1)
+    return result
 
 
 def _hold_out(
@@ -198,20 +198,20 @@ def _inner_folds(models: NDArray[np.intp]) -> list[NDArray[np.intp]]:
 
 
 def _mean_r2(
-    held: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], num_tasks: int, strongest: bool
+    folds: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], num_tasks: int, strongest: bool
 ) -> NDArray[np.float64]:
-    """Mean R^2 of (scores, errors) over the inner folds, shape (n_tasks,); without folds, 1 for the strongest penalty."""
-    if not held:
+    """Mean R^2 of (scores, errors) over the inner folds, shape (n_tasks,); without folds, 1 for the strongest penalty.
+
+    As scikit-learn has it, R^2 of constant scores is 1 if they are met and 0 otherwise.
+    """
+    if not folds:
         return np.full(num_tasks, float(strongest))
-    return np.asarray(np.mean([_r2(scores, errors) for scores, errors in held], axis=0))
-
-
-def _r2(scores: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^2 of each task; of constant scores 1 if they are met and 0 otherwise, as scikit-learn has it."""
-    total = ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
-    wrong = (errors**2).sum(axis=0)
-    share = np.divide(wrong, total, out=np.where(wrong > 0, 1.0, 0.0), where=total > 0)
-    return np.asarray(1 - share)
+    r2 = []
+    for scores, errors in folds:
+        total = ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
+        wrong = (errors**2).sum(axis=0)
+        r2.append(1 - np.divide(wrong, total, out=np.where(wrong > 0, 1.0, 0.0), where=total > 0))
+    return np.asarray(np.mean(r2, axis=0))
 
 
 def _left_out(

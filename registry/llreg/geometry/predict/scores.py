@@ -1,4 +1,4 @@
-"""Benchmark scores of models, from a file or from Python."""
+"""Benchmark scores of models, from a file or from Python, and the rows that they are of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The first of these that there is, whatever its case.
 FAMILY_COLUMNS = ("family", "model_type", "type", "group")
 _MISSING = {"", "-", "–", "—", "?", "na", "n/a", "nan", "none", "null"}  # noqa: RUF001
-_FIRST = 5  # names that a message shows
+_MAX_NAMES = 5  # names that a message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,12 @@ class Scores:
     models : list of str
         Model names, row ids or digests.
     tasks : list of str
-    values : float64 array of shape (n_given, n_tasks)
+    values : float64 array of shape (n_lines, n_tasks)
         NaN where there is no score.
     families : list of (str or None), or None
         Family of each model as given; None if there is no such column.
-    places : list of str
-        Where each line is, for messages.
+    origins : list of str
+        Where each line is from, for messages.
     source : str
         The file, or "scores".
     notes : tuple of str
@@ -48,7 +48,7 @@ class Scores:
     tasks: list[str]
     values: NDArray[np.float64]
     families: list[str | None] | None
-    places: list[str]
+    origins: list[str]
     source: str
     notes: tuple[str, ...] = ()
 
@@ -68,27 +68,38 @@ class Scores:
         InputError
             If a name means several rows, or two lines mean one row.
         """
-        index = _index(records)
-        positions = [
-            _position(records, index, name, place) for name, place in zip(self.models, self.places, strict=True)
-        ]
-        unknown = [name for name, k in zip(self.models, positions, strict=True) if k is None]
-        if unknown and (strict or len(unknown) == len(self.models)):
-            raise NotFoundError(f"{self.source}: {_unknown(unknown, len(self.models))}; names as in: llreg ls")
+        positions: dict[str, list[int]] = {}  # of rows, by model name and by row id
+        for k, record in enumerate(records):
+            positions.setdefault(record.identity.name, []).append(k)
+        positions |= {record.row_id: [k] for k, record in enumerate(records)}
         values = np.full((len(records), len(self.tasks)), np.nan)
         families: list[str | None] = [None] * len(records)
-        taken: dict[int, int] = {}
-        for line, k in enumerate(positions):
-            if k is None:
+        line_of_row: dict[int, int] = {}
+        unknown: list[str] = []
+        for line, (model, origin) in enumerate(zip(self.models, self.origins, strict=True)):
+            row = _find_position(records, positions, model, origin)
+            if row is None:
+                unknown.append(model)
                 continue
-            if k in taken:
+            if row in line_of_row:
                 raise InputError(
-                    f"{self.places[line]}: {self.models[line]} is the row {records[k].row_id}, which "
-                    f"{self.places[taken[k]]} names already; keep one of the two"
+                    f"{origin}: {model} is the row {records[row].row_id}, which {self.origins[line_of_row[row]]} names "
+                    "already; keep one of the two"
                 )
-            taken[k] = line
-            values[k] = self.values[line]
-            families[k] = self.families[line] if self.families else None
+            line_of_row[row] = line
+            values[row] = self.values[line]
+            families[row] = self.families[line] if self.families else None
+        count = len(self.models)
+        if unknown and len(unknown) == count:
+            raise NotFoundError(
+                f"{self.source}: none of its {count:,} models has a row in this registry ({_list_names(unknown)}); "
+                "names as in: llreg ls"
+            )
+        if unknown and strict:
+            raise NotFoundError(
+                f"{self.source}: {len(unknown):,} of {count:,} models have no row in this registry: "
+                f"{_list_names(unknown)}; names as in: llreg ls"
+            )
         return Matched(values, families, unknown)
 
 
@@ -112,12 +123,12 @@ class Matched:
 
     @property
     def note(self) -> str | None:
-        """What to tell about unknown models."""
+        """A sentence on unknown models; None if there are none."""
         if not self.unknown:
             return None
         count = len(self.unknown)
         subject = "1 scored model has no row and is" if count == 1 else f"{count:,} scored models have no row and are"
-        return f"{subject} left out: {_first(self.unknown)}"
+        return f"{subject} left out: {_list_names(self.unknown)}"
 
 
 def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str | None = None) -> Scores:
@@ -150,22 +161,41 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
     are dropped where a whole column has them.
     """
     table = read_table(source)
-    model_at = _model_column(table)
-    models = [str(cell).strip() if cell is not None else "" for cell in table.column(model_at)]
-    _check_models(table, models)
-    family_at = _family_column(table, family, model_at)
-    taken, ignored = _task_columns(table, tasks, {model_at, family_at})
+    model_column = _model_column(table)
+    models = _read_models(table, model_column)
+    if family is not None:
+        family_column: int | None = _named_column(table, family)
+    else:
+        family_column = table.find_column(FAMILY_COLUMNS)
     notes = []
-    if family_at is not None:
-        notes.append(f"families are those of the column {table.header[family_at]!r}")
-    if ignored:
-        notes.append(f"{table.source}: columns without numbers are left out: {_first(ignored)}")
+    if family_column is not None:
+        notes.append(f"families are those of the column {table.header[family_column]!r}")
+    if tasks:
+        columns = list(dict.fromkeys(_named_column(table, task) for task in tasks))
+    else:
+        candidates = [
+            k
+            for k, name in enumerate(table.header)
+            if name and k not in (model_column, family_column) and name.lower() not in MODEL_COLUMNS
+        ]
+        columns = [k for k in candidates if _share_of_numbers(table.column(k)) >= 0.5]
+        if not columns:
+            raise InputError(
+                f"{table.source}: no column of numbers; give a column of scores a benchmark beside the models"
+            )
+        ignored = [table.header[k] for k in candidates if k not in columns]
+        if ignored:
+            notes.append(f"{table.source}: columns without numbers are left out: {_list_names(ignored)}")
+    families = None
+    if family_column is not None:
+        families = [None if _is_missing(cell) else str(cell).strip() for cell in table.column(family_column)]
+    values = np.array([_read_numbers(table, k) for k in columns], dtype=np.float64)  # (n_tasks, n_lines)
     return Scores(
         models=models,
-        tasks=[table.header[k] for k in taken],
-        values=np.array([_numbers(table, k) for k in taken], dtype=np.float64).T.reshape(len(models), len(taken)),
-        families=None if family_at is None else [_label(cell) for cell in table.column(family_at)],
-        places=table.places,
+        tasks=[table.header[k] for k in columns],
+        values=values.T.reshape(len(models), len(columns)),
+        families=families,
+        origins=table.origins,
         source=table.source,
         notes=tuple(notes),
     )
@@ -175,34 +205,31 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
 
 
 def _model_column(table: Table) -> int:
-    lower = [name.lower() for name in table.header]
-    for wanted in MODEL_COLUMNS:
-        if wanted in lower:
-            return lower.index(wanted)
-    if lower and lower[0] == "" and _share_of_numbers(table.column(0)) == 0:
+    column = table.find_column(MODEL_COLUMNS)
+    if column is not None:
+        return column
+    if table.header and table.header[0] == "" and _share_of_numbers(table.column(0)) == 0:
         return 0  # what DataFrame.to_csv makes of an index
-    found = ", ".join(repr(name) for name in table.header[:_FIRST])
-    raise InputError(f"{table.source}: expected a column 'model' with model names or row ids; got {found}")
+    names = ", ".join(repr(name) for name in table.header[:_MAX_NAMES])
+    raise InputError(f"{table.source}: expected a column 'model' with model names or row ids; got {names}")
 
 
-def _check_models(table: Table, models: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for k, name in enumerate(models):
+def _read_models(table: Table, column: int) -> list[str]:
+    """Model names, none empty and none twice."""
+    models = [str(cell).strip() if cell is not None else "" for cell in table.column(column)]
+    first_line: dict[str, int] = {}
+    for line, name in enumerate(models):
         if not name:
-            raise InputError(f"{table.places[k]}: no model name; fill it in or remove the line")
-        if name in seen:
-            raise InputError(f"{table.places[k]}: {name} has scores already in {table.places[seen[name]]}; keep one")
-        seen[name] = k
-
-
-def _family_column(table: Table, given: str | None, model_at: int) -> int | None:
-    if given is not None:
-        return _named_column(table, given)
-    lower = [name.lower() for name in table.header]
-    return next((lower.index(name) for name in FAMILY_COLUMNS if name in lower and lower.index(name) != model_at), None)
+            raise InputError(f"{table.origins[line]}: no model name; fill it in or remove the line")
+        if name in first_line:
+            earlier = table.origins[first_line[name]]
+            raise InputError(f"{table.origins[line]}: {name} has scores already in {earlier}; keep one")
+        first_line[name] = line
+    return models
 
 
 def _named_column(table: Table, name: str) -> int:
+    """The column of exactly this name, else the only one of it in another case."""
     if name in table.header:
         return table.header.index(name)
     alike = [k for k, column in enumerate(table.header) if column.lower() == name.lower()]
@@ -211,17 +238,6 @@ def _named_column(table: Table, name: str) -> int:
     raise InputError(
         f"{table.source}: no column {name!r}; it has: {', '.join(column for column in table.header if column)}"
     )
-
-
-def _task_columns(table: Table, tasks: Sequence[str] | None, other: set[int | None]) -> tuple[list[int], list[str]]:
-    """Columns of scores, and the names of those that hold no numbers."""
-    if tasks:
-        return list(dict.fromkeys(_named_column(table, task) for task in tasks)), []
-    named = [k for k, name in enumerate(table.header) if name and k not in other and name.lower() not in MODEL_COLUMNS]
-    taken = [k for k in named if _share_of_numbers(table.column(k)) >= 0.5]
-    if not taken:
-        raise InputError(f"{table.source}: no column of numbers; give a column of scores a benchmark beside the models")
-    return taken, [table.header[k] for k in named if k not in taken]
 
 
 # Cells
@@ -248,78 +264,60 @@ def _number(cell: Any) -> float | None:
 
 
 def _share_of_numbers(cells: Sequence[Any]) -> float:
-    held = [cell for cell in cells if not _is_missing(cell)]
-    return sum(_number(cell) is not None for cell in held) / len(held) if held else 0.0
+    """Share of numbers among the cells that are not missing; 0 if all are."""
+    are_numbers = [_number(cell) is not None for cell in cells if not _is_missing(cell)]
+    return sum(are_numbers) / len(are_numbers) if are_numbers else 0.0
 
 
-def _numbers(table: Table, k: int) -> list[float]:
+def _read_numbers(table: Table, column: int) -> list[float]:
     """A column of scores; NaN where missing."""
-    cells, name = table.column(k), table.header[k]
-    held = [row for row, cell in enumerate(cells) if not _is_missing(cell)]
-    numbers = {row: _number(cells[row]) for row in held}
-    bad = next((row for row in held if numbers[row] is None), None)
-    if bad is not None:
-        shown = str(cells[bad])[:60]
-        raise InputError(f"{table.places[bad]}, column {name!r}: expected a number; got {shown!r}{_hint(shown)}")
-    percent = [row for row in held if isinstance(cells[row], str) and cells[row].strip().endswith("%")]
-    if percent and len(percent) < len(held):
+    name = table.header[column]
+    numbers: list[float] = []
+    percent: list[int] = []  # lines with a percent sign
+    plain: list[int] = []
+    for line, cell in enumerate(table.column(column)):
+        if _is_missing(cell):
+            numbers.append(math.nan)
+            continue
+        value = _number(cell)
+        if value is None:
+            text = str(cell)[:60]
+            whole, comma, decimals = text.strip().partition(",")
+            is_comma = comma and (whole + decimals).lstrip("+-").isdigit()
+            hint = "write decimals with a point" if is_comma else "leave it empty if there is no score"
+            raise InputError(f"{table.origins[line]}, column {name!r}: expected a number; got {text!r}; {hint}")
+        (percent if isinstance(cell, str) and cell.strip().endswith("%") else plain).append(line)
+        numbers.append(value)
+    if percent and plain:
         raise InputError(
-            f"{table.places[percent[0]]}, column {name!r}: {cells[percent[0]]!r} has a percent sign and others have "
-            f"none; write them all alike"
+            f"{table.origins[percent[0]]}, column {name!r}: {table.cells[percent[0]][column]!r} has a percent sign and "
+            "others have none; write them all alike"
         )
-    return [math.nan if (value := numbers.get(row)) is None else value for row in range(len(cells))]
-
-
-def _hint(text: str) -> str:
-    whole, comma, part = text.strip().partition(",")
-    return (
-        "; write decimals with a point"
-        if comma and (whole + part).lstrip("+-").isdigit()
-        else "; leave it empty if there is no score"
-    )
-
-
-def _label(cell: Any) -> str | None:
-    return None if _is_missing(cell) else str(cell).strip()
+    return numbers
 
 
 # Rows
 
 
-def _index(records: Sequence[RowRecord]) -> dict[str, list[int]]:
-    """Positions by model name and by row id."""
-    index: dict[str, list[int]] = {}
-    for k, record in enumerate(records):
-        index.setdefault(record.identity.name, []).append(k)
-    return index | {record.row_id: [k] for k, record in enumerate(records)}
-
-
-def _position(records: Sequence[RowRecord], index: Mapping[str, list[int]], name: str, place: str) -> int | None:
-    """The row that a name means; None if there is none."""
-    found = index.get(name)
-    if found is not None and len(found) == 1:
-        return found[0]
-    if found is None and not _is_digest(name):
+def _find_position(
+    records: Sequence[RowRecord], positions: Mapping[str, list[int]], model: str, origin: str
+) -> int | None:
+    """Position of the row that a name, row id or digest means; None if there is none."""
+    of_name = positions.get(model)
+    if of_name is not None and len(of_name) == 1:
+        return of_name[0]
+    is_digest = len(model) >= 6 and set(model) <= set("0123456789abcdef")
+    if of_name is None and not is_digest:
         return None
     try:
-        record = find_record(records, name)
+        record = find_record(records, model)  # raises on several rows, with their ids
     except NotFoundError:
         return None
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
-    return index[record.row_id][0]
+        raise InputError(f"{origin}: {error}") from error
+    return positions[record.row_id][0]
 
 
-def _is_digest(name: str) -> bool:
-    return len(name) >= 6 and set(name) <= set("0123456789abcdef")
-
-
-def _unknown(unknown: Sequence[str], count: int) -> str:
-    if len(unknown) == count:
-        return f"none of its {count:,} models has a row in this registry ({_first(unknown)})"
-    return f"{len(unknown):,} of {count:,} models have no row in this registry: {_first(unknown)}"
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - _FIRST
-    return ", ".join(names[:_FIRST]) + (f" and {more:,} more" if more > 0 else "")
+def _list_names(names: Sequence[str]) -> str:
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")

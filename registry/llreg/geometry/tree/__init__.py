@@ -1,1 +1,1 @@
-"""Trees of rows by their KL divergences."""
+"""Trees of models: ``make`` grows them from distances, ``tree`` holds them."""

@@ -1,1 +1,1 @@
-"""Views: clip threshold, texts and text weights."""
+"""Views: clip threshold, texts and text weights; ``view`` describes them, ``freeze`` measures and keeps one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "response": ("log_likelihood_response",),
 }
 _NAMES = {"pmi": "PMI vectors", "response": "responses without their prompts"}
-CLIP_QUANTILE = 0.02  # P1's clip: the 2 % quantile over all models and texts
+CLIP_QUANTILE = 0.02  # over all models and texts, as in Oyama et al. 2025 (arXiv 2502.16173)
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,29 @@ class View:
         InputError
             If it names a subset, a text or a vector that the text set does not have, or keeps fewer than two texts.
         """
-        self._check_names(index)
+        if self.vector != "conditional" and not index.has_pairs:
+            raise InputError(
+                f"a view of {_NAMES[self.vector]} needs a registry of (prompt, response) pairs; {index.info.name} holds texts"
+            )
+        weighted = self.weights if isinstance(self.weights, Mapping) else ()
+        unknown = sorted({*self.only, *self.without, *weighted} - set(index.subset))
+        if unknown:
+            raise InputError(f"no subset {unknown[0]!r} in this text set; it has: {', '.join(index.info.subsets)}")
+        outside = [text for text in self.drop if not 0 <= text < len(index)]
+        if outside:
+            raise InputError(f"no text {outside[0]} in this text set; it has 0 to {len(index) - 1}")
         keep = np.ones(len(index), dtype=bool)
         subsets = np.asarray(index.subset, dtype=object)
         if self.only:
             keep &= np.isin(subsets, self.only)
         keep &= ~np.isin(subsets, self.without)
         keep[list(self.drop)] = False
-        kept = np.flatnonzero(keep)
-        if len(kept) < 2:
+        texts = np.flatnonzero(keep)
+        if len(texts) < 2:
             raise InputError(
-                f"the view ({self.describe()}) keeps {len(kept)} of {len(index)} texts; a distance needs two"
+                f"the view ({self.describe()}) keeps {len(texts)} of {len(index)} texts; a distance needs two"
             )
-        return kept
+        return texts
 
     def text_weights(self, index: TextIndex) -> NDArray[np.float64] | None:
         """Weights of the kept texts, float64 array of shape (n_kept,); None if all are equal.
@@ -153,19 +164,6 @@ class View:
         if not (np.isfinite(weights) & (weights > 0)).all():
             raise InputError("the view's weights: expected finite numbers above 0; leave texts out with `drop`")
         return np.asarray(weights[self.texts(index)])
-
-    def _check_names(self, index: TextIndex) -> None:
-        if self.vector != "conditional" and not index.has_pairs:
-            raise InputError(
-                f"a view of {_NAMES[self.vector]} needs a registry of (prompt, response) pairs; {index.info.name} holds texts"
-            )
-        named = {*self.only, *self.without, *(self.weights if isinstance(self.weights, Mapping) else ())}
-        unknown = sorted(named - set(index.subset))
-        if unknown:
-            raise InputError(f"no subset {unknown[0]!r} in this text set; it has: {', '.join(index.info.subsets)}")
-        outside = [text for text in self.drop if not 0 <= text < len(index)]
-        if outside:
-            raise InputError(f"no text {outside[0]} in this text set; it has 0 to {len(index) - 1}")
 
 
 AnyView = View | Mapping[str, Any] | Path | str  # a view, its document, a file that holds one, or "default"
@@ -193,7 +191,7 @@ def clip_at(log_likelihood: NDArray[np.floating], quantile: float = CLIP_QUANTIL
 
     Notes
     -----
-    P1 clips all values at their 2 % quantile before anything else (Oyama et al. 2025, arXiv 2502.16173). The
+    Oyama et al. 2025 (arXiv 2502.16173) clip all values at their 2 % quantile before anything else. The
     threshold depends on the models, so a registry freezes it: distances must not move when rows come.
     """
     if not 0 <= quantile <= 1:
@@ -203,6 +201,13 @@ def clip_at(log_likelihood: NDArray[np.floating], quantile: float = CLIP_QUANTIL
     if not values.size:
         raise InputError("a clip quantile needs rows; add some first: llreg add MODEL")
     return min(float(np.quantile(values.astype(np.float64), quantile)), 0.0)
+
+
+def clip_values(log_likelihood: NDArray[np.floating], clip: float | None) -> NDArray[np.float64]:
+    """Log-likelihoods in float64, those below the threshold raised to it; NaN stays NaN."""
+    if clip is None:
+        return np.asarray(log_likelihood, dtype=np.float64)
+    return np.asarray(np.maximum(log_likelihood, clip, dtype=np.float64))
 
 
 def tail_texts(log_likelihood: NDArray[np.floating], share: float) -> list[int]:
@@ -222,9 +227,9 @@ def tail_texts(log_likelihood: NDArray[np.floating], share: float) -> list[int]:
 
     Notes
     -----
-    A text's part in the sum of all squared distances is 2 K sum_i q_is**2 with the double-centred q: P2's
-    length-squared score. P3 (arXiv 2505.15353) drops the top 3 % by the largest step between checkpoints instead,
-    which needs checkpoints.
+    A text's part in the sum of all squared distances is 2 K sum_i q_is**2 with the double-centred q: the length-squared
+    score of Oyama et al. 2025b (arXiv 2505.15428). Kishino et al. (arXiv 2505.15353) drop the top 3 % by the largest step
+    between checkpoints instead, which needs checkpoints.
     """
     if not 0 <= share < 1:
         raise InputError(f"tail share: expected a number from 0 to below 1; got {share}")
@@ -234,7 +239,7 @@ def tail_texts(log_likelihood: NDArray[np.floating], share: float) -> list[int]:
 
 
 def double_centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coordinates q: rows minus their means, then minus the mean row (P1; NaN stays NaN).
+    """Coordinates q: rows minus their means, then minus the mean row; NaN stays NaN.
 
     Parameters
     ----------
@@ -243,6 +248,10 @@ def double_centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     float64 array of shape (n_models, n_texts), nats
+
+    Notes
+    -----
+    Oyama et al. 2025 (arXiv 2502.16173), double centring: |q_i - q_j|**2 = 2 N KL(i, j).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a text that no row has is NaN, and no news
@@ -276,25 +285,23 @@ def read_view(source: View | Mapping[str, Any] | Path | str) -> View:
     """
     if isinstance(source, View):
         return source
-    shown = "the view" if isinstance(source, Mapping) else str(source)
-    document = source if isinstance(source, Mapping) else _read(Path(source))
+    name = "the view" if isinstance(source, Mapping) else str(source)
+    document: Any = source
+    if not isinstance(source, Mapping):
+        path = Path(source)
+        try:
+            document = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}: expected a JSON file with a view; make one with: llreg view -o {path}"
+            ) from error
+        if not isinstance(document, Mapping):
+            raise InputError(f"{path}: expected a JSON object with a view; make one with: llreg view -o {path}")
     try:
-        document = check("view", document.get("view", document), shown)
+        document = check("view", document.get("view", document), name)
     except InvalidFileError as error:
-        raise InputError(f"{shown}: no view ({error.problem}); make one with: llreg view -o FILE") from error
+        raise InputError(f"{name}: no view ({error.problem}); make one with: llreg view -o FILE") from error
     view = View.from_json(document)
     if document["id"] != view.id:
-        raise InputError(f"{shown}: the view's id is not the hash of its rules; it was edited by hand")
+        raise InputError(f"{name}: the view's id is not the hash of its rules; it was edited by hand")
     return view
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    import json
-
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON file with a view; make one with: llreg view -o {path}") from error
-    if not isinstance(document, Mapping):
-        raise InputError(f"{path}: expected a JSON object with a view; make one with: llreg view -o {path}")
-    return document

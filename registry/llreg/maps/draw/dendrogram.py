@@ -13,7 +13,7 @@ import numpy as np
 
 from llreg.atomic import check_output, write_output
 from llreg.geometry.kl.rows import Rows, load_rows, with_distances
-from llreg.geometry.tree.tree import make_tree
+from llreg.geometry.tree.make import make_tree
 from llreg.geometry.view.view import view_of
 from llreg.maps.draw.figure import FIGURE_ENDINGS, draw_legend, figure_style, save_figure, shorten
 from llreg.printable import printable
@@ -22,7 +22,8 @@ from llreg_schemas.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llreg.geometry.tree.tree import Method, Tree
+    from llreg.geometry.tree.make import Method
+    from llreg.geometry.tree.tree import Tree
     from llreg.geometry.view.view import AnyView
     from llreg.store.contents import Contents
 
@@ -74,7 +75,7 @@ def save_tree(
     view : View, mapping, path or "default"
         As in `llreg.geometry.view.view.view_of`.
     method, bootstrap, seed, progress
-        As in `llreg.geometry.tree.tree.make_tree`.
+        As in `llreg.geometry.tree.make.make_tree`.
     color : str, optional
         Field of the rows' metadata by which a figure marks its leaves, as in `categories`.
 

@@ -1,4 +1,4 @@
-"""Views measured on the rows that are there, and the default view of a registry."""
+"""Views measured on the rows of a registry, and its default view."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.conftest import Cli, MakeRow
 
 from llreg.geometry.kl.stream import stream_rows
 from llreg.geometry.neighbors import read_vector
-from llreg.geometry.view.freezing import measured_view
+from llreg.geometry.view.freeze import measured_view
 from llreg.geometry.view.view import View, read_view
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row

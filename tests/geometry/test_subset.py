@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from llreg.geometry import kl_matrix
 from llreg.geometry.kl.rows import Rows
-from llreg.geometry.subset.curve import error_curve
+from llreg.geometry.subset import error_curve
 from llreg.geometry.view.view import View
 from llreg.texts.design import Design
 from llreg.texts.sampling import METHODS, Method, draw_texts, expected_draws, text_chances, text_scores
@@ -184,7 +184,7 @@ def test_uniform_samples_give_the_sample_variance(replacement: bool) -> None:
 
 
 def test_equals_the_weighted_coordinates_of_the_paper() -> None:
-    """P2's estimate ||q'_i - q'_j||**2 from w = sqrt(c / (n p)), but for the correction that a mean costs: O(1 / n)."""
+    """The estimate of Oyama et al. 2025b from w = sqrt(c / (n p)), but for the correction that a mean costs: O(1 / n)."""
     values, draws = _population(300), 120
     design = _design(values[:3], "ls", draws, True, "p2", floor=0.0)
     scores = text_scores(values[:3], "ls")

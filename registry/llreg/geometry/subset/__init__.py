@@ -1,1 +1,0 @@
-"""Samples of the texts that tell models apart."""
