@@ -239,4 +239,4 @@ def _per_drawn(
     design: Design, numerator: NDArray[np.float64] | float, denominator: NDArray[np.number]
 ) -> NDArray[np.float64]:
     """A quotient for the texts that were drawn, 0 for the others."""
-    return np.divide(numerator, denominator, out=np.zeros(len(design.counts)), where=design.counts > 0)
+    return np.asarray(np.divide(numerator, denominator, out=np.zeros(len(design.counts)), where=design.counts > 0))
