@@ -83,11 +83,12 @@ def predict(
 
     Rows that are likelier than their predicted skill explains are flagged: see `llreg.geometry.predict.leak`.
     """
+    seeds, alphas = tuple(seeds), tuple(alphas)
     if not seeds:
         raise InputError("seeds: expected at least one")
     if folds < 2:
         raise InputError(f"folds: expected at least 2; got {folds}")
-    if not len(alphas) or not all(0 < alpha < math.inf for alpha in alphas):
+    if not alphas or not all(0 < alpha < math.inf for alpha in alphas):
         raise InputError(f"alphas: expected penalties above 0; got {list(alphas)}")
     if not 0 < level < 1:
         raise InputError(f"level: expected a number between 0 and 1, such as 0.9; got {level}")
@@ -102,7 +103,7 @@ def predict(
     names, values = [scores.tasks[t] for t in columns], matched.values[:, columns]
     likelihood = mean_log_likelihood(rows)
     distances = Distances.of(rows, np.flatnonzero(~np.isnan(values).all(axis=1)))
-    method = _Method(rows, distances, likelihood, tuple(seeds), folds, tuple(alphas), level, notes)
+    method = _Method(rows, distances, likelihood, seeds, folds, alphas, level, notes)
     arrays = {name: np.full(values.shape, np.nan) for name in _ARRAYS}  # (n_models, n_tasks)
     results: dict[int, TaskResult] = {}
     for group in _task_groups(values, names, families, distances, notes):
@@ -113,7 +114,8 @@ def predict(
     predicted_tasks = sorted(results)
     values = values[:, predicted_tasks]
     arrays = {name: array[:, predicted_tasks] for name, array in arrays.items()}
-    constant = [names[t] for t, column in zip(predicted_tasks, values.T, strict=True) if _is_constant(column)]
+    spread = np.nanmax(values, axis=0) - np.nanmin(values, axis=0)
+    constant = [names[t] for t, width in zip(predicted_tasks, spread, strict=True) if width == 0]
     if constant:
         notes.append(f"{', '.join(constant)}: all scores are equal, so there is nothing to predict and no correlation")
     excess = likelihood_excess(likelihood, np.where(np.isnan(values), arrays["predicted"], arrays["out_of_fold"]))
@@ -139,10 +141,6 @@ def predict(
 
 
 # Which tasks and models
-
-
-def _is_constant(scores: NDArray[np.float64]) -> bool:
-    return bool(np.nanmin(scores) == np.nanmax(scores))
 
 
 def _scored_enough(values: NDArray[np.float64], names: Sequence[str], source: str, notes: list[str]) -> list[int]:
