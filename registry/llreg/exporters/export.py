@@ -94,7 +94,7 @@ def export(
     k : int, optional
         Neighbours of each row in a graph; 10 by default.
     method : {"average", "ward", "nj"}, optional
-        Of a tree, as in `llreg.geometry.tree.tree.make_tree`; "average" by default.
+        Of a tree, as in `llreg.geometry.tree.make.make_tree`; "average" by default.
     progress : callable, optional
         Called with (done, rows).
 
