@@ -31,7 +31,8 @@ def write_csv(
     path : Path
     long : bool
         A line a scored value, with columns model (row id), model_id, text, subset, log_likelihood, num_tokens (of raw
-        rows of pairs both also with the ending _response). By default a line a model: metadata, then a column a text, named ``t`` and the text's index in the text set.
+        rows of pairs both also with the ending _response). By default a line a model: metadata, then a column a text,
+        named ``t`` and the text's index in the text set.
     progress : callable, optional
         Called with (done, rows).
 

@@ -38,9 +38,9 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     Notes
     -----
     ``X`` float32 (n_models, n_texts), nats, NaN where not scored; layer ``num_tokens`` (of raw rows of pairs also
-    ``log_likelihood_response`` and ``num_tokens_response``); ``obs`` metadata and
-    annotations by row id; ``var`` the texts as ``t`` and their index in the text set; ``uns["llreg"]`` version,
-    text_set, protocol, view (ids), values ("raw" or "view") and, as JSON, the documents of view and protocol.
+    ``log_likelihood_response`` and ``num_tokens_response``); ``obs`` metadata and annotations by row id; ``var`` the
+    texts as ``t`` and their index in the text set; ``uns["llreg"]`` version, text_set, protocol, view (ids), values
+    ("raw" or "view") and, as JSON, the documents of view and protocol.
     """
     import pandas as pd
 

@@ -41,10 +41,9 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
     -----
     ``log_likelihood`` float32 (n_models, n_texts), nats, NaN where not scored (through a view of another vector of pairs
     ``pmi`` or ``log_likelihood_response``); ``num_tokens`` int32; of raw rows of pairs both also with the ending
-    ``_response``; ``model`` (row
-    ids, fixed-width unicode) and the other columns of rows; ``text`` (indices in the text set), ``subset``,
-    ``text_bytes``, ``text_sha256``; and single strings: ``registry``, ``version``, ``text_set``, ``protocol``, ``view``
-    (ids), ``values`` ("raw" or "view") and ``view_document`` (JSON).
+    ``_response``; ``model`` (row ids, fixed-width unicode) and the other columns of rows; ``text`` (indices in the text
+    set), ``subset``, ``text_bytes``, ``text_sha256``; and single strings: ``registry``, ``version``, ``text_set``,
+    ``protocol``, ``view`` (ids), ``values`` ("raw" or "view") and ``view_document`` (JSON).
     """
     shape = len(selection), len(selection.texts)
     facts = {
@@ -55,7 +54,7 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
     arrays = {name: column.array() for name, column in zip(names, selection.columns, strict=True)}
     arrays |= {**texts, **{name: np.array(value) for name, value in facts.items()}}
     with output_file(path) as temp, zipfile.ZipFile(temp, "w") as archive:
-        # Log-likelihoods are not compressed: it saves little of them.
+        # Compression would save little of the log-likelihoods.
         values = map(selection.values, selection.blocks(progress=progress))
         _write(archive, selection.vector, np.dtype(np.float32), shape, values, zipfile.ZIP_STORED)
         tokens = map(selection.tokens, selection.blocks())

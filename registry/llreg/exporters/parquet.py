@@ -39,9 +39,8 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
     Metadata and annotations; ``mean_log_likelihood``, nats per text, empty for a row that was scored on a sample; and
     the vectors, ``log_likelihood`` list<float32>, nats, NaN where not scored (through a view of another vector of pairs
     ``pmi`` or ``log_likelihood_response``), and ``num_tokens`` list<int32>; of raw rows of pairs both also with the
-    ending ``_response``. The
-    file's metadata holds, under ``llreg``, JSON with version, text_set, protocol, view (ids), values ("raw" or "view"),
-    the view's document and ``texts``: indices in the text set of the texts in the lists.
+    ending ``_response``. The file's metadata holds, under ``llreg``, JSON with version, text_set, protocol, view (ids),
+    values ("raw" or "view"), the view's document and ``texts``: indices in the text set of the texts in the lists.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

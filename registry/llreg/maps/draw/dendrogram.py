@@ -20,6 +20,7 @@ from llreg.printable import printable
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from llreg.geometry.tree.make import Method
@@ -191,10 +192,6 @@ def _figure(tree: Tree, color: Categories | None) -> Figure:
     longest = float(tree.depths.max()) or 1.0
     axes.set_xlim(-0.01 * longest, longest)
 
-    def annotate(text: str, x: float, y: float, shift: tuple[float, float], **options: Any) -> None:
-        options |= {"xytext": shift, "textcoords": "offset points", "parse_math": False, "annotation_clip": False}
-        axes.annotate(text, (x, y), **options)
-
     # Branches: inner nodes amid their children, a vertical line across them, a horizontal one to each.
     heights = [float(start) for start in tree.starts[:count]]
     lines = []
@@ -208,40 +205,48 @@ def _figure(tree: Tree, color: Categories | None) -> Figure:
     branches = LineCollection(lines, colors=_INK, linewidths=width, capstyle="projecting", clip_on=False)
     axes.add_collection(branches, autolim=False)
 
-    # Leaves: marks and names.
-    marks = _marks(color) if color else {}
-    for value, (ink, marker) in marks.items():
-        assert color is not None
-        leaves = [leaf for leaf in range(count) if color.values[leaf] == value]
-        x, y = tree.depths[leaves], np.array(heights)[leaves]
-        axes.plot(x, y, marker, color=ink, markersize=0.62 * size, markeredgewidth=0, clip_on=False)
-    gap = 2.0 + 0.62 * size if color else 3.0
-    for leaf, label in enumerate(tree.labels):
-        name = shorten(label, _NAME_LETTERS)
-        annotate(name, tree.depths[leaf], heights[leaf], (gap, 0), va="center_baseline", fontsize=size, color=_INK)
+    _draw_leaves(axes, tree, heights, size, color)
 
     # Support of inner nodes; NaN is not below 1.
     for node in range(count, len(tree.lengths)):
         if tree.support[node] < 1:
             percent = f"{min(round(100 * tree.support[node]), 99)}"
             options = {"ha": "right", "va": "bottom", "fontsize": 0.72 * size, "color": _RED}
-            annotate(percent, tree.depths[node], heights[node], (-1.5, 1.0), **options)
+            _annotate(axes, percent, tree.depths[node], heights[node], (-1.5, 1.0), **options)
 
     # Under the tree a bar of a round length, and what the figure shows.
     bar = round_length(0.2 * longest)
     unit = "√(bit/byte)" if tree.unit.startswith("sqrt") else tree.unit
     below = count - 0.5 + 0.12 / spacing
     axes.plot([0, bar], [below, below], color=_INK, linewidth=1.2, clip_on=False, solid_capstyle="butt")
-    annotate(f"{bar:g} {unit}", bar, below, (4, 0), va="center_baseline", fontsize=7.5, color=_INK)
-    annotate(_caption(tree), 0, below, (0, -6), va="top", fontsize=6.5, color=_SOFT)
+    _annotate(axes, f"{bar:g} {unit}", bar, below, (4, 0), va="center_baseline", fontsize=7.5, color=_INK)
+    _annotate(axes, _caption(tree), 0, below, (0, -6), va="top", fontsize=6.5, color=_SOFT)
+    return figure
 
+
+def _draw_leaves(axes: Axes, tree: Tree, heights: Sequence[float], size: float, color: Categories | None) -> None:
+    """Names of the leaves; if they are coloured, with marks and a legend."""
     if color:
+        marks = _marks(color)
+        for value, (ink, marker) in marks.items():
+            leaves = [leaf for leaf in range(len(tree)) if color.values[leaf] == value]
+            x, y = tree.depths[leaves], np.array(heights)[leaves]
+            axes.plot(x, y, marker, color=ink, markersize=0.62 * size, markeredgewidth=0, clip_on=False)
         names = ["unknown" if value is None else shorten(value, _NAME_LETTERS) for value in marks]
         entries = [(name, *mark) for name, mark in zip(names, marks.values(), strict=True)]
         options = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(len(marks), 3), "borderpad": 0}
         options |= {"fontsize": 7.5, "title_fontsize": 7.5, "handletextpad": 0.1}
         draw_legend(axes, shorten(color.title, _NAME_LETTERS), entries, markersize=6, **options)
-    return figure
+    gap = 2.0 + 0.62 * size if color else 3.0
+    for leaf, label in enumerate(tree.labels):
+        name, point = shorten(label, _NAME_LETTERS), (tree.depths[leaf], heights[leaf])
+        _annotate(axes, name, *point, (gap, 0), va="center_baseline", fontsize=size, color=_INK)
+
+
+def _annotate(axes: Axes, text: str, x: float, y: float, shift: tuple[float, float], **options: Any) -> None:
+    """Untrusted text beside a point, shifted by typographic points."""
+    options |= {"xytext": shift, "textcoords": "offset points", "parse_math": False, "annotation_clip": False}
+    axes.annotate(text, (x, y), **options)
 
 
 def _caption(tree: Tree) -> str:

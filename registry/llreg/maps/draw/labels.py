@@ -99,12 +99,14 @@ def _spots(point: NDArray[np.float64], width: float, height: float, gap: float) 
 def _choose(spots: Mapping[int, _Spots], marks: NDArray[np.float64], frame: NDArray[np.float64]) -> dict[int, int]:
     """The position of the chosen spot of each name."""
     # What a spot costs whatever the other names do: points covered, leaving the frame, the line to the point.
-    fixed = {
-        k: 2 * _overlaps(around.boxes, marks)
-        + 50 * _outside(around.boxes, frame)
-        + np.where(around.reach == 0, 0.0, 5 + around.reach)
-        for k, around in spots.items()
-    }
+    fixed = {}
+    for k, around in spots.items():
+        boxes = around.boxes
+        outside = np.maximum(frame[:2] - boxes[:, :2], 0).sum(axis=1) + np.maximum(boxes[:, 2:] - frame[2:], 0).sum(
+            axis=1
+        )
+        line = np.where(around.reach == 0, 0.0, 5 + around.reach)
+        fixed[k] = 2 * _overlaps(boxes, marks) + 50 * outside + line  # (n_spots,)
     chosen: dict[int, int] = {}
     for _ in range(_PASSES):
         previous = dict(chosen)
@@ -121,13 +123,6 @@ def _overlaps(boxes: NDArray[np.float64], covers: NDArray[np.float64]) -> NDArra
     low = np.maximum(boxes[:, None, :2], covers[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], covers[None, :, 2:])  # (n_boxes, n_covers, 2)
     return np.asarray(np.maximum(high - low, 0).prod(axis=2).sum(axis=1))
-
-
-def _outside(boxes: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each box leaves the frame."""
-    return np.asarray(
-        np.maximum(frame[:2] - boxes[:, :2], 0).sum(axis=1) + np.maximum(boxes[:, 2:] - frame[2:], 0).sum(axis=1)
-    )
 
 
 def _write(axes: Axes, point: NDArray[np.float64], name: str, spots: _Spots, spot: int, ink: str) -> None:

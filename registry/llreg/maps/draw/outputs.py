@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from llreg.atomic import check_output, check_place
 from llreg.maps.document import Map, read_map
-from llreg.maps.draw.figure import FIGURE_ENDINGS
+from llreg.maps.draw.figure import FIGURE_ENDINGS, write_figure
 from llreg.maps.draw.labels import match_labels
+from llreg.maps.draw.page import write_page
+from llreg.maps.draw.table import write_csv, write_parquet
 from llreg.maps.make import make_map, place_onto
 from llreg.maps.placement import COMMON_ROWS
 from llreg.maps.scene import find_column, make_scene
@@ -232,18 +234,10 @@ def write_outputs(
             continue
         assert scene is not None
         if ending == ".html":
-            from llreg.maps.draw.page import write_page
-
             write_page(scene, path, color=column)
         elif ending in FIGURE_ENDINGS:
-            from llreg.maps.draw.figure import write_figure
-
             write_figure(scene, path, color=column, labels=labelled)
         elif ending == ".parquet":
-            from llreg.maps.draw.table import write_parquet
-
             write_parquet(scene, path)
         else:
-            from llreg.maps.draw.table import write_csv
-
             write_csv(scene, path)

@@ -92,8 +92,8 @@ def page_html(scene: Scene, *, color: str | None = None) -> str:
     inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
     # One kind of line end, as the HTML parser will make them, or the hash would not match.
     bokeh = re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))
-    own = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{own}}})();\n'
+    body = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{body}}})();\n'
 
     # Only these two scripts run, by their hashes; nothing is fetched.
     digests = [hashlib.sha256(text.encode()).digest() for text in (bokeh, script)]
@@ -199,9 +199,18 @@ def _packed_indices(values: Any) -> dict[str, str]:
 
 def _column(column: Column) -> dict[str, Any]:
     head = {"name": column.name, "title": column.title, "kind": column.kind, "unit": column.unit, "log": column.log}
-    if column.kind != "category":
-        number = _day if column.kind == "date" else _number
-        return head | {"values": packed([number(value) for value in column.values], "f8")}
+    # Numbers and days are NaN where unknown, also for text that is no date, as cards hold it.
+    if column.kind == "number":
+        numbers = np.array([math.nan if value is None else float(value) for value in column.values])
+        return head | {"values": packed(np.where(np.isfinite(numbers), numbers, math.nan), "f8")}
+    if column.kind == "date":
+        days = []
+        for value in column.values:
+            try:
+                days.append(float((date.fromisoformat(str(value)[:10]) - _EPOCH).days))
+            except ValueError:
+                days.append(math.nan)
+        return head | {"values": packed(days, "f8")}
     # Levels, most frequent first and then by name; codes count from 1, and 0 is unknown.
     unknown = [value is None or (isinstance(value, float) and math.isnan(value)) for value in column.values]
     texts = ["" if missing else str(value) for value, missing in zip(column.values, unknown, strict=True)]
@@ -209,19 +218,6 @@ def _column(column: Column) -> dict[str, Any]:
     levels = sorted(counts, key=lambda level: (-counts[level], level))
     code = {level: k for k, level in enumerate(levels, 1)} | {"": 0}
     return head | {"levels": levels, "codes": _packed_indices([code[text] for text in texts])}
-
-
-def _number(value: str | float | None) -> float:
-    number = math.nan if value is None else float(value)
-    return number if math.isfinite(number) else math.nan
-
-
-def _day(value: str | float | None) -> float:
-    """Days since 1970; NaN where unknown, also for text that is no date, as cards hold it."""
-    try:
-        return float((date.fromisoformat(str(value)[:10]) - _EPOCH).days)
-    except ValueError:
-        return math.nan
 
 
 def _plot_json(scene: Scene, webgl: bool) -> dict[str, Any]:
