@@ -59,18 +59,10 @@ def write_atomic(root: Path, target: Path, data: bytes) -> None:
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=temp_dir(root), prefix=target.name[:40] + ".")
-        temp = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.chmod(0o644 & ~_umask())  # mkstemp makes files private
-            temp.replace(target)
-        except BaseException:
-            temp.unlink(missing_ok=True)
-            raise
+        with _replacing(target, temp_dir(root)) as temp, temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         _sync_directory(target.parent)
 
 
@@ -115,17 +107,24 @@ def check_place(target: Path) -> None:
 def output_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target`, with its ending, that takes its place when the block ends without an error."""
     check_place(target)
-    with storage_errors(target):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
-        os.close(handle)
-        temp = Path(name)
-        try:
-            yield temp
-            temp.chmod(0o644 & ~_umask())
-            temp.replace(target)
-        except BaseException:
-            temp.unlink(missing_ok=True)
-            raise
+    with storage_errors(target), _replacing(target, target.parent) as temp:
+        yield temp
+
+
+@contextmanager
+def _replacing(target: Path, directory: Path) -> Iterator[Path]:
+    """A new file in `directory` that takes the place of `target` if the block ends well, and is removed if not."""
+    # Hidden, and with the target's ending: some writers go by it.
+    handle, name = tempfile.mkstemp(dir=directory, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
+    os.close(handle)
+    temp = Path(name)
+    try:
+        yield temp
+        temp.chmod(0o644 & ~_umask())  # mkstemp makes files private
+        temp.replace(target)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -147,6 +146,7 @@ def swap_directory(root: Path, new: Path, target: Path) -> None:
     On Linux the two names are exchanged in one step, so a reader finds the old or the new directory
     and never none. Elsewhere there is an instant without one; llreg's own reader retries.
     """
+    # Content first: after a power cut, a name must not stand for files that never reached the disk.
     for path in sorted(new.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
@@ -179,18 +179,18 @@ def lock(root: Path, name: str, *, waiting: Callable[[], None] | None = None) ->
     from filelock import FileLock, Timeout
 
     path = state_dir(root) / f"{name}.lock"
-    held = FileLock(path)
+    file_lock = FileLock(path)
     with storage_errors(path):
         try:
-            held.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
             if waiting:
                 waiting()
-            held.acquire()
+            file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def sweep(root: Path) -> None:
@@ -225,6 +225,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -40,8 +40,8 @@ def shown_bytes(num_bytes: int | None) -> str:
         return "?" if num_bytes is None else "none"
     for exponent, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if num_bytes >= 1 << exponent:
-            shown = num_bytes / (1 << exponent)
-            return f"{shown:.1f} {unit}" if shown < 10 else f"{shown:,.0f} {unit}"
+            amount = num_bytes / (1 << exponent)
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
     return f"{num_bytes} bytes"
 
 

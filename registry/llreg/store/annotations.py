@@ -119,6 +119,7 @@ def write_annotations(registry: Contents, name: str, table: pa.Table) -> Path:
     for taken in annotation_names(registry):
         if taken != name and taken.lower() == name.lower():
             raise InputError(f"name {name}: there is {taken}, which differs only in case; use that name or another one")
+    # Written in memory first: a table that cannot be encoded must leave the old one.
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     path = registry.path / annotation_file(name)
@@ -232,7 +233,7 @@ def table_file(registry: Contents, source: Path | str) -> Path:
 def _typed(cells: Sequence[Any]) -> list[Any]:
     """Text cells as numbers where all that are not empty are numbers."""
     if not all(cell is None or isinstance(cell, str) for cell in cells):
-        return list(cells)
+        return list(cells)  # from Parquet or Python: typed already
     texts = [None if cell is None or not cell.strip() else cell.strip() for cell in cells]
     for kind in (int, float):
         try:

@@ -159,6 +159,7 @@ def write_build(
 
     directory.mkdir(exist_ok=True)
     vectors = [name for name in row_variables(pairs=texts.has_pairs) if not is_count(name)]
+    # The columns that load_dataset and the Dataset Viewer show: metadata, one mean, and a row's vector as one list.
     arrow_types = {"text": pa.string(), "integer": pa.int64(), "list": pa.list_(pa.string())}
     schema = pa.schema(
         [
@@ -250,6 +251,7 @@ def _same_store(a: Path, b: Path) -> bool:
         if dict(ours.attrs) != dict(theirs.attrs) or sorted(ours.array_keys()) != sorted(theirs.array_keys()):
             return False
         for name in ours.array_keys():
+            # What plain xarray sees; chunks and codecs may differ.
             x: Any = ours[name]
             y: Any = theirs[name]
             if x.shape != y.shape or x.dtype != y.dtype or dict(x.attrs) != dict(y.attrs):

@@ -76,6 +76,7 @@ class Contents:
         self.folder, self.store = folder, store
         self.path = folder.root
         self.info = self._read_config()
+        # What the store says of its own size is not believed: it may come from anywhere.
         store.num_texts, store.variables = self.num_texts, self.variables
         self.revision = revision
         self._frozen: frozenset[str] | None = None
@@ -96,17 +97,7 @@ class Contents:
         return open_folder, (str(self.path), self.revision)
 
     def check_changeable(self, doing: str = "change it") -> None:
-        """Refuse to change a named version.
-
-        Parameters
-        ----------
-        doing : str
-            What is about to be done, for the message.
-
-        Raises
-        ------
-        InputError
-        """
+        """Refuse, with InputError, to change a named version; `doing` says in the message what is about to be done."""
         if self.revision is not None:
             raise InputError(f"version {self.revision} is fixed; open the registry without a version to {doing}")
 
@@ -185,7 +176,7 @@ class Contents:
         published = from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
         copy = self.path / COPY
         if None not in published.texts or not copy.is_file():
-            return published
+            return published  # all texts are public, or this machine has no more
         try:
             return replace(published, texts=from_parquet(copy, self.info["text_set"], str(copy)).texts)
         except InvalidFileError as error:
@@ -219,6 +210,7 @@ class Contents:
         for folder in self.folder.folders(rows):
             for name in self.folder.names(rows / folder):
                 path, digest = rows / folder / name, rowfile.digest_in_name(name)
+                # Two files of one digest differ in the model's name: the sound one counts.
                 if digest and digest[:2] == folder and (digest not in files or self.is_sound(path)):
                     files[digest] = path
         return files
@@ -313,7 +305,7 @@ class Contents:
     def file_record(self, path: Path) -> RowRecord:
         """Record of a row file, read once: a row file never changes."""
         self.folder.fetch(path)
-        status = path.stat()
+        status = path.stat()  # a damaged file may have been replaced by a good one
         key = status.st_mtime_ns, status.st_size
         if self._records.get(path, (None,))[0] != key:
             self._records[path] = key, self.read_file(path).record
@@ -352,15 +344,7 @@ class Contents:
         return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else str(path)
 
     def find(self, name: str) -> RowRecord:
-        """The one row that a model name, row id or digest prefix means.
-
-        Raises
-        ------
-        NotFoundError
-            If there is none; the message shows the nearest names.
-        InputError
-            If several rows match; the message lists their ids.
-        """
+        """The one row that a model name, row id or digest prefix means; errors are those of `find_record`."""
         return find_record(self.records(), name)
 
     def replicates(self, identity: Identity) -> list[RowRecord]:

@@ -78,6 +78,7 @@ class RowSource:
     def _read(
         self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp], stored: Collection[str]
     ) -> NDArray[Any]:
+        # Rows in the store are read together, those in files one by one.
         inside = [k for k, digest in enumerate(digests) if digest in stored]
         width = len(range(*columns.indices(self._num_texts))) if isinstance(columns, slice) else len(columns)
         values = np.empty((len(digests), width), dtype_of(name))  # (n_models, n_columns)
@@ -112,7 +113,7 @@ class _Values(BackendArray):
         is_single = isinstance(columns, (int, np.integer))
         values = self._source.read(self._name, digests, np.array([columns]) if is_single else columns)
         if is_single:
-            values = values[:, 0]
+            values = values[:, 0]  # (n_rows,)
         return np.asarray(values if np.ndim(positions) else values[0])
 
 

@@ -64,6 +64,7 @@ def summarise(
         batch = records[start : start + SHARD_ROWS]
         values = read(batch).astype(np.float64)  # (n_rows, n_texts)
         scored = ~np.isnan(values)
+        # Sums over the scored texts stand for all texts where a design says how they were drawn.
         weights = scored.astype(np.float64)
         for k, design in enumerate(designs[start : start + SHARD_ROWS]):
             if design is not None:

@@ -146,6 +146,7 @@ def read_subset(registry: RegistryFiles, subset: str) -> dict[str, Any]:
     return _read(path, label, (status.st_mtime_ns, status.st_size), text_set.id, text_set.num_texts)
 
 
+# A sample is drawn again to check it, which takes a while; rows of one subset ask for it again and again.
 @lru_cache(maxsize=64)
 def _read(path: Path, label: str, _: tuple[int, int], text_set: str, num_texts: int) -> dict[str, Any]:
     """Read and check a subset file once while it stays the same."""

@@ -37,7 +37,7 @@ def tag(registry: Contents, name: str) -> dict[str, Any]:
     file = version_file(check_tag(name))
     digests = registry.digests()
     version = version_id(digests)
-    if (registry.path / file).exists():
+    if (registry.path / file).exists():  # naming the same version again is no error
         manifest = registry.version_manifest(name)
         if manifest["version"] == version:
             return manifest

@@ -55,52 +55,48 @@ def write_store(
 
 def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex) -> None:
     import numpy as np
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    arrays = {
-        name: _create_array(group, name, (count, len(texts)), pairs=texts.has_pairs)
-        for name in row_variables(pairs=texts.has_pairs)
-    }
+    num_texts = len(texts)
+    arrays = {}
+    for name in row_variables(pairs=texts.has_pairs):
+        form: dict[str, Any]
+        if is_count(name):
+            form = {
+                "chunks": (TOKENS_CHUNK_ROWS, num_texts),
+                "compressors": [ZstdCodec(level=3), Crc32cCodec()],
+                "fill_value": 0,
+                # Imported rows have 0 throughout; a shard that is missing must be damage.
+                "config": {"write_empty_chunks": True},
+            }
+        else:
+            # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version
+            # (benchmarks/RESULTS.md).
+            form = {
+                "chunks": (chunk_rows(num_texts), num_texts),
+                "compressors": [Crc32cCodec()],
+                "fill_value": float("nan"),
+            }
+        arrays[name] = group.create_array(
+            name,
+            shape=(count, num_texts),
+            dtype=dtype_of(name),
+            shards=(SHARD_ROWS, num_texts),
+            dimension_names=("model", "text"),
+            # One file a shard, all in one directory: listing them over the Hub's API is one call.
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=array_attributes(name, pairs=texts.has_pairs),
+            **form,
+        )
+    # A whole shard at a time: writing a part of one reads and writes all of it.
     start, batch = 0, []
     for row in rows:
         batch.append(row.arrays)
         if len(batch) == SHARD_ROWS or start + len(batch) == count:
             end = start + len(batch)
             for name, array in arrays.items():
-                array[start:end] = np.stack([values[name] for values in batch])
+                array[start:end] = np.stack([values[name] for values in batch])  # (n_batch, n_texts)
             start, batch = end, []
-
-
-def _create_array(group: Any, name: str, shape: tuple[int, int], *, pairs: bool) -> Any:
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    num_texts = shape[1]
-    common: dict[str, Any] = {
-        "shape": shape,
-        "dtype": dtype_of(name),
-        "shards": (SHARD_ROWS, num_texts),
-        "dimension_names": ("model", "text"),
-        # One file a shard, all in one directory: listing them over the Hub's API is one call.
-        "chunk_key_encoding": {"name": "default", "separator": "."},
-        "attributes": array_attributes(name, pairs=pairs),
-    }
-    if is_count(name):
-        return group.create_array(
-            name,
-            chunks=(TOKENS_CHUNK_ROWS, num_texts),
-            compressors=[ZstdCodec(level=3), Crc32cCodec()],
-            fill_value=0,
-            config={"write_empty_chunks": True},  # imported rows have 0 throughout; a shard that is missing is damage
-            **common,
-        )
-    # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version
-    # (benchmarks/RESULTS.md).
-    return group.create_array(
-        name,
-        chunks=(chunk_rows(num_texts), num_texts),
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-        **common,
-    )
 
 
 def _write_column(group: Any, column: Column, values: list[Any], dim: str) -> None:
