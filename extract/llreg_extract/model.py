@@ -43,6 +43,7 @@ class Model:
         Whether code from the checkpoint was allowed to run.
     """
 
+    # torch's types are Any here, so that importing this module does not load torch.
     source: Source
     module: Any
     tokenizer: Any

@@ -150,6 +150,7 @@ def hidden_states(module: Any, base: Any, tokens: torch.Tensor, options: dict[st
     ReplayError
         If the model does not run its base model, or that gives no such hidden states.
     """
+    # The model runs until `_forward` of its base model raises: the head, which is large, never does.
     _state.base, _state.output = base, None
     try:
         module(input_ids=tokens, **options)

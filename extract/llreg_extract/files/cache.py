@@ -61,6 +61,7 @@ def fetch(source: Source, *, trust_remote_code: bool = False) -> None:
         files = [file for file in missing if (file.repo, file.commit) == revision]
         if not files:
             continue
+        # Room is looked at under the lock, so that two downloads to one repository do not both count on it.
         with _repo_lock(revision), hub_errors(source.name, revision.commit), quiet():
             _check_room(source, files)
             download = partial(hf_hub_download, revision.repo, revision=revision.commit)

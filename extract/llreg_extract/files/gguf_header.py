@@ -94,6 +94,7 @@ def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
         if version not in (2, 3):
             raise _bad(name, f"version {version}, expected 2 or 3 in little-endian order")
         num_tensors, num_entries = _count(stream), _count(stream)
+        # Layout: magic, version, counts; then keys and values; then name, shape, type and offset of each tensor.
         metadata = {}
         for _ in range(num_entries):
             key = _string(stream)

@@ -85,6 +85,7 @@ def _checkpoint_source(folder: ModelFolder, quantize: str | None, trust_remote_c
     tokenizer = tokenizer_location(folder.files, folder.root) if folder.subfolder else "weights"
     files = in_folder(folder.subfolder, deciding_files(folder.files, trust_remote_code=trust_remote_code))
     files += matching(folder.root, TOKENIZER_FILES) if tokenizer == "root" else []
+    # Packing is a matter of loading: the revision is that of the weights as they are.
     return Source(
         name=folder.name,
         kind=folder.kind,
@@ -116,6 +117,7 @@ def _gguf_source(folder: ModelFolder, file: str, quantize: str | None) -> Source
     check_whole_gguf(name, file)
     if quantize is not None:
         raise InputError(f"{name} is a GGUF file: --quantize goes with safetensors that are not quantised")
+    # From the first megabytes of the file: on the Hub nothing else is fetched.
     with folder.open(file) as stream:
         header = read_gguf_header(stream, name)
     if is_gguf_encoder(header.architecture):

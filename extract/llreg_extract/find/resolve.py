@@ -136,21 +136,19 @@ def _find(model: str, revision: str | None, name: str | None, subfolder: str | N
     if os.path.exists(path):
         if revision is not None:
             raise InputError(f"{model} is a local path: --revision goes with a Hub model only")
-        return _find_local(Path(path).resolve(), name, subfolder)
+        local = Path(path).resolve()
+        if not local.is_file():
+            return LocalFolder(local, local_name(local.name, name), subfolder), None
+        if local.suffix.lower() != ".gguf":
+            raise UnsupportedModelError(f"{local.name} is no .gguf file: give a .gguf file or a model directory")
+        _refuse_subfolder(local.name, subfolder)
+        return LocalFolder(local.parent, local_name(local.stem, name)), local.name
+    # No such path: it is a Hub id, unless it looks like a path all the same.
     if model.startswith((".", "/", "~")) or (model.lower().endswith(".gguf") and not _HUB_GGUF.fullmatch(model)):
         raise ModelNotFoundError(f"{model} does not exist: check the path")
     if name is not None:
         raise InputError(f"{model} is a Hub model and keeps its id: --name goes with a local model only")
     return _find_on_hub(model, revision, subfolder)
-
-
-def _find_local(path: Path, name: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:
-    if not path.is_file():
-        return LocalFolder(path, local_name(path.name, name), subfolder), None
-    if path.suffix.lower() != ".gguf":
-        raise UnsupportedModelError(f"{path.name} is no .gguf file: give a .gguf file or a model directory")
-    _refuse_subfolder(path.name, subfolder)
-    return LocalFolder(path.parent, local_name(path.stem, name)), path.name
 
 
 def _find_on_hub(model: str, revision: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:

@@ -56,17 +56,13 @@ def lay_over(module: Any, folder: Path, name: str) -> Any:
                 raise UnsupportedModelError(
                     f"{name} {complaint} ({len(keys)}: {examples}): it was made for another base model, or its file is damaged"
                 )
-        if _is_packed(module):
+        # Weights held as packed integers stay so.
+        tensors = chain(module.named_parameters(), module.named_buffers())
+        if any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in tensors):
             return adapted.get_base_model().eval()
         return adapted.merge_and_unload(safe_merge=True).eval()
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         raise UnsupportedModelError(f"{name} cannot be laid over its base model: {first_line(error)}") from error
-
-
-def _is_packed(module: Any) -> bool:
-    """Whether a model's weights are held as packed integers."""
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    return any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in tensors)
 
 
 def _fit_vocabulary(module: Any, weights: Path, name: str) -> None:

@@ -75,9 +75,9 @@ def choose(source: Source, *, dtype: str = "auto", device: str = "auto", gpus: i
         )
     if kind == "auto":
         device = "cuda" if gpus else "cpu"
-    if dtype == "auto":
+    if dtype == "auto":  # arithmetic in 16 bits costs 0.1 to 0.9 nats a text
         dtype = "float32" if device == "cpu" else source.checkpoint_dtype
-    if on_this_machine:
+    if on_this_machine:  # another one may have other libraries
         check_device(source, device)
     return dtype, device
 

@@ -120,6 +120,7 @@ def loading_config(source: Source, dtype: Any) -> Any:
         )
     settings = source.settings or {}
     method = _method(settings)
+    # Formats that are unpacked once, while they are loaded: activations stay whole.
     if method == "compressed-tensors":
         return transformers.CompressedTensorsConfig(run_compressed=False)  # later: dequantize=True, which it sets
     if method == "fp8":
@@ -161,6 +162,7 @@ def finish(module: Any, source: Source, dtype: Any) -> None:
 
     if source.quantize is None and source.settings is None:
         return
+    # By the names of the classes: bitsandbytes need not be installed.
     for layer in module.modules():
         if type(layer).__name__ in ("Linear8bitLt", "Linear4bit"):
             layer.forward = MethodType(_forward, layer)

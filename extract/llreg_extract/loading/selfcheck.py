@@ -66,6 +66,7 @@ def prepare(model: Model) -> None:
         # The head is exact now, where the plain one rounds its logits: by more, the larger they are.
         plain = [_alone(model, ids) for ids in (probe, short)]
     _use_blocks(model, agrees)
+    # The short text beside the long one is padded: does that show in its values?
     together = _attempt(lambda: _log_probs(model, [probe, short])[1])
     model.batching = together is not None and _close(plain[1], together, model.weight_dtype)
 
@@ -106,6 +107,7 @@ def _attempt(check: Callable[[], Any]) -> Any:
 
 def _check_causality(model: Model, ids: NDArray[np.int32], log_probs: NDArray[np.float32]) -> None:
     """Change the second half of a text: the log-probabilities of its first half must not move."""
+    # Other tokens than before, none of a larger id than the text has: for each the model has an embedding.
     half = len(ids) // 2
     changed = ids.copy()
     changed[half:] = np.roll(ids, half // 2 + 1)[half:] + (np.arange(half, len(ids)) % 3 + 1)

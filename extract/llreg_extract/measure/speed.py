@@ -185,7 +185,11 @@ def measure_here(trial: Trial) -> Speed:
     encoded = encode(model, trial.texts)
     budget = _budget(trial, model.source.declared.get("num_parameters"))
     run = _run_for(model, encoded, budget, trial.seconds)
-    memory = _peak_memory(trial.device)  # before anything else takes some
+    memory = peak_resident()  # before anything else takes some
+    if trial.device != "cpu":
+        import torch
+
+        memory = int(torch.cuda.max_memory_reserved(trial.device))
     flops = count_flops(model)
     workers = model.threads if trial.device == "cpu" else 1
     # As many texts are compared as an eighth of the time allows.
@@ -229,9 +233,11 @@ def _run_for(model: Model, encoded: Encoded, budget: int, seconds: float) -> _Ru
     workers = model.threads if model.device.type == "cpu" else 1
     mean = max(1.0, float(encoded.lengths.mean()))
     few = workers * max(1, int(budget / mean))
+    # The first run warms up; if it took as long as asked for, it counts.
     first = _run(model, _repeated(encoded, few), budget)
     if first.seconds >= seconds:
         return first
+    # The second, warm, says how many texts fill the time.
     second = _run(model, _repeated(encoded, few), budget)
     many = int(second.rate * seconds / mean)
     return second if many <= few else _run(model, _repeated(encoded, min(many, _MAX_TEXTS)), budget)
@@ -272,15 +278,6 @@ def _values(model: Model, encoded: Encoded, budget: int) -> tuple[float, ...]:
     for batch in iter_scores(model, encoded, batch_tokens=budget):
         values[batch.index] = batch.log_likelihood
     return tuple(values.tolist())
-
-
-def _peak_memory(device: str) -> int:
-    """The most that this process ever held, bytes: on a GPU of its memory, else resident."""
-    if device == "cpu":
-        return peak_resident()
-    import torch
-
-    return int(torch.cuda.max_memory_reserved(device))
 
 
 def peak_resident() -> int:

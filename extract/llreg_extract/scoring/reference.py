@@ -46,6 +46,7 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
             with torch.inference_mode():
                 logits = module(tokens, **call_options(module)).logits[0]  # (t, v)
                 log_p = torch.log_softmax(logits.double(), dim=-1)
+            # The logits at t - 1 predict the token at t; the first has nothing to be predicted from.
             value = sum(float(log_p[t - 1, ids[t]]) for t in range(1, len(ids)))
             count = len(ids) - 1
             if not np.isfinite(value):

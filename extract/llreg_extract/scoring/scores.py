@@ -175,6 +175,7 @@ def _iterate(
         single=not model.batching,
         boundary=rope_boundary(config),
     )
+    # A GPU takes one batch at a time; a model with state would be disturbed by a second one.
     workers = 1 if model.device.type != "cpu" or keeps_state(config) else model.threads
     threads = torch.get_num_threads()
     running: dict[Future[Batch], list[int]] = {}
