@@ -341,6 +341,9 @@ class ClusterScoring:
                     self._waiting.appendleft(task)
                     return
                 result = task.failed(_deadly(self._begun[id(task)]))
+            except worker.StoppedError:  # Dask had taken it back, and then given it out again
+                self._waiting.appendleft(task)
+                return
             except ModuleNotFoundError as error:
                 raise ClusterError(f"a worker lacks {error.name}: install there what is here") from error
             except (ModelError, InputError) as error:

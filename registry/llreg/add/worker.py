@@ -31,6 +31,10 @@ FileStamps = Mapping[str, tuple[int, int]]  # bytes and time in seconds of each 
 _downloads: defaultdict[str, set[llreg_extract.Revision]] = defaultdict(set)
 
 
+class StoppedError(Exception):
+    """A task that Dask has taken back: it was cancelled, or who asked for it is gone."""
+
+
 def dask_setup(worker: Any) -> None:
     """Set up a worker process of this machine, before anything runs in it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches it too; the parent ends it
@@ -182,10 +186,6 @@ def _check_files(source: llreg_extract.Source, expected: FileStamps) -> None:
         )
 
 
-class _CancelledError(Exception):
-    """The task was cancelled, or who asked for it is gone."""
-
-
 class _Events(Reporter):
     """Sends what a task does, a few times a second, as events of Dask: mappings with `key`, the task's, and `what`."""
 
@@ -213,7 +213,7 @@ class _Events(Reporter):
         """Send journal entries of texts that are scored."""
         task = self._worker.state.tasks.get(self._key)
         if task is None or task.state == "cancelled":
-            raise _CancelledError
+            raise StoppedError
         self._entries.append(entries.tobytes())
 
     def advance(self, tokens: int) -> None:
