@@ -286,7 +286,12 @@ class ClusterScoring:
             try:
                 message = self._inbox.get(timeout=_POLL_SECONDS)
             except Empty:
-                self._check_connection()
+                if self._client.status != "running":
+                    _raise_lost()
+                has_worker = bool(slots_of(self._client))
+                if not has_worker and not self._noted_no_worker:
+                    self._report.note("no worker is left; waiting for one")
+                self._noted_no_worker = not has_worker
                 return
             if isinstance(message, Future):
                 yield from self._take(message)
@@ -294,14 +299,6 @@ class ClusterScoring:
             submission = self._running.get(message["key"])
             if submission is not None:  # else of an attempt that is over
                 self._pass_on(submission, message)
-
-    def _check_connection(self) -> None:
-        if self._client.status != "running":
-            _raise_lost()
-        has_worker = bool(slots_of(self._client))
-        if not has_worker and not self._noted_no_worker:
-            self._report.note("no worker is left; waiting for one")
-        self._noted_no_worker = not has_worker
 
     def _pass_on(self, submission: _Submission, message: Mapping[str, Any]) -> None:
         """Report what a worker tells of a model, and keep what it has scored."""
@@ -340,7 +337,11 @@ class ClusterScoring:
                 if self._may_try_again(submission):
                     self._waiting.appendleft(task)
                     return
-                result = task.failed(_deadly(self._begun[id(task)]))
+                message = (
+                    f"the worker that scored it died {max(self._begun[id(task)], 1)} times: it may need more memory than there "
+                    "is (--dtype bfloat16 takes half of float32), or crash a library"
+                )
+                result = task.failed(ModelError(message))
             except worker.StoppedError:  # Dask had taken it back, and then given it out again
                 self._waiting.appendleft(task)
                 return
@@ -381,13 +382,6 @@ class ClusterScoring:
             else:
                 self._evictions.delete(task.source, report)
         return task, result
-
-
-def _deadly(times: int) -> ModelError:
-    return ModelError(
-        f"the worker that scored it died {max(times, 1)} times: it may need more memory than there is (--dtype bfloat16 takes "
-        "half of float32), or crash a library"
-    )
 
 
 def _raise_lost() -> NoReturn:
