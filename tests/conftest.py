@@ -27,6 +27,7 @@ from llreg_schemas import Identity, RowRecord, row_digest
 pytest_plugins = ["tests.tools.toy_models"]
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split())  # by tests/tools/slow.py
 HAS_TORCH = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "tokenizers"))
 HAS_MAP = all(importlib.util.find_spec(name) is not None for name in ("openTSNE", "matplotlib", "bokeh"))
 
@@ -73,8 +74,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "datasets: needs datasets (skipped where it is missing)")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the files all of whose tests are slow, where these are left out."""
+    leaves_out = config.getoption("markexpr") == "not slow"
+    return True if leaves_out and _relative(collection_path) in SLOW else None
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs torch or datasets where there is none."""
+    """Mark what was measured to be slow; skip what needs torch or datasets where there is none."""
+    for item in items:
+        if {_relative(item.path), item.nodeid.partition("[")[0]} & SLOW:
+            item.add_marker(pytest.mark.slow)
     lacking = [] if HAS_TORCH else ["torch"]
     lacking += [] if importlib.util.find_spec("datasets") else ["datasets"]
     for item in items:
