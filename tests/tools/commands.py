@@ -69,8 +69,10 @@ def read_client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     settings = {key: value for key, value in vars(fresh).items() if key.strip("_").isupper()}
+    settings["HF_ENDPOINT"] = settings["ENDPOINT"]  # what `datasets` calls it
     # Modules hold copies, some of them made while another test's settings were in force.
-    for module in [module for key, module in sys.modules.items() if key.partition(".")[0] == "huggingface_hub"]:
+    clients = ("huggingface_hub", "datasets")
+    for module in [module for key, module in sys.modules.items() if key.partition(".")[0] in clients]:
         for key in settings.keys() & vars(module).keys():
             if vars(module)[key] != settings[key]:
                 monkeypatch.setattr(module, key, settings[key])
