@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llreg.geometry.kl.distance import kl_matrix
+from llreg.geometry.kl.variance import standard_error
 
 Array = np.ndarray[Any, Any]
 
@@ -125,3 +126,10 @@ def test_weighted_standard_error_agrees_with_a_bootstrap() -> None:
     mean = (d * w).sum(1) / w.sum(1)
     kl = ((d - mean[:, None]) ** 2 * w).sum(1) / w.sum(1) / 2
     assert result["kl_se"].values[0, 1] == pytest.approx(kl.std(), rel=0.15)
+
+
+def test_standard_error_is_that_of_half_a_variance() -> None:
+    """For normal differences of variance v: m4 = 3 v**2, so SE(KL) = v sqrt(2 / N) / 2; never of a negative number."""
+    m2 = np.array([4.0, 1.0])
+    np.testing.assert_allclose(standard_error(m2, 3 * m2**2, 200.0), m2 * np.sqrt(2 / 200) / 2, rtol=1e-15)
+    assert standard_error(np.array(2.0), np.array(4.0 - 1e-15), 10.0) == 0
