@@ -145,7 +145,7 @@ def lineage(
     null = _Null(registry, records, [nearby.query, *tested], nearby.view, families or {})
     tests = [null.test(i) for i in range(1, len(tested) + 1)]
     q_values = benjamini_hochberg([test.p for test in tests], len(records) - 1)
-    relatives = {}
+    relatives = {}  # by row id: a declared base may be among the nearest, too
     for neighbor, test, q in zip(tested.values(), tests, q_values, strict=True):
         finding = "related" if q <= level else ""
         if neighbor.verdict in ("identical", "same within noise"):

@@ -277,6 +277,7 @@ def _errors(
         new = np.ones(len(rows), dtype=bool)
         if held_out:
             new[rng.permutation(len(rows))[num_new:]] = False
+        # Draw by what the old models show, measure on pairs with a new one.
         scores = text_scores(rows.values[~new] if held_out else rows.values, method)
         if not scores.sum() > 0:  # the remaining models are all equal
             scores = np.ones_like(scores)

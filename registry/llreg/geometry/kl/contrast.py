@@ -191,7 +191,7 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
             f"{rows.labels[0]} and {rows.labels[1]} have {used.sum()} scored texts in common; a distance needs two"
         )
     weights = _text_weights(rows)
-    used &= weights > 0
+    used &= weights > 0  # a text that was not drawn stands for nothing
     centred = difference - np.average(difference[used], weights=weights[used])
     return np.where(used, weights * centred**2, 0.0), used
 

@@ -65,7 +65,7 @@ class Distances:
     def of(cls, rows: Rows, targets: NDArray[np.intp]) -> Distances:
         """Compute them; each pair of targets once."""
         column = np.full(len(rows), -1, dtype=np.intp)
-        column[targets] = np.arange(len(targets))
+        column[targets] = np.arange(len(targets))  # targets come first, and are computed among themselves once
         squared = np.empty((len(rows), len(targets)))
         squared[targets] = squared_distances(rows.take(targets))
         rest = np.flatnonzero(column < 0)

@@ -104,7 +104,7 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
     dims = min(dims, len(rows), len(mean))
     rng = np.random.default_rng(seed)
     basis, _ = np.linalg.qr(rng.normal(size=(len(mean), min(dims + 16, len(rows), len(mean)))))  # (n_texts, dims + 16)
-    for _ in range(2):
+    for _ in range(2):  # each pass multiplies the basis by q.T q, which turns it to the leading axes
         image = np.zeros_like(basis)
         for _, block in rows.blocks():
             q = _coordinates(block, mean)

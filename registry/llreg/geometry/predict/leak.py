@@ -34,15 +34,16 @@ def mean_log_likelihood(rows: Rows) -> NDArray[np.float64]:
     count = present.sum(axis=0)
     if not count.any():
         raise InputError("no row was scored on any of the view's texts; choose others with --only or --without")
+    # The mean row, over the rows that have each text, and its own mean: what a row that lacks texts is completed by.
     total = rows.values.sum(axis=0, where=present)
-    column = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-    level = float(np.average(column, weights=base * (count > 0)))
+    mean_row = np.divide(total, count, out=np.zeros_like(total), where=count > 0)  # (n_texts,)
+    level = float(np.average(mean_row, weights=base * (count > 0)))
     means = np.full(len(rows), np.nan)
     for k, row in enumerate(rows.values):
         design = rows.designs[k]
         weights = np.where(present[k], base if design is None else base * design.weights, 0)
         if weights.any():
-            means[k] = level + np.average(np.where(present[k], row - column, 0), weights=weights)
+            means[k] = level + np.average(np.where(present[k], row - mean_row, 0), weights=weights)
     return means
 
 
@@ -75,10 +76,11 @@ def likelihood_excess(likelihood: NDArray[np.float64], predicted: NDArray[np.flo
     """
     excess = np.full(len(likelihood), np.nan)
     complete = ~np.isnan(predicted).any(axis=1) & ~np.isnan(likelihood)
-    skill = predicted[complete]
+    skill = predicted[complete]  # (n_complete, n_tasks)
     skill = skill[:, np.ptp(skill, axis=0) > 0] if complete.any() else skill
     if complete.sum() < _MIN_ROWS or not skill.shape[1]:
         return None
+    # Mean of the standardised predictions; then the residuals of least squares on it, in robust standard deviations.
     x = ((skill - skill.mean(axis=0)) / skill.std(axis=0)).mean(axis=1)
     y = likelihood[complete] - likelihood[complete].mean()
     residual = y - (x @ y) / (x @ x) * x  # x and y have mean 0

@@ -180,6 +180,7 @@ class Prediction:
         check_output(path)
         ending = path.suffix.lower()
         if ending == ".json":
+            # NaN is no JSON: missing numbers are null.
             text = json.dumps(_without_nan(self.to_json()), indent=2, ensure_ascii=False, allow_nan=False)
             write_output(path, (text + "\n").encode())
         elif ending == ".csv":

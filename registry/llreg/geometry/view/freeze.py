@@ -40,7 +40,7 @@ def measured_view(
     InputError
         If there are no rows, or too few texts would be left.
     """
-    if clip_quantile is not None:
+    if clip_quantile is not None:  # measured first: the tail is that of clipped values
         vectors: tuple[Vector, ...] = ("conditional", "response") if view.vector == "pmi" else (view.vector,)
         raw = [full_rows(registry, replace(view, clip=None, vector=vector)).values.ravel() for vector in vectors]
         view = replace(view, clip=clip_at(np.concatenate(raw), clip_quantile))
@@ -67,7 +67,7 @@ def freeze_view(registry: Contents, view: View) -> None:
         If registry.json cannot be written.
     """
     registry.check_changeable("change its view")
-    view.texts(registry.text_index)
+    view.texts(registry.text_index)  # refuses what does not fit the text set
     view.text_weights(registry.text_index)
     info = RegistryInfo({**registry.info, "view": view.to_json()})
     check("registry", info, CONFIG)
