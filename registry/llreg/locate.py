@@ -105,29 +105,46 @@ def init(
     return Registry(make_registry(path, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt))
 
 
-def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> Registry:
-    """Open the registry that is meant.
+def find(location: str | None) -> Registry | None:
+    """Open the registry that is named or encloses the working directory; None if there is neither.
 
     Parameters
     ----------
-    given : str, optional
-        A directory, or ``DIR@TAG`` for a named version of it; or ``ORG/NAME`` or ``ORG/NAME@REV`` on the Hub.
-    note : callable, optional
-        Told when the user's own registry is made.
+    location : str, optional
+        A directory, or ``DIR@TAG`` for a named version of it; or ``ORG/NAME`` or ``ORG/NAME@REV`` on the Hub. By default
+        what LLREG_REGISTRY names.
 
     Raises
     ------
+    InputError
+        If what is named is no directory and no Hub id.
     NotFoundError
-        If what was given is not a registry.
+        If it is not a registry.
     HubNotFoundError, HubAccessError, HubUnreachableError
         If it is none on the Hub, or that cannot be read.
     """
-    chosen = given or settings.registry_setting()
-    if chosen:
-        return _open(chosen)
+    location = location or settings.registry_setting()
+    if location:
+        return _open(location)
     for directory in enclosing():
         if (directory / CONFIG).is_file():
             return Registry(directory)
+    return None
+
+
+def locate(location: str | None, *, note: Callable[[str], None] | None = None) -> Registry:
+    """Open the registry that is meant: as `find`, or else the user's own.
+
+    Parameters
+    ----------
+    location : str, optional
+        As in `find`.
+    note : callable, optional
+        Told when the user's own registry is made.
+    """
+    registry = find(location)
+    if registry is not None:
+        return registry
     path = settings.default_registry()
     if not (path / CONFIG).exists():
         make_registry(path, name="default")
@@ -136,19 +153,14 @@ def locate(given: str | None, *, note: Callable[[str], None] | None = None) -> R
     return Registry(path)
 
 
-def _open(given: str) -> Registry:
-    path = Path(os.path.expanduser(given))  # unlike Path.expanduser, raises nothing for an unknown user
+def _open(location: str) -> Registry:
+    path = Path(os.path.expanduser(location))  # unlike Path.expanduser, raises nothing for an unknown user
     if path.exists():
         return Registry(path)
-    directory, at, tag = given.rpartition("@")
+    directory, at, tag = location.rpartition("@")
     if at and Path(os.path.expanduser(directory)).is_dir():
         return Registry(directory, revision=tag)
-    repo, at, revision = given.partition("@")
+    repo, at, revision = location.partition("@")
     if is_repo_id(repo):
         return open_registry(repo, revision=revision if at else None)
-    raise InputError(f"no directory {given}; make a registry there with: llreg init {given}")
-
-
-def is_enclosed() -> bool:
-    """Whether the working directory is a registry, or in one."""
-    return any((directory / CONFIG).is_file() for directory in enclosing())
+    raise InputError(f"no directory {location}; make a registry there with: llreg init {location}")

@@ -13,7 +13,7 @@ import pytest
 
 from llreg import bench
 from llreg.bench import Report
-from llreg.cli.bench import _print, _registry
+from llreg.cli.bench import _print
 from llreg.cli.common import Context
 from llreg.registry import Registry
 from llreg_schemas.errors import LlregError
@@ -81,7 +81,7 @@ def test_measures_each_dtype_and_tells_what_fails(cli: Cli, small_registry: Regi
 
 def test_the_users_own_registry_is_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _registry(Context(None)) is None
+    assert Context(None).registry_if_any() is None
     assert not list(Path.home().rglob("registry.json"))
 
 
@@ -89,11 +89,11 @@ def test_a_registry_that_encloses_the_directory_gives_the_texts(
     monkeypatch: pytest.MonkeyPatch, small_registry: Registry
 ) -> None:
     monkeypatch.chdir(small_registry.path)
-    found = _registry(Context(None))
-    assert found is not None
-    texts = bench._texts(found, 0)
+    registry = Context(None).registry_if_any()
+    assert registry is not None
+    texts = bench._texts(registry, 0)
     assert sorted(texts) == sorted(small_registry.texts.complete())
-    assert texts == bench._texts(found, 0) != bench._texts(found, 1)
+    assert texts == bench._texts(registry, 0) != bench._texts(registry, 1)
 
 
 def test_wrong_usage(cli: Cli) -> None:

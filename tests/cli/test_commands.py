@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from tests.tools.command_reference import commands
 
 from llreg.cli import cli as group
 from llreg.registry import Registry
@@ -24,20 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def _commands() -> list[str]:
-    """Every command and subcommand, as it is typed."""
-    found = []
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        found.append(name)
-        if isinstance(command, click.Group):
-            found += [f"{name} {sub}" for sub in command.list_commands(context)]
-    return found
-
-
-COMMANDS = _commands()
+COMMANDS = [name.removeprefix("llreg ") for name, _ in commands()]
 
 
 @pytest.fixture

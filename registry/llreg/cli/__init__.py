@@ -16,8 +16,7 @@ from typing import Any, TextIO
 import click
 
 from llreg._version import __version__
-from llreg.cli.common import Context, note
-from llreg.cli.options import REGISTRY
+from llreg.cli.common import REGISTRY, Context, note
 from llreg.printable import printable
 from llreg_schemas.errors import LlregError, LlregWarning
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from llreg.cli.common import Context, count, note, print_json, print_table
+from llreg.add.runfile import read_models
+from llreg.cli.common import Context, count, note, print_json, print_lines, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.cli.progress import Bars, counting, print_summary
 from llreg.printable import duration, printable, short_count, shown_bytes
 
 if TYPE_CHECKING:
     from llreg.add.plan import Plan, PlannedModel
+    from llreg.add.reporter import AddResult
     from llreg.add.request import Entry
     from llreg.registry import Registry
+
+
+_HEADER = ["MODEL", "REVISION", "DTYPE", "PARAMETERS", "DOWNLOAD", "MEMORY", "TIME", "STATE"]  # of a dry run
 
 
 def _device(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -119,9 +127,6 @@ def add(
     is given again. One failing model does not stop the others and makes the exit code 1. A run file is checked
     before anything is downloaded; what it says of a model goes before these options, and they before its defaults.
     """
-    from llreg.add import add
-    from llreg.cli.progress import Bars, print_summary
-
     entries = [*models, *_listed(from_file, options)]
     if not entries:
         raise click.UsageError("name at least one model, or give --from-file")
@@ -132,80 +137,77 @@ def add(
         raise click.UsageError("--dry-run and --strict check what this machine can do: give them without --cluster")
     registry = context.registry()
     if dry_run:
-        return show_plan(make_plan(registry, entries, {**options, "evict": evict}), as_json=as_json, quiet=quiet)
-    plan = None
-    if any(not isinstance(entry, str) for entry in entries) and not elsewhere:
-        plan = make_plan(registry, entries, {**options, "evict": evict})
-        check_run(plan, strict=strict, quiet=quiet)
-    run = {"order": order, "evict": evict, "workers": workers, "cluster": cluster, **options}
+        return _dry_run(registry, entries, as_json=as_json, quiet=quiet, evict=evict, **options)
+    is_run_file = any(not isinstance(entry, str) for entry in entries)
     with Bars(quiet=quiet) as bars:
-        results = add.add(registry, plan.good if plan else entries, reporter=bars, **run)
-    results = plan.results(results) if plan else results
-    if len(results) > 1 and not quiet:
-        print_summary(results)
-    if as_json:
-        print_json([result.to_json() for result in results])
-    elif quiet:
-        click.echo("".join(f"{result.row_id}\n" for result in results if result.row_id), nl=False)
-    failed = [result for result in results if result.status == "failed"]
-    if len(results) > 1:
-        counts = [f"{sum(r.status == s for r in results)} {s}" for s in ("added", "present", "failed")]
-        note(", ".join(counts) + (": " + ", ".join(result.model for result in failed) if failed else ""))
-    return 1 if failed else 0
+        results = registry.add(
+            entries,
+            order=order,
+            evict=evict,
+            workers=workers,
+            cluster=cluster,
+            reporter=bars,
+            on_plan=partial(_check_run, strict=strict, quiet=quiet) if is_run_file and not elsewhere else None,
+            **options,
+        )
+    return _print_results(results, as_json=as_json, quiet=quiet)
 
 
 def _listed(path: Path | None, options: dict[str, Any]) -> list[Any]:
     """The models in a file; the options that were given go before a run file's defaults."""
     if path is None:
         return []
-    from click.core import ParameterSource
-
-    from llreg.add.runfile import read_models
-
+    # click tells an option that was typed from one that has its default.
     context = click.get_current_context()
-    defaulted = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = {name: value for name, value in options.items() if context.get_parameter_source(name) not in defaulted}
-    return list(read_models(path, **given))
+    defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    explicit = {name: value for name, value in options.items() if context.get_parameter_source(name) not in defaults}
+    return list(read_models(path, **explicit))
 
 
-_HEADER = ["MODEL", "REVISION", "DTYPE", "PARAMETERS", "DOWNLOAD", "MEMORY", "TIME", "STATE"]
+def _print_results(results: Sequence[AddResult], *, as_json: bool, quiet: bool) -> int:
+    """Print what became of the models; return the exit code. Of one model, the bars have said it."""
+    several = len(results) > 1
+    if several and not quiet:
+        print_summary(results)
+    if as_json:
+        print_json([result.to_json() for result in results])
+    elif quiet:
+        print_lines(result.row_id for result in results if result.row_id)
+    failures = [result.model for result in results if result.status == "failed"]
+    if several:
+        counts = [f"{sum(r.status == s for r in results)} {s}" for s in ("added", "present", "failed")]
+        note(", ".join(counts) + (": " + ", ".join(failures) if failures else ""))
+    return 1 if failures else 0
 
 
-def make_plan(registry: Registry, entries: Sequence[Entry], options: Mapping[str, Any]) -> Plan:
-    """Check models, with a bar."""
-    from llreg.add.plan import plan
-    from llreg.cli.progress import counting
-
-    with counting("checking models") as progress:
-        return plan(registry, entries, progress=progress, **options)
-
-
-def show_plan(plan: Plan, *, as_json: bool, quiet: bool) -> int:
+def _dry_run(registry: Registry, entries: Sequence[Entry], *, as_json: bool, quiet: bool, **options: Any) -> int:
     """Print a plan on stdout and its problems on stderr; return the exit code.
 
     Quiet, the models that are to be scored, one a line.
     """
+    with counting("checking models") as progress:
+        plan = registry.plan(entries, progress=progress, **options)
     if as_json:
         print_json(plan.to_json())
     elif quiet:
-        click.echo("".join(f"{printable(model.model)}\n" for model in plan.models if model.is_left), nl=False)
+        print_lines(printable(model.model) for model in plan.models if model.is_left)
     else:
         print_table(_HEADER, [_line(model) for model in plan.models], right=(3, 4, 5, 6))
-        click.echo("\n" + "\n".join(_totals(plan)))
-    _tell_problems(plan)
+        print_lines(["", *_totals(plan)])
+    _note_problems(plan)
     return 1 if plan.problems else 0
 
 
-def check_run(plan: Plan, *, strict: bool, quiet: bool) -> None:
+def _check_run(plan: Plan, *, strict: bool, quiet: bool) -> None:
     """Tell all problems of a run before it begins; with `strict`, end it there."""
-    _tell_problems(plan)
+    _note_problems(plan)
     if strict and plan.problems:
         raise click.ClickException("nothing was added (--strict)")
     if not quiet:
         note("; ".join(_totals(plan)))
 
 
-def _tell_problems(plan: Plan) -> None:
+def _note_problems(plan: Plan) -> None:
     for model in plan.problems:
         note(printable(f"{model.model}: {model.problem}"))
 
@@ -223,10 +225,10 @@ def _line(model: PlannedModel) -> list[str]:
     ]
 
 
-def _or_unknown(model: PlannedModel, value: Any, shown: Any) -> str:
+def _or_unknown(model: PlannedModel, value: Any, text: Callable[[Any], str]) -> str:
     if value is None:
         return "?" if model.is_left else "-"
-    return str(shown(value))
+    return text(value)
 
 
 def _state(model: PlannedModel) -> str:
@@ -242,28 +244,24 @@ def _totals(plan: Plan) -> list[str]:
     import llreg_extract
 
     states = Counter("to do" if model.is_left else model.state for model in plan.models)
-    told = f"{states['to do']} to do, {states['present']} present, {count(states['problem'], 'problem')}"
-    lines = [f"{count(len(plan.models), 'model')}: {told}"]
+    kinds = f"{states['to do']} to do, {states['present']} present, {count(states['problem'], 'problem')}"
+    lines = [f"{count(len(plan.models), 'model')}: {kinds}"]
     if not states["to do"]:
         return lines
-    at_once = f", at most {shown_bytes(plan.disk_bytes)} at once" if plan.evict else ""
-    lines.append(
-        f"download: {shown_bytes(plan.download_bytes)}{at_once}, {shown_bytes(plan.disk_free)} free in "
-        f"{llreg_extract.cache_folder()}"
-    )
+    most = f", at most {shown_bytes(plan.disk_bytes)} at once" if plan.evict else ""
+    free = f"{shown_bytes(plan.disk_free)} free in {llreg_extract.cache_folder()}"
+    lines.append(f"download: {shown_bytes(plan.download_bytes)}{most}, {free}")
     for device in plan.devices.values():
-        has = "has" if device.type == "cuda" else "has left"
-        lines.append(
-            f"memory: 1.2 x the weights + 512 MiB; {printable(device.name)} {has} {shown_bytes(device.num_bytes)}"
-        )
+        memory = f"{'has' if device.type == 'cuda' else 'has left'} {shown_bytes(device.num_bytes)}"
+        lines.append(f"memory: 1.2 x the weights + 512 MiB; {printable(device.name)} {memory}")
     return [*lines, f"time: {_time(plan)}"]
 
 
 def _time(plan: Plan) -> str:
-    left = [model for model in plan.models if model.is_left]
-    tokens = f"about {sum(model.tokens for model in left):,} tokens"
+    todo = [model for model in plan.models if model.is_left]
+    tokens = f"about {sum(model.tokens for model in todo):,} tokens"
     if plan.seconds is not None:
         return f"{duration(plan.seconds)} to score {tokens}, by the rows made on this device; downloads not counted"
-    if any(model.seconds is not None or model.num_parameters is None for model in left):
+    if any(model.seconds is not None or model.num_parameters is None for model in todo):
         return f"unknown ({tokens}): the parameters of some models are not known"
     return f"unknown ({tokens}): no row was made on this device yet"

@@ -1,16 +1,21 @@
-"""Command on a user's own columns: annotate."""
+"""`llreg annotate`: a user's own columns."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llreg.cli.common import Context, count, note, print_json, print_table
 from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
+from llreg.store.annotations import read_annotations
 
-_SHOWN = 5
+if TYPE_CHECKING:
+    from llreg.store.annotations import Annotations
+
+_MODELS_NAMED = 5  # of those without a row
 
 
 @click.command()
@@ -25,24 +30,30 @@ def annotate(context: Context, /, table: Path | None, name: str | None, as_json:
     row, `llreg ls --columns` lists it, and `llreg predict NAME` and `llreg map --scores NAME` take it by its name. Without
     TABLE, the tables that are there are listed.
     """
-    from llreg.store.annotations import read_annotations
-
     registry = context.registry()
     if table is None:
-        tables = read_annotations(registry)
-        if as_json:
-            print_json([{"name": t.name, "lines": len(t.models), "columns": list(t.columns)} for t in tables])
-        else:
-            lines = [[t.name, f"{len(t.models):,}", ", ".join(t.columns)] for t in tables]
-            print_table(["NAME", "LINES", "COLUMNS"], lines, right=(1,))
+        _list_tables(read_annotations(registry), as_json=as_json)
         return
-    made = registry.annotate(table, name=name)
-    unknown = made.unknown(registry.records())
-    note(f"{made.name}: {count(len(made.models), 'line')}, columns {printable(', '.join(made.columns))}")
+    annotations = registry.annotate(table, name=name)
+    unknown = annotations.unknown(registry.records())
+    lines = count(len(annotations.models), "line")
+    note(f"{annotations.name}: {lines}, columns {printable(', '.join(annotations.columns))}")
     if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
-        note(f"{count(len(unknown), 'model')} without a row (kept for later): {printable(shown)}")
+        models = ", ".join(unknown[:_MODELS_NAMED]) + (", …" if len(unknown) > _MODELS_NAMED else "")
+        note(f"{count(len(unknown), 'model')} without a row (kept for later): {printable(models)}")
     if as_json:
-        print_json({"name": made.name, "lines": len(made.models), "columns": list(made.columns), "unknown": unknown})
+        print_json({**_summary(annotations), "unknown": unknown})
     else:
-        click.echo(made.name)
+        click.echo(annotations.name)
+
+
+def _list_tables(tables: list[Annotations], *, as_json: bool) -> None:
+    if as_json:
+        print_json([_summary(table) for table in tables])
+    else:
+        lines = [[table.name, f"{len(table.models):,}", ", ".join(table.columns)] for table in tables]
+        print_table(["NAME", "LINES", "COLUMNS"], lines, right=(1,))
+
+
+def _summary(table: Annotations) -> dict[str, Any]:
+    return {"name": table.name, "lines": len(table.models), "columns": list(table.columns)}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llreg.bench import DTYPES, SHAPES
-from llreg.cli.common import Context, note, print_json, print_table
+import llreg.bench as measure
+from llreg.cli.common import Context, note, print_json, print_lines, print_table
 from llreg.cli.options import in_registry, json_option
+from llreg.cli.progress import counting
 from llreg.printable import printable, shown_bytes
 
 if TYPE_CHECKING:
     from llreg.bench import Report
-    from llreg.registry import Registry
     from llreg_extract.measure.speed import Speed
 
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @click.option(
     "--shape",
-    type=click.Choice(SHAPES),
+    type=click.Choice(measure.SHAPES),
     help="Without MODEL: random weights of this shape (default: smollm2-135m); nothing is downloaded.",
 )
 @click.option("--revision", help="Branch, tag or commit on the Hub (default: main).")
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--dtype",
     "dtypes",
     multiple=True,
-    type=click.Choice([*DTYPES, "all"]),
+    type=click.Choice([*measure.DTYPES, "all"]),
     help="May be given more than once (default: float32 and bfloat16).",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
@@ -55,10 +55,15 @@ def bench(
     /,
     model: str | None,
     shape: str | None,
+    revision: str | None,
     dtypes: tuple[str, ...],
+    device: str,
+    batch_tokens: tuple[int, ...],
+    seconds: float,
+    seed: int,
+    trust_remote_code: bool,
     as_json: bool,
     quiet: bool,
-    **options: Any,
 ) -> int:
     """Measure how fast models are scored on this machine, to choose --dtype and --batch-tokens.
 
@@ -67,51 +72,45 @@ def bench(
     a batch, and the error against float32, one text at a time. The texts are a registry's where one is given or
     encloses the directory, else the embedded ones.
     """
-    from llreg import bench
-    from llreg.cli.progress import counting
-
     if model and shape:
         raise click.UsageError("give a MODEL or a --shape, not both")
     with counting("measuring") as progress:
-        report = bench.bench(
+        report = measure.bench(
             model,
             shape=shape,
-            registry=_registry(context),
-            dtypes=DTYPES if "all" in dtypes else dtypes,
+            registry=context.registry_if_any(),
+            revision=revision,
+            dtypes=measure.DTYPES if "all" in dtypes else dtypes,
+            device=device,
+            batch_tokens=batch_tokens,
+            seconds=seconds,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
             progress=progress,
-            **options,
         )
-    for speed in report.speeds:
-        if speed.problem is not None:
-            note(printable(f"{speed.dtype}, {speed.batch_tokens:,} tokens: {speed.problem}"))
+    failures = [speed for speed in report.speeds if speed.problem is not None]
+    for speed in failures:
+        note(printable(f"{speed.dtype}, {speed.batch_tokens:,} tokens: {speed.problem}"))
     if as_json:
         print_json(report.to_json())
     elif quiet:
-        click.echo(f"{report.advice.options}\n" if report.advice else "", nl=False)
+        print_lines([report.advice.options] if report.advice else [])
     else:
         _print(report)
-    return 1 if len(report.done) < len(report.speeds) else 0
-
-
-def _registry(context: Context) -> Registry | None:
-    """The registry that is meant; the user's own is not made for this."""
-    from llreg.locate import is_enclosed
-    from llreg.settings import registry_setting
-
-    return context.registry() if context.location or registry_setting() or is_enclosed() else None
+    return 1 if failures else 0
 
 
 def _print(report: Report) -> None:
-    on = f"{report.device}, {report.speeds[0].threads} threads" if not report.on_gpu else report.device
-    click.echo(printable(f"{report.model} on {on}"))
+    threads = "" if report.on_gpu else f", {report.speeds[0].threads} threads"
+    click.echo(printable(f"{report.model} on {report.device}{threads}"))
     if report.peaks:
         peaks = ", ".join(f"{_rate(peak)} in {dtype}" for dtype, peak in report.peaks.items())
         click.echo(f"large matrix products reach {peaks}")
     header = ["DTYPE", "BATCH", "TOKENS/S", "PER CPU SECOND", "OF PEAK", "MEMORY", "PADDING", "SPREAD", "ERROR"]
-    hidden = 3 if report.on_gpu else None
     lines = [header, *(_line(report, speed) for speed in report.speeds)]
-    shown = [[cell for k, cell in enumerate(line) if k != hidden] for line in lines]
-    print_table(shown[0], shown[1:], right=range(1, len(shown[0])))
+    if report.on_gpu:  # the processor's time says nothing there
+        lines = [line[:3] + line[4:] for line in lines]
+    print_table(lines[0], lines[1:], right=range(1, len(lines[0])))
     if report.advice:
         click.echo(f"\n{report.advice.sentence}")
 
@@ -121,12 +120,12 @@ def _rate(flops: float) -> str:
 
 
 def _line(report: Report, speed: Speed) -> list[str]:
-    named = [speed.dtype, f"{speed.batch_tokens:,}"]
+    trial = [speed.dtype, f"{speed.batch_tokens:,}"]
     if speed.problem is not None:
-        return [*named, "failed", *["-"] * 6]
+        return [*trial, "failed", *["-"] * 6]
     error = report.error(speed)
     return [
-        *named,
+        *trial,
         f"{speed.tokens_per_second:,.0f}",
         "-" if speed.tokens_per_cpu_second is None else f"{speed.tokens_per_cpu_second:,.0f}",
         f"{report.share_of_peak(speed):.0%}",

@@ -1,4 +1,4 @@
-"""`llreg build`: derived files."""
+"""`llreg build`: the derived files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ def build(context: Context, /, check: bool) -> int:
     The build is a pure function of the rows: equal rows give equal bytes. Readers see the old build or the new one.
     """
     registry = context.registry()
+    problems = registry.check_build() if check else []
     if not check:
-        version = registry.build()
-        note(f"built {len(registry.records()):,} rows")
-        click.echo(version[:12])
-        return 0
-    problems = registry.check_build()
+        registry.build()
     for problem in problems:
         note(f"{problem}; run: llreg build")
     if not problems:
-        note("the build is current")
+        note("the build is current" if check else f"built {len(registry.records()):,} rows")
     click.echo(registry.version[:12])
     return 1 if problems else 0

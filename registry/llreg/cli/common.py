@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,8 @@ from llreg.printable import printable
 if TYPE_CHECKING:
     from llreg.geometry.view.view import View
     from llreg.registry import Registry
+
+REGISTRY = "DIR[@TAG]|ORG/NAME[@REV]"
 
 
 class Context:
@@ -27,6 +30,12 @@ class Context:
         from llreg.locate import locate
 
         return locate(self.location, note=note)
+
+    def registry_if_any(self) -> Registry | None:
+        """Open the registry if one is named or encloses the working directory; the user's own is not made for this."""
+        from llreg.locate import find
+
+        return find(self.location)
 
 
 def note(message: str) -> None:
@@ -56,6 +65,18 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return (", ".join(map(str, value)) or "-") if isinstance(value, list) else str(value)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout, as they are."""
+    click.echo("".join(f"{line}\n" for line in lines), nl=False)
+
+
+def counter(text: str) -> Callable[[int, int], None] | None:
+    """A line on stderr that counts up, as "checked {done:,} of {total:,}"; None without a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: click.echo("\r" + text.format(done=done, total=total), err=True, nl=done == total)
 
 
 def print_json(value: Any) -> None:

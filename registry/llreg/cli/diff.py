@@ -17,14 +17,14 @@ from llreg.printable import printable
 @in_registry
 def diff(context: Context, /, old: str, new: str | None, as_json: bool, quiet: bool) -> None:
     """Rows added (+) and withdrawn (-) from version OLD to version NEW, or to what is there now."""
-    found = context.registry().diff(old, new)
+    changes = context.registry().diff(old, new)
     if as_json:
-        print_json(found)
+        print_json(changes)
         return
-    for sign, rows in (("+", found["added"]), ("-", found["removed"])):
+    for sign, rows in (("+", changes["added"]), ("-", changes["removed"])):
         for row in rows:
             why = f"  {row['why']}" if row["why"] else ""
             click.echo(printable(row["row_id"] if quiet else f"{sign} {row['row_id']}{why}"))
-    ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (found["from"], found["to"])]
     if not quiet:
-        note(f"{' to '.join(ends)}: {len(found['added'])} added, {len(found['removed'])} removed")
+        ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (changes["from"], changes["to"])]
+        note(f"{' to '.join(ends)}: {len(changes['added'])} added, {len(changes['removed'])} removed")

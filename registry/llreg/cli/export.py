@@ -9,6 +9,7 @@ import click
 
 from llreg.cli.common import Context, count, note
 from llreg.cli.options import ViewChoice, in_registry, view_options
+from llreg.cli.progress import counting
 from llreg.printable import printable
 
 
@@ -53,20 +54,18 @@ def export(
     written raw unless a view is asked for; trees and graphs are of distances through the view. Every file says of which
     version, text set and protocol it is and through which view.
     """
-    from llreg.cli.progress import counting
     from llreg.exporters.export import check_path
-    from llreg.exporters.export import export as write
 
-    format_ = check_path(output)
-    chosen = view != ViewChoice()
-    if raw and (chosen or format_.of_distances):
+    form = check_path(output)
+    has_view = view != ViewChoice()
+    if raw and (has_view or form.of_distances):
         raise click.UsageError("--raw is of rows, and goes without a view; distances of raw values: --clip none")
     registry = context.registry()
-    seen = view.of(registry) if chosen or raw is False else None
+    through = view.of(registry) if has_view or raw is False else None
     with counting("rows") as progress:
-        made = write(
-            registry, output, list(models) or None, view=seen, long=long, k=k, method=method, progress=progress
+        selection = registry.export(
+            output, list(models) or None, view=through, long=long, k=k, method=method, progress=progress
         )
-    through = "raw values" if made.raw else f"view {made.view.id[:12]} ({made.view.describe()})"
-    size = f"{count(len(made), 'model')}, {count(len(made.texts), 'text')}"
-    note(f"wrote {printable(str(output))}: {size}; version {made.version[:12]}, {printable(through)}")
+    values = "raw values" if selection.raw else f"view {selection.view.id[:12]} ({selection.view.describe()})"
+    size = f"{count(len(selection), 'model')}, {count(len(selection.texts), 'text')}"
+    note(f"wrote {printable(str(output))}: {size}; version {selection.version[:12]}, {printable(values)}")

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, count, note, print_json
+from llreg.cli.common import Context, count, counter, note, print_json, print_lines
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.importers.formats import FORMATS, import_table
+from llreg.importers.lmeval import import_lm_eval
+from llreg.importers.modelmap import import_modelmap, read_names
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.importers.rows import ImportResult
 
-
 _FILE = click.Path(path_type=Path)
-
-
 _DTYPES = click.Choice(["float64", "float32", "bfloat16", "float16"])
 
-
-dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything and write nothing.")
-
-
 dtype_option = click.option("--dtype", type=_DTYPES, help="dtype that the weights had, where the file does not say.")
+
+
+def import_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every import takes: ``--dry-run``, ``--json``, ``--quiet`` and ``-r``."""
+    dry_run = click.option("--dry-run", is_flag=True, help="Check everything and write nothing.")
+    return dry_run(json_option(quiet_option(in_registry(command))))
 
 
 @click.group("import")
@@ -45,27 +45,33 @@ def import_() -> None:
 @click.option("--metadata", type=_FILE, metavar="FILE", help="The authors' model-data-1018.pkl: metadata and scores.")
 @click.option("--names", type=_FILE, metavar="FILE", help="Only the models named in it, one a line.")
 @click.option("--force", is_flag=True, help="Also into a registry whose text set has another name than pile-10k.")
-@dry_run_option
-@json_option
-@quiet_option
-@in_registry
+@import_options
 def modelmap(
-    context: Context, /, file: Path, metadata: Path | None, names: Path | None, force: bool, **shown: bool
+    context: Context,
+    /,
+    file: Path,
+    metadata: Path | None,
+    names: Path | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """The paper's published matrices: raw_log-likelihood_1018.pkl and model-data-1018.pkl (Oyama et al. 2025).
 
     The pickles are read without running them. Metadata and scores become the annotations modelmap-metadata and
     modelmap-scores; clipped log-likelihoods become no rows.
     """
-    from llreg.importers.modelmap import import_modelmap, read_names
-
-    only = None if names is None else read_names(names)
-    _run(
-        shown,
-        lambda **options: import_modelmap(
-            context.registry(), file, metadata=metadata, names=only, force=force, **options
-        ),
+    result = import_modelmap(
+        context.registry(),
+        file,
+        metadata=metadata,
+        names=None if names is None else read_names(names),
+        force=force,
+        dry_run=dry_run,
+        progress=_progress(as_json or quiet),
     )
+    _print_result(result, as_json=as_json, quiet=quiet)
 
 
 @import_.command("lm-eval")
@@ -74,10 +80,7 @@ def modelmap(
 @click.option("--model", metavar="NAME", help="The model's name (default: the results file's).")
 @click.option("--quantization", metavar="TEXT", help="How the weights were quantised, as bnb:nf4.")
 @dtype_option
-@dry_run_option
-@json_option
-@quiet_option
-@in_registry
+@import_options
 def lm_eval(
     context: Context,
     /,
@@ -86,83 +89,78 @@ def lm_eval(
     model: str | None,
     quantization: str | None,
     dtype: str | None,
-    **shown: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """One model's samples_*.jsonl of lm_eval --log_samples, a rolling log-likelihood task on these texts.
 
     Each sample finds its text by sha256. lm-eval scores the first token of a text, which this registry's protocol does
     only for models whose tokenizer puts BOS before it: say --bos if this model's does.
     """
-    from llreg.importers.lmeval import import_lm_eval
-
-    _run(
-        shown,
-        lambda **options: import_lm_eval(
-            context.registry(), files, bos=bos, model=model, dtype=dtype, quantization=quantization, **options
-        ),
+    result = import_lm_eval(
+        context.registry(),
+        files,
+        bos=bos,
+        model=model,
+        dtype=dtype,
+        quantization=quantization,
+        dry_run=dry_run,
+        progress=_progress(as_json or quiet),
     )
+    _print_result(result, as_json=as_json, quiet=quiet)
 
 
-def _table_command(name: str, help_text: str) -> click.Command:
-    """The command that imports a table of one format."""
+def _add_table_command(kind: str, text: str) -> None:
+    """Make the command that imports one format of tables."""
 
-    @click.command(name, help=help_text)
+    @import_.command(kind, help=text)
     @click.argument("file", type=_FILE)
     @dtype_option
-    @dry_run_option
-    @json_option
-    @quiet_option
-    @in_registry
-    def command(context: Context, /, file: Path, dtype: str | None, **shown: bool) -> None:
-        _run(shown, lambda **options: import_table(context.registry(), file, name, dtype=dtype, **options))
-
-    return command
-
-
-for _name, _format in FORMATS.items():
-    import_.add_command(_table_command(_name, _format.help))
+    @import_options
+    def import_file(
+        context: Context, /, file: Path, dtype: str | None, dry_run: bool, as_json: bool, quiet: bool
+    ) -> None:
+        progress = _progress(as_json or quiet)
+        result = import_table(context.registry(), file, kind, dtype=dtype, dry_run=dry_run, progress=progress)
+        _print_result(result, as_json=as_json, quiet=quiet)
 
 
-def _run(shown: dict[str, bool], act: Callable[..., ImportResult]) -> None:
-    """Import and say what came of it."""
-    as_json, quiet, dry_run = shown["as_json"], shown["quiet"], shown["dry_run"]
-    live = sys.stderr.isatty() and not quiet and not as_json
-    result = act(dry_run=dry_run, progress=_show if live else None)
+for _kind, _format in FORMATS.items():
+    _add_table_command(_kind, _format.help)
+
+
+def _progress(silent: bool) -> Callable[[int, int], None] | None:
+    return None if silent else counter("wrote {done:,} of {total:,} rows")
+
+
+def _print_result(result: ImportResult, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(result.to_json())
     elif quiet:
-        click.echo("".join(f"{row_id}\n" for row_id in result.added), nl=False)
+        print_lines(result.added)
     else:
-        _print(result)
+        print_lines(_lines(result))
     for text in result.notes:
         note(printable(text))
-    if not quiet and not as_json:
-        _hint(result)
+    if result.dry_run and not quiet and not as_json:
+        note("dry run: nothing was written")
+    elif result.added and not quiet and not as_json:
+        note("next: llreg build; to clip as the paper does: llreg view --clip-quantile 0.02 --freeze")
 
 
-def _print(result: ImportResult) -> None:
-    lines = []
-    if result.shape[0]:
-        lines = [
-            ("shape", f"{result.shape[0]:,} models x {result.shape[1]:,} texts"),
+def _lines(result: ImportResult) -> list[str]:
+    num_models, num_texts = result.shape
+    fields = []
+    if num_models:
+        fields = [
+            ("shape", f"{num_models:,} models x {num_texts:,} texts"),
             ("minimum", f"{result.minimum!r} nats"),
             ("2 % quantile", f"{result.quantile!r} nats"),
             ("to add" if result.dry_run else "added", count(len(result.added), "row")),
             ("there already", count(len(result.present), "row")),
         ]
     if result.retracted:
-        lines.append(("left out", f"{count(len(result.retracted), 'row')} that were retracted here"))
-    lines += [("annotations", name) for name in result.annotations]
-    for name, value in lines:
-        click.echo(f"{name:13}  {printable(value)}")
-
-
-def _hint(result: ImportResult) -> None:
-    if result.dry_run:
-        note("dry run: nothing was written")
-    elif result.added:
-        note("next: llreg build; to clip as the paper does: llreg view --clip-quantile 0.02 --freeze")
-
-
-def _show(done: int, total: int) -> None:
-    click.echo(f"\rwrote {done:,} of {total:,} rows" + ("\n" if done == total else ""), err=True, nl=False)
+        fields.append(("left out", f"{count(len(result.retracted), 'row')} that were retracted here"))
+    fields += [("annotations", name) for name in result.annotations]
+    return [f"{name:13}  {printable(value)}" for name, value in fields]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import click
 
 from llreg.cli.common import Context, cell, print_json
 from llreg.cli.options import in_registry, json_option
+from llreg.geometry.subset import describe_subset
 from llreg.printable import printable
+from llreg.store.annotations import annotations_of
+from llreg.store.subsets import read_subset
 
 
 @click.command()
@@ -18,30 +24,26 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
 
     MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
     """
-    from llreg.store.annotations import annotations_of
-
     registry = context.registry()
     record = registry.find(model)
-    document = {"row_id": record.row_id, **record.to_json()}
-    annotated = annotations_of(registry, record)
+    annotations = annotations_of(registry, record)
     if as_json:
-        print_json({**document, "annotations": annotated})
+        print_json({"row_id": record.row_id, **record.to_json(), "annotations": annotations})
         return
     for part in ("identity", "provenance", "declared"):
-        click.echo(part)
-        width = max(map(len, document[part]))
-        for key, value in sorted(document[part].items()):
-            click.echo(f"  {printable(key.ljust(width))}  {printable(cell(value))}".rstrip())
+        fields = record.to_json()[part]
+        width = max(map(len, fields))
+        _print_fields(part, ((key.ljust(width), value) for key, value in sorted(fields.items())))
     click.echo(f"digest\n  {record.digest}")
-    for name, values in annotated.items():
-        click.echo(f"annotations: {printable(name)}")
-        for key, value in values.items():
-            click.echo(f"  {printable(key)}  {printable(cell(value))}")
+    for name, values in annotations.items():
+        _print_fields(f"annotations: {printable(name)}", values.items())
     if record.identity.subset is not None:
-        from llreg.geometry.subset import describe_subset
-        from llreg.store.subsets import read_subset
-
         cost = describe_subset(registry, read_subset(registry, record.identity.subset))
-        click.echo(
-            f"text subset\n  {cost['texts']:,} of {registry.num_texts:,} texts, method {cost['method']}, seed {cost['seed']}"
-        )
+        texts = f"{cost['texts']:,} of {registry.num_texts:,} texts"
+        click.echo(f"text subset\n  {texts}, method {cost['method']}, seed {cost['seed']}")
+
+
+def _print_fields(title: str, fields: Iterable[tuple[str, Any]]) -> None:
+    click.echo(title)
+    for key, value in fields:
+        click.echo(f"  {printable(key)}  {printable(cell(value))}".rstrip())

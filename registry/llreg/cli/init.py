@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llreg.cli.common import note
+from llreg.locate import init as make
 
 if TYPE_CHECKING:
     from llreg_schemas.records import Rendering
@@ -41,13 +42,9 @@ def init(
     Texts with 'prompt' (text, or a list of messages) and 'response' make a registry of ln p(response | prompt), and
     of ln p(response) alone; --prompt then says how models see a prompt.
     """
-    from llreg.locate import init as make
-
     registry = make(directory, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt)
-    header = registry.info["text_set"]
-    prompts = {None: "texts", "raw": "pairs, prompts as they are", "chat-template": "pairs, prompts by chat template"}
-    what = prompts[registry.rendering]
-    note(
-        f"made {registry.path}: {header['num_texts']:,} {what} ({header['name']}, {header['mean_bytes']:.0f} bytes on average)"
-    )
+    header = registry.info.text_set
+    kinds = {None: "texts", "raw": "pairs, prompts as they are", "chat-template": "pairs, prompts by chat template"}
+    content = f"{header.num_texts:,} {kinds[registry.rendering]}"
+    note(f"made {registry.path}: {content} ({header.name}, {header.mean_bytes:.0f} bytes on average)")
     note(f"next: llreg --registry {directory} add MODEL")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from llreg.cli.common import Context, note, note_view, print_json, print_table
-from llreg.cli.nn import labels_of, note_missing
+from llreg.cli.nn import labels_of, note_missing_bases
 from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
+from llreg.geometry.families import read_families
 from llreg.printable import printable
-from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from llreg.geometry.lineage import Lineage, Relative
+    from llreg.geometry.lineage import Duplicates, Lineage, Relative
 
 
 @click.command()
@@ -51,73 +52,59 @@ def lineage(
     other names.
     """
     registry = context.registry()
-    seen = view.of(registry)
+    through = view.of(registry)
     if model is None:
-        groups = registry.duplicates(view=seen)
-        if as_json:
-            print_json([dataclasses.asdict(group) for group in groups])
-            return
-        print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
-        note_view(registry.version, seen)
+        _print_duplicates(registry.duplicates(view=through), as_json=as_json)
+        if not as_json:
+            note_view(registry.version, through)
         return
-    found = registry.lineage(model, candidates=count, level=level, view=seen, families=_read_families(families))
+    known = read_families(families) if families else None
+    result = registry.lineage(model, candidates=count, level=level, view=through, families=known)
     if as_json:
-        print_json({**dataclasses.asdict(found), "view": seen.to_json()})
-        return
-    _print_lineage(found)
-    _note_bases(found)
-    note_view(found.version, seen)
+        print_json({**dataclasses.asdict(result), "view": through.to_json()})
+    else:
+        _print_lineage(result)
 
 
-def _read_families(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    import csv
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected CSV in UTF-8 with columns model and family") from error
-    if not lines or not {"model", "family"} <= set(lines[0]):
-        raise InputError(f"{path}: expected CSV with columns model and family")
-    return {line["model"]: line["family"] for line in lines if line["family"]}
+def _print_duplicates(groups: Sequence[Duplicates], *, as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(group) for group in groups])
+    else:
+        print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
 
 
-def _print_lineage(found: Lineage) -> None:
-    labels = labels_of([relative.neighbor for relative in found.relatives])
+def _print_lineage(lineage: Lineage) -> None:
+    neighbors = [relative.neighbor for relative in lineage.relatives]
     table = [
         [
-            str(r.neighbor.rank),
+            str(neighbor.rank),
             label,
-            f"{r.neighbor.kl:.6f}",
-            f"± {r.neighbor.kl_se:.6f}",
-            f"{r.p:.2g}",
-            f"{r.q:.2g}",
-            "; ".join(filter(None, [r.finding, r.neighbor.relation])),
+            f"{neighbor.kl:.6f}",
+            f"± {neighbor.kl_se:.6f}",
+            f"{relative.p:.2g}",
+            f"{relative.q:.2g}",
+            "; ".join(filter(None, [relative.finding, neighbor.relation])),
         ]
-        for r, label in zip(found.relatives, labels, strict=True)
+        for relative, neighbor, label in zip(lineage.relatives, neighbors, labels_of(neighbors), strict=True)
     ]
     print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "P", "Q", "FINDING"], table, right=(0, 2, 3, 4, 5))
     nulls = {
-        f"{r.null_pairs:,} unrelated pairs of {r.null_families:,} pairs of families ({r.null})"
-        for r in found.relatives
-        if r.null_pairs
+        f"{relative.null_pairs:,} unrelated pairs of {relative.null_families:,} pairs of families ({relative.null})"
+        for relative in lineage.relatives
+        if relative.null_pairs
     }
-    note(
-        f"compared with {', '.join(sorted(nulls)) or 'nothing: too few unrelated rows'}; Q is over {found.num_tests:,} rows"
-    )
-
-
-def _note_bases(found: Lineage) -> None:
-    """Declared against measured base."""
-    for base in found.declared_bases:
+    compared = ", ".join(sorted(nulls)) or "nothing: too few unrelated rows"
+    note(f"compared with {compared}; Q is over {lineage.num_tests:,} rows")
+    for base in lineage.declared_bases:
         note(f"declared base {printable(base.neighbor.model)}: {_agreement(base)}")
-    note_missing(found.missing_bases)
+    note_missing_bases(lineage.missing_bases)
+    note_view(lineage.version, lineage.view)
 
 
 def _agreement(base: Relative) -> str:
-    place = f"rank {base.neighbor.rank}, {base.neighbor.kl:.6f} ± {base.neighbor.kl_se:.6f} bits/byte"
+    """Declared against measured base."""
+    distance = f"rank {base.neighbor.rank}, {base.neighbor.kl:.6f} ± {base.neighbor.kl_se:.6f} bits/byte"
     if base.finding:
-        return f"the distance agrees ({place})"
-    return f"the distance does not show it ({place}, P {base.p:.2g}): a long training, a wrong card, or too few rows to tell"
+        return f"the distance agrees ({distance})"
+    why = "a long training, a wrong card, or too few rows to tell"
+    return f"the distance does not show it ({distance}, P {base.p:.2g}): {why}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from llreg.cli.common import Context, cell, print_json, print_table
+from llreg.cli.common import Context, cell, print_json, print_lines, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable, short_count
-
-if TYPE_CHECKING:
-    from llreg.registry import Registry
 
 
 @click.command()
@@ -25,34 +22,28 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
     A row that was scored on a text subset says so; its bits per byte are an estimate (~) for all texts.
     """
     registry = context.registry()
+    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
     if quiet:
-        click.echo("".join(f"{record.row_id}\n" for record in registry.records()), nl=False)
-        return
-    rows = registry.summary()
-    joined = _joined(registry, columns)
-    if as_json:
-        print_json([{**row, **{name: values[k] for name, values in joined.items()}} for k, row in enumerate(rows)])
-        return
-    header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
-    table = [
+        print_lines(record.row_id for record in registry.records())
+    elif as_json:
+        print_json(registry.summary(names))
+    else:
+        _print_rows(registry.summary(names), registry.num_texts, names)
+
+
+def _print_rows(rows: list[dict[str, Any]], num_texts: int, columns: list[str]) -> None:
+    lines = [
         [
             row["model"] + (f" (on {row['base']})" if row["base"] else ""),
             row["row_id"].rpartition("@")[2],
             row["weights"],
             short_count(row["num_parameters"]),
-            ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{registry.num_texts}",
+            ("subset " if row["subset"] else "") + f"{row['texts_scored']}/{num_texts}",
             ("~" if row["subset"] else "") + f"{row['bits_per_byte']:.4f}",
             row["added_at"][:16].replace("T", " "),
-            *("-" if values[k] is None else cell(values[k]) for values in joined.values()),
+            *(cell(row[name]) for name in columns),
         ]
-        for k, row in enumerate(rows)
+        for row in rows
     ]
-    print_table([*header, *(printable(name).upper() for name in joined)], table, right=(3, 4, 5))
-
-
-def _joined(registry: Registry, columns: str | None) -> dict[str, list[Any]]:
-    from llreg.store.annotations import column_of
-
-    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
-    records = registry.records() if names else []
-    return {name: column_of(registry, name, records) for name in names}
+    header = ["MODEL", "ROW", "WEIGHTS", "PARAMETERS", "TEXTS", "BITS/BYTE", "ADDED"]
+    print_table([*header, *(printable(name).upper() for name in columns)], lines, right=(3, 4, 5))

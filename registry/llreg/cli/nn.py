@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, note, note_view, print_json, print_table
+from llreg.cli.common import Context, note, note_view, print_json, print_lines, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.printable import printable, short_names
+from llreg.score import score_model
 
 if TYPE_CHECKING:
-    from llreg.geometry.neighbors import Neighbor
+    from llreg.geometry.neighbors import Neighbor, Neighbors
 
 
 @click.command()
@@ -52,48 +53,45 @@ def nn(
     registry = context.registry()
     query: Any = model
     if score:
-        from llreg.score import score_model
-
         query = score_model(registry, model)
-    found = registry.neighbors(query, count, view=view.of(registry), where=where)
+    neighbors = registry.neighbors(query, count, view=view.of(registry), where=where)
     if as_json:
-        print_json({**dataclasses.asdict(found), "view": found.view.to_json()})
-        return
-    if quiet:
-        click.echo("".join(f"{neighbor.row_id}\n" for neighbor in found.nearest), nl=False)
-        return
-    _print_neighbors(found.nearest)
-    shown = {neighbor.row_id for neighbor in found.nearest}
-    for base in found.bases:
-        if base.row_id not in shown:
-            note(
-                f"the declared base {printable(base.model)} is number {base.rank}, at {base.kl:.6f} ± {base.kl_se:.6f} bits/byte"
-            )
-    note_missing(found.missing_bases)
-    note_view(found.version, found.view)
+        print_json({**dataclasses.asdict(neighbors), "view": neighbors.view.to_json()})
+    elif quiet:
+        print_lines(neighbor.row_id for neighbor in neighbors.nearest)
+    else:
+        _print_neighbors(neighbors)
 
 
-def _print_neighbors(neighbors: Sequence[Neighbor]) -> None:
-    labels = labels_of(neighbors)
+def _print_neighbors(neighbors: Neighbors) -> None:
     table = [
         [
-            str(n.rank),
+            str(neighbor.rank),
             label,
-            f"{n.kl:.6f}",
-            f"± {n.kl_se:.6f}",
-            f"{n.tail_share:.2f}",
-            str(n.num_texts),
-            "; ".join(filter(None, [n.relation, n.verdict if n.verdict != "different" else ""])),
+            f"{neighbor.kl:.6f}",
+            f"± {neighbor.kl_se:.6f}",
+            f"{neighbor.tail_share:.2f}",
+            str(neighbor.num_texts),
+            "; ".join(filter(None, [neighbor.relation, neighbor.verdict if neighbor.verdict != "different" else ""])),
         ]
-        for n, label in zip(neighbors, labels, strict=True)
+        for neighbor, label in zip(neighbors.nearest, labels_of(neighbors.nearest), strict=True)
     ]
     print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "TAIL", "TEXTS", ""], table, right=(0, 2, 3, 4, 5))
+    listed = {neighbor.row_id for neighbor in neighbors.nearest}
+    for base in neighbors.bases:
+        if base.row_id not in listed:
+            distance = f"{base.kl:.6f} ± {base.kl_se:.6f} bits/byte"
+            note(f"the declared base {printable(base.model)} is number {base.rank}, at {distance}")
+    note_missing_bases(neighbors.missing_bases)
+    note_view(neighbors.version, neighbors.view)
 
 
 def labels_of(neighbors: Sequence[Neighbor]) -> list[str]:
+    """Model names where they are unique among these rows, else row ids."""
     return short_names([neighbor.model for neighbor in neighbors], [neighbor.row_id for neighbor in neighbors])
 
 
-def note_missing(bases: Sequence[str]) -> None:
+def note_missing_bases(bases: Sequence[str]) -> None:
+    """Say which declared base models have no row."""
     for base in bases:
         note(f"the declared base {printable(base)} has no row here; add it with: llreg add {printable(base)}")

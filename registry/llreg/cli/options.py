@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llreg.cli.common import REGISTRY
+
 if TYPE_CHECKING:
     from llreg.geometry.view.view import Vector, View
     from llreg.registry import Registry
-
-REGISTRY = "DIR[@TAG]|ORG/NAME[@REV]"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print ids only, one a line.")
@@ -57,20 +57,35 @@ class ViewChoice:
         from llreg.geometry.view.view import read_view
 
         view = registry.view if self.file is None else read_view(self.file)
+        changes: dict[str, Any] = {}
         if not isinstance(self.clip, str):
-            view = replace(view, clip=self.clip)
+            changes["clip"] = self.clip
         if self.vector:
-            view = replace(view, vector=self.vector)
-        if self.only:
-            view = replace(view, only=self.only)
+            changes["vector"] = self.vector
+        if self.only:  # instead of the view's, while `without` adds to them
+            changes["only"] = self.only
         if self.without:
-            view = replace(view, without=(*view.without, *self.without))
-        return replace(view, weights=self._weights(view)) if self.weights else view
+            changes["without"] = (*view.without, *self.without)
+        if self.weights:
+            if view.weights is not None and not isinstance(view.weights, dict):
+                raise click.UsageError("--weight: the view has a weight for each text; start from another view")
+            changes["weights"] = {**(view.weights or {}), **dict(self.weights)}
+        return replace(view, **changes)
 
-    def _weights(self, view: View) -> dict[str, float]:
-        if view.weights is not None and not isinstance(view.weights, dict):
-            raise click.UsageError("--weight: the view has a weight for each text; start from another view")
-        return {**(view.weights or {}), **dict(self.weights)}
+
+def _parse_clip(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+    """A threshold from its option: "default" if not given, None for none."""
+    if value is None:
+        return "default"
+    if value == "none":
+        return None
+    try:
+        clip = float(value)
+    except ValueError:
+        clip = math.nan
+    if not -math.inf < clip <= 0:
+        raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {value!r}")
+    return clip
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,9 +93,9 @@ def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)  # with it go the options of decorators further down, which click keeps in __dict__
     def collect(
-        *args: Any, clip: str | None, only: Any, without: Any, view_file: Path | None, vector: Any, **rest: Any
+        *args: Any, clip: float | str | None, only: Any, without: Any, view_file: Path | None, vector: Any, **rest: Any
     ) -> Any:
-        choice = ViewChoice(parse_clip(clip), tuple(only), tuple(without), view_file, vector=vector)
+        choice = ViewChoice(clip, tuple(only), tuple(without), view_file, vector=vector)
         return command(*args, view=choice, **rest)
 
     for option in reversed(_OPTIONS):
@@ -90,7 +105,10 @@ def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _OPTIONS = (
     click.option(
-        "--clip", metavar="C|none", help="Clip threshold, nats per text (default: the registry's frozen one)."
+        "--clip",
+        metavar="C|none",
+        callback=_parse_clip,
+        help="Clip threshold, nats per text (default: the registry's frozen one).",
     ),
     click.option(
         "--only",
@@ -113,18 +131,3 @@ _OPTIONS = (
         help="A view from a JSON file (llreg view -o), or a map's.",
     ),
 )
-
-
-def parse_clip(given: str | None) -> float | str | None:
-    """A threshold from its option: "default" if not given, None for none."""
-    if given is None:
-        return "default"
-    if given == "none":
-        return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not -math.inf < value <= 0:
-        raise click.UsageError(f"--clip: expected a number of at most 0, or none; got {given!r}")
-    return value

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, note_view, print_json, print_table
+from llreg.cli.common import Context, note, note_view, print_json, print_lines, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
+from llreg.geometry.predict.prediction import check_output
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.geometry.predict.prediction import Prediction
 
-_SHOWN_ROWS, _SHOWN_TASKS = 20, 6
+_MOST_ROWS, _MOST_TASKS = 20, 6  # printed of the rows without a score
 
 
 @click.command()
@@ -62,87 +64,85 @@ def predict(
     LIKELIHOOD is the correlation with the mean log-likelihood alone. Rows without a score get a prediction with an
     interval. Rows far likelier than their predicted skill explains are flagged: they may have seen the texts.
     """
-    from llreg.geometry.predict.prediction import check_output
-
     if output:
         check_output(output)
     registry = context.registry()
-    seen = view.of(registry)
-    found = registry.predict(
-        scores, tasks=tasks or None, family=family, view=seen, seeds=range(seeds), level=level, strict=strict
+    through = view.of(registry)
+    prediction = registry.predict(
+        scores, tasks=tasks or None, family=family, view=through, seeds=range(seeds), level=level, strict=strict
     )
     if output:
-        found.write(output)
+        prediction.write(output)
     if as_json:
-        print_json(found.to_json())
+        print_json(prediction.to_json())
     elif quiet:
-        click.echo("".join(_quiet_lines(found)), nl=False)
+        print_lines(_unscored_lines(prediction))
     else:
-        _print(found, output)
-        note_view(found.version, seen)
-    for text in found.notes:
+        _print_tasks(prediction)
+        _print_predictions(prediction, output)
+        _print_flagged(prediction)
+        note_view(prediction.version, through)
+    for text in prediction.notes:
         note(printable(text))
 
 
-def _quiet_lines(found: Prediction) -> list[str]:
+def _unscored_lines(prediction: Prediction) -> Iterator[str]:
     """Row id, task and prediction of the rows without a score."""
-    return [
-        f"{printable(line['row_id'])}\t{printable(line['task'])}\t{line['predicted']!r}\n"
-        for line in found.table()
-        if not math.isnan(line["predicted"])
-    ]
+    for line in prediction.table():
+        if not math.isnan(line["predicted"]):
+            yield f"{line['row_id']}\t{printable(line['task'])}\t{line['predicted']!r}"
 
 
-def _print(found: Prediction, output: Path | None) -> None:
-    print_table(
-        ["TASK", "MODELS", "FAMILIES", "PEARSON", "SPEARMAN", "LEAKY", "LIKELIHOOD"],
+def _print_tasks(prediction: Prediction) -> None:
+    """How well each benchmark is predicted."""
+    table = [
         [
-            [
-                result.task,
-                str(result.num_models),
-                str(result.num_families),
-                _spread(result.grouped.pearson, result.grouped.pearson_sd),
-                _spread(result.grouped.spearman, result.grouped.spearman_sd),
-                _spread(result.plain.pearson, result.plain.pearson_sd),
-                _spread(result.baseline.pearson, math.nan),
-            ]
-            for result in found.tasks
-        ],
-        right=(1, 2, 3, 4, 5, 6),
-    )
-    _print_predictions(found, output)
-    flagged = found.flagged
-    if flagged:
-        click.echo()
-        shown = [[found.labels[k], f"{found.mean_log_likelihood[k]:.1f}", f"{found.excess[k]:.1f}"] for k in flagged]
-        print_table(["FLAGGED", "MEAN LL", "EXCESS"], shown[:_SHOWN_ROWS], right=(1, 2))
-        note("flagged rows are likelier than their predicted skill explains: check whether they have seen the texts")
+            result.task,
+            str(result.num_models),
+            str(result.num_families),
+            _spread(result.grouped.pearson, result.grouped.pearson_sd),
+            _spread(result.grouped.spearman, result.grouped.spearman_sd),
+            _spread(result.plain.pearson, result.plain.pearson_sd),
+            _spread(result.baseline.pearson, math.nan),
+        ]
+        for result in prediction.tasks
+    ]
+    header = ["TASK", "MODELS", "FAMILIES", "PEARSON", "SPEARMAN", "LEAKY", "LIKELIHOOD"]
+    print_table(header, table, right=(1, 2, 3, 4, 5, 6))
 
 
-def _print_predictions(found: Prediction, output: Path | None) -> None:
+def _spread(mean: float, sd: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3f}" + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+
+
+def _print_predictions(prediction: Prediction, output: Path | None) -> None:
     """Rows without a score, with intervals; the rest is in the file."""
-    unscored = [k for k, row in enumerate(found.predicted) if not all(math.isnan(value) for value in row)]
+    unscored = [k for k, row in enumerate(prediction.predicted) if not all(math.isnan(value) for value in row)]
     if not unscored:
         return
-    shown = range(min(len(found.tasks), _SHOWN_TASKS))
+    num_tasks = len(prediction.tasks)
+    tasks = range(min(num_tasks, _MOST_TASKS))
     click.echo()
     print_table(
-        ["PREDICTED", *(found.tasks[t].task for t in shown)],
-        [[found.labels[k], *(_interval(found, k, t) for t in shown)] for k in unscored[:_SHOWN_ROWS]],
-        right=[t + 1 for t in shown],
+        ["PREDICTED", *(prediction.tasks[t].task for t in tasks)],
+        [[prediction.labels[k], *(_interval(prediction, k, t) for t in tasks)] for k in unscored[:_MOST_ROWS]],
+        right=[t + 1 for t in tasks],
     )
-    if len(unscored) > _SHOWN_ROWS or len(found.tasks) > _SHOWN_TASKS:
-        where = f"all are in {output}" if output else "write all with -o FILE"
+    if len(unscored) > _MOST_ROWS or num_tasks > _MOST_TASKS:
+        rest = f"all are in {output}" if output else "write all with -o FILE"
         note(
-            f"shown: {min(len(unscored), _SHOWN_ROWS)} of {len(unscored):,} rows without a score and {len(shown)} of "
-            f"{len(found.tasks)} tasks; {where}"
+            f"shown: {min(len(unscored), _MOST_ROWS)} of {len(unscored):,} rows without a score and {len(tasks)} of "
+            f"{num_tasks} tasks; {rest}"
         )
 
 
-def _interval(found: Prediction, k: int, t: int) -> str:
-    if math.isnan(found.predicted[k, t]):
-        return "scored" if not math.isnan(found.scores[k, t]) else "-"
-    value, low, high = (float(array[k, t]) for array in (found.predicted, found.low, found.high))
+def _interval(prediction: Prediction, k: int, t: int) -> str:
+    """Cell of row k and task t."""
+    if math.isnan(prediction.predicted[k, t]):
+        return "scored" if not math.isnan(prediction.scores[k, t]) else "-"
+    value, low, high = (float(array[k, t]) for array in (prediction.predicted, prediction.low, prediction.high))
     if math.isnan(low):
         return f"{value:.4g}"
     # Two digits of the interval's width are what there is to know.
@@ -150,7 +150,12 @@ def _interval(found: Prediction, k: int, t: int) -> str:
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(value, low, high, d=min(max(decimals, 0), 9))
 
 
-def _spread(mean: float, sd: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3f}" + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+def _print_flagged(prediction: Prediction) -> None:
+    """Rows that may have seen the texts."""
+    if not prediction.flagged:
+        return
+    likelihood, excess = prediction.mean_log_likelihood, prediction.excess
+    table = [[prediction.labels[k], f"{likelihood[k]:.1f}", f"{excess[k]:.1f}"] for k in prediction.flagged]
+    click.echo()
+    print_table(["FLAGGED", "MEAN LL", "EXCESS"], table[:_MOST_ROWS], right=(1, 2))
+    note("flagged rows are likelier than their predicted skill explains: check whether they have seen the texts")

@@ -98,7 +98,7 @@ class Bars(Reporter):
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def counting(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for work that reports how much of how much (None: not known) is done; nothing without a terminal."""
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -108,7 +108,7 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -124,9 +124,9 @@ def print_summary(results: Sequence[AddResult]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("ROW", overflow="fold")
     for result in results:
-        told = result.row_id if result.row_id is not None else result.message
+        row = result.row_id if result.row_id is not None else result.message
         figures = (result.texts, result.tokens, result.seconds, result.tokens_per_second)
-        shown = ["-" if figure is None else f"{figure:,.0f}" for figure in figures]
-        cells = [printable(result.model), result.status, *shown, printable(told)]
+        numbers = ["-" if figure is None else f"{figure:,.0f}" for figure in figures]
+        cells = [printable(result.model), result.status, *numbers, printable(row)]
         table.add_row(*map(escape, cells), style="red" if result.status == "failed" else None)
     console.print(table)

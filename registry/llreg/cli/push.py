@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, count, note, print_json, print_table, size
+from llreg.cli.common import Context, count, note, print_json, print_lines, print_table, size
 from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.cli.progress import counting
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.hub.sync.upload import PushResult
-
-
-_SHOWN = 20  # rows named one by one
 
 
 @click.command()
@@ -26,35 +24,49 @@ _SHOWN = 20  # rows named one by one
 @json_option
 @quiet_option
 @in_registry
-def push(context: Context, /, repo: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def push(
+    context: Context,
+    /,
+    repo: str | None,
+    create_pr: bool,
+    dry_run: bool,
+    message: str | None,
+    private: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Publish what the Hub does not have yet; print the address of the commit or pull request.
 
     With write rights, rows and the new build go into one commit, and named versions become tags. Without, or with
     --create-pr, the rows become a pull request; while it is open, the next push adds to it. REPO (org/name) is needed
     once; it is made if it is missing.
     """
-    from llreg.cli.progress import counting
-
+    registry = context.registry()
     with counting("downloading what others published") as progress:
-        done = context.registry().push(repo, progress=progress, **options)
+        result = registry.push(
+            repo, create_pr=create_pr, dry_run=dry_run, message=message, private=private, progress=progress
+        )
     if as_json:
-        print_json(vars(done))
+        print_json(vars(result))
     elif quiet:
-        click.echo("".join(f"{row}\n" for row in done.rows), nl=False)
+        print_lines(result.rows)
     else:
-        _tell_push(done)
+        _print_push(result)
 
 
-def _tell_push(done: PushResult) -> None:
-    what = f"{count(len(done.files), 'file')}, {size(sum(done.files.values()))}, with {count(len(done.rows), 'row')}"
-    if done.dry_run:
-        print_table(["BYTES", "FILE"], [[f"{n:,}", name] for name, n in done.files.items()], right=(0,))
-        for name in done.deleted:
+def _print_push(result: PushResult) -> None:
+    content = f"{count(len(result.files), 'file')}, {size(sum(result.files.values()))}"
+    content += f", with {count(len(result.rows), 'row')}"
+    if result.dry_run:
+        files = [[f"{num_bytes:,}", name] for name, num_bytes in result.files.items()]
+        print_table(["BYTES", "FILE"], files, right=(0,))
+        for name in result.deleted:
             note(f"would delete {printable(name)}")
-        note(f"would send {what}, to {done.repo}")
+        note(f"would send {content}, to {result.repo}")
         return
-    where = done.repo if done.pull_request is None else f"pull request {done.pull_request} of {done.repo}"
-    note(f"{where} has everything already" if done.commit is None else f"sent {what}, to {where}")
-    for tag in done.tags:
+    request = result.pull_request
+    target = result.repo if request is None else f"pull request {request} of {result.repo}"
+    note(f"{target} has everything already" if result.commit is None else f"sent {content}, to {target}")
+    for tag in result.tags:
         note(f"tagged {printable(tag)}")
-    click.echo(done.url)
+    click.echo(result.url)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, print_json
+from llreg.cli.common import Context, note, print_json, print_lines
 from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.hub.judge.verdict import Verdict
 
-_FINDINGS = 20  # shown of a pull request, the worst first; all are in --json
+_MOST_FINDINGS = 20  # of a pull request, the worst first; all are in --json
 _ORDER = ("refused", "attention", "note")
 
 
@@ -58,8 +58,8 @@ def review(
 
     registry = context.registry()
     if not numbers and not all_open:
-        there = ", ".join(f"{number} ({printable(title)})" for number, title in list_open(registry)) or "none"
-        raise click.UsageError(f"name pull requests by their numbers, or give --all; open now: {there}")
+        requests = ", ".join(f"{number} ({printable(title)})" for number, title in list_open(registry)) or "none"
+        raise click.UsageError(f"name pull requests by their numbers, or give --all; open now: {requests}")
     if tag is not None and not merge:
         raise click.UsageError("--tag names the version that a merge makes: give --merge, too")
     registry.pull()
@@ -72,15 +72,16 @@ def review(
         comment=comment,
         progress=None if as_json or quiet else lambda verdict: note(f"reviewed pull request {verdict.number}"),
     )
+    unsettled = [verdict.number for verdict in verdicts if not verdict.is_settled]
     if as_json:
         print_json([verdict.to_json() for verdict in verdicts])
     elif quiet:
-        click.echo("".join(f"{verdict.number}\n" for verdict in verdicts if not verdict.is_settled), nl=False)
+        print_lines(str(number) for number in unsettled)
     else:
         for verdict in verdicts:
             _print(verdict)
         note(_summary(verdicts))
-    return 0 if all(verdict.is_settled for verdict in verdicts) else 1
+    return 1 if unsettled else 0
 
 
 def _print(verdict: Verdict) -> None:
@@ -91,11 +92,11 @@ def _print(verdict: Verdict) -> None:
         near = f", nearest {printable(nearest.row_id)} at {nearest.kl:.6f} ± {nearest.kl_se:.6f}" if nearest else ""
         click.echo(f"    + {printable(row.row_id)}  {row.mean:.4f} bits/byte{near}")
     findings = sorted(verdict.findings, key=lambda finding: _ORDER.index(finding.level))
-    for finding in findings[:_FINDINGS]:
-        where = f"{printable(finding.file)}: " if finding.file else ""
-        click.echo(f"    {finding.level}: {where}{printable(finding.message)}")
-    if len(findings) > _FINDINGS:
-        click.echo(f"    … and {len(findings) - _FINDINGS:,} more")
+    for finding in findings[:_MOST_FINDINGS]:
+        file = f"{printable(finding.file)}: " if finding.file else ""
+        click.echo(f"    {finding.level}: {file}{printable(finding.message)}")
+    if len(findings) > _MOST_FINDINGS:
+        click.echo(f"    … and {len(findings) - _MOST_FINDINGS:,} more")
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from llreg.atomic import write_output
 from llreg.cli.common import Context, note, print_json, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
-
-if TYPE_CHECKING:
-    from llreg.registry import Registry
+from llreg.geometry.subset import describe_subset, subset_errors
+from llreg.store.subsets import dump_subset
 
 
 @click.command()
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--draws",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Instead of --size: draws with replacement, as P2 makes them.",
+    help="Instead of --size: draws with replacement, as Oyama et al. 2025b make them.",
 )
 @click.option(
     "--method",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--floor",
     type=click.FloatRange(0, 1),
-    help="Share of the draws that is uniform all the same (default: 0.5); 0 is P2's rule.",
+    help="Share of the draws that is uniform all the same (default: 0.5); 0 is the rule of Oyama et al. 2025b.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another seed, another subset.")
 @click.option("--curve", is_flag=True, help="Also the error against the size, for all methods: takes a while.")
@@ -44,26 +44,26 @@ if TYPE_CHECKING:
 def subset(
     context: Context,
     /,
-    view: ViewChoice,
-    output: Path | None,
+    size: int | None,
+    draws: int | None,
+    method: Any,
+    floor: float | None,
+    seed: int,
     curve: bool,
+    output: Path | None,
+    view: ViewChoice,
     as_json: bool,
     quiet: bool,
-    **options: Any,
 ) -> None:
     """Draw a subset of the texts, so that new models cost a fraction: llreg add --subset FILE MODEL.
 
     Prints what a row on the subset costs beside one on all texts, and how far its distances will be off: the root mean
     square relative error, measured by leaving out models that are there.
     """
-    from llreg.atomic import write_output
-    from llreg.geometry.subset import describe_subset, make_subset, subset_errors
-    from llreg.store.subsets import dump_subset
-
-    if (options["size"] is None) == (options["draws"] is None):
+    if (size is None) == (draws is None):
         raise click.UsageError("give either --size or --draws")
     registry = context.registry()
-    document = make_subset(registry, view=view.of(registry), **options)
+    document = registry.subset(size, draws=draws, method=method, floor=floor, seed=seed, view=view.of(registry))
     if output:
         write_output(output, dump_subset(document))
     if quiet:
@@ -73,28 +73,32 @@ def subset(
     if as_json:
         print_json({**cost, "errors": errors})
     else:
-        _print(registry, cost, errors, curve=curve)
+        _print_cost(cost, registry.num_texts)
+        _print_errors(errors, curve=curve)
     if not output:
         note("nothing was written; -o FILE keeps the subset for llreg add --subset FILE MODEL")
 
 
-def _print(registry: Registry, cost: dict[str, Any], errors: list[dict[str, Any]], *, curve: bool) -> None:
-    how = f"{cost['draws']:,} draws with replacement" if cost["replacement"] else "without replacement"
+def _print_cost(cost: dict[str, Any], num_texts: int) -> None:
+    replacement = f"{cost['draws']:,} draws with replacement" if cost["replacement"] else "without replacement"
     click.echo(
-        f"subset {cost['id'][:12]}: {cost['texts']:,} of {registry.num_texts:,} texts ({cost['text_share']:.1%}), "
-        f"{cost['byte_share']:.1%} of the bytes; method {cost['method']}, {how}, seed {cost['seed']}"
+        f"subset {cost['id'][:12]}: {cost['texts']:,} of {num_texts:,} texts ({cost['text_share']:.1%}), "
+        f"{cost['byte_share']:.1%} of the bytes; method {cost['method']}, {replacement}, seed {cost['seed']}"
     )
+
+
+def _print_errors(errors: list[dict[str, Any]], *, curve: bool) -> None:
+    shares = [[f"{line[name]:.1%}" for name in ("absolute", "relative", "relative_total")] for line in errors]
     if curve:
+        table = [
+            [line["method"], f"{line['draws']:,}", f"{line['texts']:,.0f}", *cells]
+            for line, cells in zip(errors, shares, strict=True)
+        ]
         header = ["METHOD", "DRAWS", "TEXTS", "ABSOLUTE", "RELATIVE", "WITH THE SET'S OWN"]
-        print_table(header, [_cells(line) for line in errors], right=(1, 2, 3, 4, 5))
+        print_table(header, table, right=(1, 2, 3, 4, 5))
     elif errors:
-        line = errors[0]
+        _, relative, total = shares[0]
         click.echo(
-            f"KL of a new model: off by {line['relative']:.1%} (root mean square) from that on all texts; by "
-            f"{line['relative_total']:.1%} with the error that the text set itself has"
+            f"KL of a new model: off by {relative} (root mean square) from that on all texts; by {total} with the error "
+            "that the text set itself has"
         )
-
-
-def _cells(line: dict[str, Any]) -> list[str]:
-    shares = [f"{line[name]:.1%}" for name in ("absolute", "relative", "relative_total")]
-    return [line["method"], f"{line['draws']:,}", f"{line['texts']:,.0f}", *shares]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, note, print_json, print_table
+from llreg.cli.common import Context, note, print_json, print_lines, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
+from llreg.cli.progress import counting
 from llreg.printable import printable
+from llreg.store.restore_texts import is_complete, restore
+from llreg.texts.build import build_file
 from llreg.texts.items import beginning
+from llreg.texts.recipe import load_recipe, presets, recipe_for
+from llreg.texts.textset import load_texts
 from llreg_schemas import Pair
 from llreg_schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from llreg.registry import Registry
     from llreg.texts.build import Built
     from llreg.texts.items import Text
     from llreg.texts.recipe import Recipe
+    from llreg.texts.textset import TextSet
 
 
 @click.group()
@@ -34,16 +38,17 @@ def texts() -> None:
 def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
     """List the texts: index, subset, bytes, how they begin; of pairs how the responses do."""
     texts = context.registry().texts
-    rows = list(
-        zip(range(len(texts)), texts.subset, texts.num_bytes, texts.sha256, texts.source, texts.texts, strict=True)
-    )
     if as_json:
         keys = ("index", "subset", "bytes", "sha256", "source")
-        print_json([dict(zip(keys, row[:5], strict=True)) for row in rows])
+        columns = zip(range(len(texts)), texts.subset, texts.num_bytes, texts.sha256, texts.source, strict=True)
+        print_json([dict(zip(keys, values, strict=True)) for values in columns])
     elif quiet:
-        click.echo("".join(f"{row[3]}\n" for row in rows), nl=False)
+        print_lines(texts.sha256)
     else:
-        table = [[str(k), subset, str(size), _beginning(text)] for k, subset, size, _, _, text in rows]
+        table = [
+            [str(index), texts.subset[index], str(texts.num_bytes[index]), _beginning(text)]
+            for index, text in enumerate(texts.texts)
+        ]
         print_table(["INDEX", "SUBSET", "BYTES", "TEXT"], table, right=(0, 2))
 
 
@@ -78,21 +83,23 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
         raise NotFoundError(
             f"text {index} is not copied in this registry: its licence forbids it; rebuild the texts with: llreg texts build"
         )
-    note(
-        f"{'pair' if texts.has_pairs else 'text'} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes"
-        + (f", {printable(texts.source[index])}" if texts.source[index] else "")
-    )
-    shown = _conversation(text) if isinstance(text, Pair) else text
-    click.echo("\n".join(printable(line.replace("\t", "    ")) for line in shown.split("\n")))
+    _print_text(texts, index, text)
+
+
+def _print_text(texts: TextSet, index: int, text: Text) -> None:
+    source = f", {printable(texts.source[index])}" if texts.source[index] else ""
+    kind = "pair" if texts.has_pairs else "text"
+    note(f"{kind} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes{source}")
+    content = _conversation(text) if isinstance(text, Pair) else text
+    # Not splitlines(): only a line feed ends a line here, and printable() escapes the others.
+    print_lines(printable(line) for line in content.replace("\t", "    ").split("\n"))
 
 
 def _conversation(pair: Pair) -> str:
     """A pair with a line before each message that says whose it is."""
-    asked = pair.messages if not isinstance(pair.prompt, str) else [{"role": "prompt", "content": pair.prompt}]
-    return "\n".join(
-        f"--- {message['role']}\n{message['content']}"
-        for message in [*asked, {"role": "response", "content": pair.response}]
-    )
+    prompt = [{"role": "prompt", "content": pair.prompt}] if isinstance(pair.prompt, str) else pair.messages
+    messages = [*prompt, {"role": "response", "content": pair.response}]
+    return "\n".join(f"--- {message['role']}\n{message['content']}" for message in messages)
 
 
 @texts.command()
@@ -104,8 +111,6 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
 
     Prints its id, size and subsets; a bad, empty or repeated text is an error that names its line.
     """
-    from llreg.texts.textset import load_texts
-
     texts = load_texts(path) if path else context.registry().texts
     header = texts.info
     if as_json:
@@ -123,13 +128,11 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
 @quiet_option
 def list_presets(as_json: bool, quiet: bool) -> None:
     """List the recipes that come with llreg, for texts build."""
-    from llreg.texts.recipe import presets
-
     recipes = presets()
     if as_json:
         print_json([recipe.to_json() for recipe in recipes.values()])
     elif quiet:
-        click.echo("".join(f"{name}\n" for name in recipes), nl=False)
+        print_lines(recipes)
     else:
         for name, recipe in recipes.items():
             size = f"{recipe.sample.take:,} texts" if recipe.sample else "all texts"
@@ -140,7 +143,7 @@ def list_presets(as_json: bool, quiet: bool) -> None:
 @texts.command("build")
 @click.argument("recipe", nargs=-1, metavar="[PRESET|RECIPE.json|FILE...]")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file to make (default: NAME.parquet).")
-@click.option("--from", "given", multiple=True, metavar="FILE...", help="Texts of your own: .jsonl, .parquet or .txt.")
+@click.option("--from", "files", multiple=True, metavar="FILE...", help="Texts of your own: .jsonl, .parquet or .txt.")
 @click.option("--take", type=click.IntRange(min=1), help="Take so many texts at random (default: as the recipe says).")
 @click.option("--seed", type=int, help="Of the sample (default: as the recipe says, or 42).")
 @click.option(
@@ -170,76 +173,70 @@ def list_presets(as_json: bool, quiet: bool) -> None:
 @click.option("--no-copy", is_flag=True, help="With --from: a registry on the set publishes hashes, not texts.")
 @in_registry
 def build(
-    context: Context, /, recipe: tuple[str, ...], output: Path | None, given: tuple[str, ...], **options: Any
+    context: Context, /, recipe: tuple[str, ...], output: Path | None, files: tuple[str, ...], **options: Any
 ) -> None:
     """Make a text set from a preset (texts presets), a recipe, or files; print its file and id.
 
     Without an argument, in a registry that must not publish its texts: rebuild them here from its recipe, or take them
     from the file after --from. A build that was stopped goes on when the same command is given again.
     """
-    from llreg.cli.progress import counting
-    from llreg.store.restore_texts import restore
-    from llreg.texts.build import build_file
-
-    files = (*given, *recipe) if given else ()
-    registry = _to_restore(context) if output is None and (given or not recipe) else None
-    if registry is not None:
-        with counting("documents") as progress:
-            found = restore(registry, files, progress=progress, note=note)
-        note(f"{registry.where} has its {len(found):,} texts now; they stay on this machine")
-        click.echo(found.info.id[:12])
-        return
-    chosen = _recipe(recipe, files, options)
-    target = output or Path(f"{chosen.name.rpartition('/')[2]}.parquet")
-    with counting("documents") as progress:
-        made = build_file(chosen, target, progress=progress, note=note)
-    _tell(made, target)
-    click.echo(f"{target}  {made.texts.info.id[:12]}")
-
-
-def _to_restore(context: Context) -> Registry | None:
-    """The registry that is meant, if some of its texts are not here; none is made for this."""
-    from llreg import settings
-    from llreg.locate import is_enclosed
-    from llreg.store.restore_texts import is_complete
-
-    if not (context.location or settings.registry_setting() or is_enclosed()):
-        return None
-    registry = context.registry()
-    return None if is_complete(registry) else registry
-
-
-def _recipe(arguments: tuple[str, ...], files: tuple[str, ...], options: Mapping[str, Any]) -> Recipe:
-    from llreg.texts.recipe import load_recipe, recipe_for
-
-    take, seed, duplicates, name = (options[key] for key in ("take", "seed", "duplicates", "name"))
-    own = {key: options[key] for key in ("max_bytes", "min_bytes", "licence", "no_copy")}
     if files:
-        chosen = recipe_for(files, **{key: options[key] for key in ("text_field", "subset_field", "unit")}, **own)
+        files = (*files, *recipe)  # as in: --from A.txt B.txt
+    registry = context.registry_if_any() if output is None and (files or not recipe) else None
+    if registry is not None and not is_complete(registry):
+        with counting("documents") as progress:
+            texts = restore(registry, files, progress=progress, note=note)
+        note(f"{registry.where} has its {len(texts):,} texts now; they stay on this machine")
+        click.echo(texts.info.id[:12])
+        return
+    instructions = _recipe(recipe, files, **options)
+    target = output or Path(f"{instructions.name.rpartition('/')[2]}.parquet")
+    with counting("documents") as progress:
+        result = build_file(instructions, target, progress=progress, note=note)
+    _note_built(result, target)
+    click.echo(f"{target}  {result.texts.info.id[:12]}")
+
+
+def _recipe(
+    arguments: tuple[str, ...],
+    files: tuple[str, ...],
+    *,
+    take: int | None,
+    seed: int | None,
+    duplicates: Any,
+    name: str | None,
+    text_field: str,
+    subset_field: str,
+    unit: Any,
+    **of_files: Any,
+) -> Recipe:
+    """The recipe of one's own files, or the one that is named, changed by the options that go with both."""
+    if files:
+        recipe = recipe_for(files, text_field=text_field, subset_field=subset_field, unit=unit, **of_files)
     elif len(arguments) != 1:
         raise click.UsageError("name one preset or recipe (llreg texts presets), or give files with --from")
-    elif any(own.values()):
+    elif any(of_files.values()):
         raise click.UsageError(
             "--max-bytes, --min-bytes, --licence and --no-copy go with --from; a recipe says them itself"
         )
     else:
-        chosen = load_recipe(arguments[0])
+        recipe = load_recipe(arguments[0])
     if take is not None or seed is not None:
-        chosen = chosen.with_sample(take, seed)
-    return chosen.renamed(name, duplicates)
+        recipe = recipe.with_sample(take, seed)
+    return recipe.renamed(name, duplicates)
 
 
-def _tell(made: Built, target: Path) -> None:
-    """What came out, and what to know about it."""
-    info, recipe = made.texts.info, made.recipe
+def _note_built(result: Built, target: Path) -> None:
+    """Say what came out, and what to know about it."""
+    info = result.texts.info
     note(
-        f"{info.num_texts:,} texts of {made.pieces:,} in {made.documents:,} documents; {info.mean_bytes:.1f} bytes on average; "
-        f"licence: {printable(info.licence)}"
+        f"{info.num_texts:,} texts of {result.pieces:,} in {result.documents:,} documents; {info.mean_bytes:.1f} bytes "
+        f"on average; licence: {printable(info.licence)}"
     )
-    if made.dropped:
-        note(f"left out {made.dropped:,} that repeat another")
-    if made.repeated:
-        note(f"{made.repeated:,} repeat another, as the recipe has it")
-    if not recipe.copy:
+    if result.dropped:
+        note(f"left out {result.dropped:,} that repeat another")
+    if result.repeated:
+        note(f"{result.repeated:,} repeat another, as the recipe has it")
+    if not result.recipe.copy:
         note("the texts must not be published: a registry on them publishes their sizes and hashes, and the recipe")
     note(f"next: llreg init DIRECTORY --texts {target}")

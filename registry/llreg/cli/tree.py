@@ -11,6 +11,8 @@ import click
 
 from llreg.cli.common import Context, note, print_json
 from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
+from llreg.cli.progress import counting
+from llreg.maps.draw.dendrogram import categories, check_endings, write_tree
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -63,26 +65,24 @@ def tree(
     Of the MODELs, or of all rows. Branch lengths of average linkage and neighbour joining are bits per byte, those of
     Ward linkage their root. Without -o the Newick goes to stdout.
     """
-    from llreg.cli.progress import counting
-    from llreg.maps.draw.dendrogram import categories, check_endings, write_tree
-
     check_endings(outputs)
     registry = context.registry()
-    names, seen = list(models) or None, view.of(registry)
-    marks = categories(registry.rows(names, view=seen), color) if color else None
+    names, through = list(models) or None, view.of(registry)
+    colors = categories(registry.rows(names, view=through), color) if color else None
     with counting("resamples") if bootstrap else nullcontext() as progress:
-        made = registry.tree(names, view=seen, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
+        tree = registry.tree(names, view=through, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
     for path in outputs:
-        write_tree(made, path, color=marks)
+        write_tree(tree, path, color=colors)
         note(f"wrote {path}")
     if as_json:
-        print_json(made.to_json())
+        print_json(tree.to_json())
     elif not outputs:
-        click.echo(made.newick(), nl=False)
-    _tell(made)
+        click.echo(tree.newick(), nl=False)
+    note_tree(tree)
 
 
-def _tell(tree: Tree) -> None:
+def note_tree(tree: Tree) -> None:
+    """Say how well a tree fits, and what it was made from."""
     attrs = tree.attrs
     fit = attrs["cophenetic_correlation"]
     note(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, print_json
+from llreg.cli.common import Context, note, print_json, print_lines
 from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
@@ -52,26 +52,28 @@ def verify(
         raise click.UsageError("--model goes with one row: verify such rows one at a time")
     registry = context.registry()
     names = [record.row_id for record in registry.records()] if all_rows else list(models)
-    found = []
+    agreements = []
     for name in names:
         if not quiet:
             note(f"scoring {texts:,} texts of {printable(name)} again")
-        found.append(
-            registry.verify(name, texts, seed=seed, path=path, device=device, trust_remote_code=trust_remote_code)
+        agreement = registry.verify(
+            name, texts, seed=seed, path=path, device=device, trust_remote_code=trust_remote_code
         )
+        agreements.append(agreement)
         if not (as_json or quiet):
-            _print(found[-1])
+            _print_agreement(agreement)
+    mismatches = [agreement.row_id for agreement in agreements if agreement.outcome != "match"]
     if as_json:
-        print_json([agreement.to_json() for agreement in found])
+        print_json([agreement.to_json() for agreement in agreements])
     elif quiet:
-        click.echo("".join(f"{each.row_id}\n" for each in found if each.outcome != "match"), nl=False)
-    return 0 if all(agreement.outcome == "match" for agreement in found) else 1
+        print_lines(mismatches)
+    return 1 if mismatches else 0
 
 
-def _print(found: Agreement) -> None:
+def _print_agreement(agreement: Agreement) -> None:
     """One block a row: outcome, what it means, the figures, and how to repeat it."""
-    click.echo(f"{found.outcome:12}  {printable(found.row_id)}")
-    click.echo(f"    {printable(found.why)}")
-    if found.figures:
-        click.echo(f"    {printable(found.figures)}")
-        click.echo(f"    drawn by --seed {found.seed}")
+    click.echo(f"{agreement.outcome:12}  {printable(agreement.row_id)}")
+    click.echo(f"    {printable(agreement.why)}")
+    if agreement.figures:
+        click.echo(f"    {printable(agreement.figures)}")
+        click.echo(f"    drawn by --seed {agreement.seed}")

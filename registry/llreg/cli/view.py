@@ -9,23 +9,26 @@ from pathlib import Path
 
 import click
 
+from llreg.atomic import write_output
 from llreg.cli.common import Context, note, print_json
 from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
+from llreg.geometry.view.freeze import freeze_view, measured_view
 from llreg.printable import printable
+from llreg_schemas import pretty_json
 
 
-def _parse_weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for item in given:
-        name, _, number = item.rpartition("=")
+def _weights(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    weights = []
+    for value in values:
+        name, _equals, number = value.rpartition("=")
         try:
             weight = float(number)
         except ValueError:
             weight = math.nan
         if not name or not 0 < weight < math.inf:
-            raise click.UsageError(f"--weight: expected SUBSET=W with a number above 0; got {item!r}")
-        found.append((name, weight))
-    return tuple(found)
+            raise click.UsageError(f"--weight: expected SUBSET=W with a number above 0; got {value!r}")
+        weights.append((name, weight))
+    return tuple(weights)
 
 
 @click.command()
@@ -34,14 +37,14 @@ def _parse_weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
     "--clip-quantile",
     metavar="Q",
     type=click.FloatRange(0, 1),
-    help="Clip at this quantile over all rows; 0.02 is P1's.",
+    help="Clip at this quantile over all rows; 0.02 as Oyama et al. 2025.",
 )
 @click.option(
     "--weight",
     "weights",
     metavar="SUBSET=W",
     multiple=True,
-    callback=lambda *args: _parse_weights(args[-1]),
+    callback=_weights,
     help="Let texts of this subset count W times; can be repeated.",
 )
 @click.option(
@@ -71,22 +74,17 @@ def view(
     view, frozen, so that distances do not move when rows come. Quantile and tail are taken over the rows that are here
     now; what they give is written into the view.
     """
-    from llreg.atomic import write_output
-    from llreg.geometry.view.freeze import freeze_view, measured_view
-    from llreg_schemas import pretty_json
-
     registry = context.registry()
-    made = measured_view(
-        registry, replace(view, weights=weights).of(registry), clip_quantile=clip_quantile, drop_tail=drop_tail
-    )
-    document = made.to_json()
+    start = replace(view, weights=weights).of(registry)
+    result = measured_view(registry, start, clip_quantile=clip_quantile, drop_tail=drop_tail)
+    texts = len(result.texts(registry.text_index))
     if output:
-        write_output(output, pretty_json(document).encode())
+        write_output(output, pretty_json(result.to_json()).encode())
     if freeze:
-        freeze_view(registry, made)
-        note(f"{registry.name}: view {made.id[:12]} is the default now; run llreg build to carry it into the build")
+        freeze_view(registry, result)
+        note(f"{registry.name}: view {result.id[:12]} is the default now; run llreg build to carry it into the build")
     if as_json:
-        print_json({**document, "num_texts": len(made.texts(registry.text_index))})
+        print_json({**result.to_json(), "num_texts": texts})
     else:
-        kept = len(made.texts(registry.text_index))
-        click.echo(f"view {made.id[:12]}: {printable(made.describe())}; {kept:,} of {registry.num_texts:,} texts")
+        description = printable(result.describe())
+        click.echo(f"view {result.id[:12]}: {description}; {texts:,} of {registry.num_texts:,} texts")

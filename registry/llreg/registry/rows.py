@@ -42,6 +42,7 @@ class RowVerbs(Contents):
         workers: int | Literal["auto"] | None = None,
         cluster: str | None = None,
         reporter: Reporter | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> list[AddResult]:
         """Compute the rows of models and write them. An interrupted call goes on where it stopped when it is made again.
 
@@ -86,6 +87,9 @@ class RowVerbs(Contents):
             ``workers="auto"``.
         reporter : Reporter, optional
             Is told of the progress.
+        on_plan : callable, optional
+            Plan all models first, as `plan` does, and call this with the plan: what it raises ends the run before anything
+            is downloaded. Models with a problem fail with it, untried.
 
         Returns
         -------
@@ -135,6 +139,7 @@ class RowVerbs(Contents):
             workers=workers,
             cluster=cluster,
             reporter=reporter,
+            on_plan=on_plan,
         )
 
     def plan(
@@ -430,8 +435,13 @@ class RowVerbs(Contents):
 
         return validate(self, paths, progress=progress)
 
-    def summary(self) -> list[dict[str, Any]]:
+    def summary(self, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         """A line a row, as `llreg ls` shows it.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Further columns, as ``column`` or ``table.column`` of tables that `annotate` keeps; None where a row has no value.
 
         Returns
         -------
@@ -439,19 +449,20 @@ class RowVerbs(Contents):
             ``model``, ``row_id``, ``revision``, ``weights``, ``base``, ``num_parameters``, ``texts_scored``, ``subset`` (id
             of the sample of texts that it was scored on, or None), ``mean_log_likelihood`` (nats per text, over the
             scored texts), ``bits_per_byte`` (minus the sum of log-likelihoods, in bits, over the bytes of the scored
-            texts), ``added_at``, ``contributor``.
+            texts), ``added_at``, ``contributor``, and those of `columns`.
 
         Examples
         --------
         >>> line = reg.summary()[-1]
         >>> line["model"], line["texts_scored"], round(line["bits_per_byte"], 3)
         ('toy/run-step4000', 128, 0.956)
-        >>> min(reg.summary(), key=lambda line: line["bits_per_byte"])["model"]
-        'toy/ibis-3b'
+        >>> table = reg.annotate("scores.csv")
+        >>> max(reg.summary(["arc"]), key=lambda line: line["arc"] or 0)["model"]
+        'toy/owl-3b'
         """
         from llreg.store.listings import summary
 
-        return summary(self)
+        return summary(self, columns)
 
     def status(self) -> dict[str, Any]:
         """What is not built, not published or not finished, and which version this is.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llreg.settings import SHARD_ROWS
+from llreg.store.annotations import column_of
 from llreg.store.layout import RUNS
 from llreg.store.pin import read_pin
 from llreg_schemas import RowRecord, version_id
@@ -19,24 +20,35 @@ if TYPE_CHECKING:
     from llreg.texts.design import Design
 
 
-def summary(registry: Contents) -> list[dict[str, Any]]:
+def summary(registry: Contents, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A line a row: what `llreg ls` shows.
+
+    Parameters
+    ----------
+    registry : Contents
+    columns : sequence of str
+        Further columns, as ``column`` or ``table.column`` of the annotations; None where a row has no value.
 
     Returns
     -------
     list of dict
         Keys model, base (of an adapter, else None), row_id, revision, weights, num_parameters, texts_scored, subset (id of
         the sample of texts it was scored on, or None), mean_log_likelihood (nats per text, over the scored texts),
-        bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of the scored texts), added_at, contributor.
+        bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of the scored texts), added_at,
+        contributor, and those of `columns`.
     """
     records = registry.records()
     source = registry.row_source()
-    return summarise(
+    lines = summarise(
         records,
         registry.text_index.bytes_per_text,
         lambda batch: source.read("log_likelihood", [record.digest for record in batch]),
         registry.designs(records),
     )
+    for name in columns:
+        for line, value in zip(lines, column_of(registry, name, records), strict=True):
+            line[name] = value
+    return lines
 
 
 def summarise(

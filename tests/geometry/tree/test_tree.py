@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from llreg.cli.tree import _tell
+from llreg.cli.tree import note_tree
 from llreg.geometry.kl.rows import Rows
 from llreg.geometry.tree.make import METHODS, make_tree, neighbor_joining
 from llreg.geometry.tree.tree import Tree
@@ -512,5 +512,5 @@ def test_tree_command_shows_progress_on_a_terminal_only(cli: Cli, small_registry
 
 def test_tree_command_tells_a_view_in_printable_characters(capsys: pytest.CaptureFixture[str]) -> None:
     rows = replace(random_rows(3, 20), view=View(without=("\x1b[2Jcode",)))
-    _tell(make_tree(rows))
+    note_tree(make_tree(rows))
     assert r"\x1b[2Jcode" in capsys.readouterr().err
