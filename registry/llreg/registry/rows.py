@@ -458,7 +458,7 @@ class RowVerbs(Contents):
         ('toy/run-step4000', 128, 0.956)
         >>> table = reg.annotate("scores.csv")
         >>> max(reg.summary(["arc"]), key=lambda line: line["arc"] or 0)["model"]
-        'toy/owl-3b'
+        'toy/newt-3b'
         """
         from llreg.store.listings import summary
 
