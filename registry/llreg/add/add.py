@@ -39,46 +39,7 @@ def add(
 
     All models are looked up first. While one is scored, the next one is downloaded and its texts are tokenised.
 
-    Parameters
-    ----------
-    registry : Contents
-    models : sequence of str or mapping
-        Hub ids, directories or ``.gguf`` files; or mappings with a `model` and options of its own, as
-        `llreg.add.runfile.read_run_file` gives them, which go before those for all.
-    reporter : Reporter, optional
-    order : {"size", "given"}
-        Which models are scored first: those with the fewest parameters, or those given first.
-    evict : bool
-        Delete a Hub model from the cache when it is done, unless it was there before.
-    workers : int or "auto", optional
-        Score in as many processes on this machine, each on a GPU of its own, or with its share of the cores where there
-        is no GPU; "auto" is one a GPU. They are started as `multiprocessing` does it, so a script needs
-        ``if __name__ == "__main__":``.
-    cluster : str, optional
-        Score on the workers of the Dask scheduler at this address that offer the resource GPU; "local" is
-        ``workers="auto"``.
-    on_plan : callable, optional
-        Plan all models first, as `llreg.add.plan.plan` does, and call this with the plan: what it raises ends the run
-        before anything is downloaded. Models with a problem fail with it, untried.
-    **options
-        See `llreg.add.request.Options`.
-
-    Returns
-    -------
-    list of AddResult
-        One a model, in the order given. A model that cannot be scored has status "failed" and does not stop the others.
-
-    Raises
-    ------
-    InputError
-        If the options do not fit together, or no scheduler answers; also `on_plan` with a cluster, since a plan tells
-        what this machine can do.
-    MissingExtraError
-        If workers are asked for and distributed is not installed.
-    ClusterError
-        If the cluster has no worker that fits, or is lost; rows that it has computed are written.
-    StorageError
-        If the registry cannot be written; what was scored is kept and resumed.
+    Behind `Registry.add`, which describes parameters, result and errors.
     """
     if order not in ORDERS:
         raise InputError(f"order: expected one of {', '.join(ORDERS)}; got {order!r}")

@@ -180,28 +180,7 @@ def plan(
 
     Of a model on the Hub only its config, the index of its weights and some headers are fetched.
 
-    Parameters
-    ----------
-    registry : Contents
-    models : sequence of str or mapping
-        As for `llreg.add.add.add`.
-    progress : callable, optional
-        Called with the models done and their number.
-    evict : bool
-        As for `llreg.add.add.add`.
-    **options
-        See `llreg.add.request.Options`.
-
-    Returns
-    -------
-    Plan
-        A model is a problem where it is missing, gated or unsupported, or asks for more memory than its device has, or
-        for more disk than the models before it leave; with `evict`, than there is.
-
-    Raises
-    ------
-    InputError
-        If the options do not fit together.
+    Behind `Registry.plan`, which describes parameters, result and errors.
     """
     requests = read_requests(registry, models, options)
     check_texts(registry, requests)

@@ -77,39 +77,7 @@ def export(
 ) -> Selection:
     """Write rows, their tree or their neighbour graph to a file for other tools.
 
-    Parameters
-    ----------
-    registry : Contents
-    path : str or Path
-        Rows: ``.npz`` (`llreg.exporters.npz.write_npz`), ``.csv`` (`llreg.exporters.csvfile.write_csv`), ``.parquet``
-        (`llreg.exporters.parquet.write_parquet`), ``.h5ad`` (`llreg.exporters.h5ad.write_h5ad`). A tree: ``.nwk``,
-        ``.newick``, ``.tree``. A graph of nearest neighbours: ``.graphml`` (`llreg.exporters.graphml.write_graphml`).
-    models : sequence of str, optional
-        Which rows, as in `Contents.find`; all by default.
-    view : View, mapping, path or "default", optional
-        A view, or the registry's own. By default rows are written raw, and distances of trees and graphs are through
-        the registry's own view.
-    long : bool
-        CSV with a line a value.
-    k : int, optional
-        Neighbours of each row in a graph; 10 by default.
-    method : {"average", "ward", "nj"}, optional
-        Of a tree, as in `llreg.geometry.tree.make.make_tree`; "average" by default.
-    progress : callable, optional
-        Called with (done, rows).
-
-    Returns
-    -------
-    Selection
-        What was written: its rows, texts, version and view.
-
-    Raises
-    ------
-    InputError
-        If the ending says no format, an option does not go with it, the file cannot be there, or as in `select`.
-    MissingExtraError
-        If anndata is needed and not installed.
-    NotFoundError, StorageError
+    Behind `Registry.export`, which describes parameters, result and errors.
     """
     path = Path(path)
     format_ = check_path(path)

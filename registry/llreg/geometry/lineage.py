@@ -107,24 +107,7 @@ def lineage(
 ) -> Lineage:
     """Test the nearest rows for kinship with a row.
 
-    Parameters
-    ----------
-    registry : Contents
-    model : str
-        A row, as in `Contents.find`.
-    candidates : int
-        How many of the nearest rows to show; all rows count as tests.
-    level : float
-        False discovery rate up to which a row counts as related.
-    view : View, optional
-        The registry's own by default.
-    families : mapping of str to str, optional
-        Family of each model name, where it is known: models of one family count as related, as do declared ones.
-
-    Raises
-    ------
-    NotFoundError, InputError
-        As `llreg.geometry.neighbors.neighbors`.
+    Behind `Registry.lineage`, which describes parameters, result and errors.
 
     Notes
     -----
@@ -291,16 +274,7 @@ class Duplicates:
 def duplicates(registry: Contents, *, view: View | None = None) -> list[Duplicates]:
     """Groups of rows of different models that are identical, or the same within noise.
 
-    Parameters
-    ----------
-    registry : Contents
-    view : View, optional
-        The registry's own by default.
-
-    Returns
-    -------
-    list of Duplicates
-        Largest first. Replicates of one model are not duplicates.
+    Behind `Registry.duplicates`, which describes parameters, result and errors.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components

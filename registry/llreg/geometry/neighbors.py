@@ -116,23 +116,7 @@ def neighbors(
 ) -> Neighbors:
     """The rows nearest to one row.
 
-    Parameters
-    ----------
-    registry : Contents
-    query : str, Path or float array of shape (n_texts,)
-        A row, as in `Contents.find`; a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts,
-        NaN where not scored. Of pairs it may have shape (2, n_texts): the responses given their prompts, and alone.
-    k : int
-        How many.
-    view : View, optional
-        The registry's own by default.
-    where : sequence of str
-        Conditions on metadata, all of which must hold, as "architecture=LlamaForCausalLM" or "num_parameters<2e9".
-
-    Raises
-    ------
-    NotFoundError, InputError
-        If the query is no row, or no vector of this text set; if a condition cannot be read.
+    Behind `Registry.neighbors`, which describes parameters, result and errors.
     """
     if k < 1:
         raise InputError(f"k: expected at least 1 neighbour; got {k}")

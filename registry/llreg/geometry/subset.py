@@ -52,31 +52,7 @@ def make_subset(
 ) -> dict[str, Any]:
     """Draw a sample of the texts that new models may be scored on, at a fraction of the cost.
 
-    Parameters
-    ----------
-    registry : Contents
-    size : int
-        Texts of the sample; drawn without replacement.
-    draws : int
-        Instead of `size`: draws with replacement, as Oyama et al. 2025b (arXiv 2505.15428) make them.
-    method : {"ls", "kl", "uniform"}
-        What a text's chance is proportional to; see `llreg.texts.sampling.text_scores`.
-    floor : float, optional
-        Share of the draws that is uniform whatever the method, 0.5 if not given; 0 is their rule. See `llreg.texts.sampling.text_chances`.
-    seed : int
-        Another seed draws another sample.
-    view : View, optional
-        Through which the rows are seen, and whose texts are drawn from; by default the registry's.
-
-    Returns
-    -------
-    dict
-        The subset file's document (``subset.schema.json``).
-
-    Raises
-    ------
-    InputError
-        If the numbers do not fit, or the method needs rows that are not there.
+    Behind `Registry.subset`, which describes parameters, result and errors.
 
     Notes
     -----

@@ -71,37 +71,7 @@ def make_map(
 ) -> MapResult:
     """Make a map of rows.
 
-    Parameters
-    ----------
-    registry : Contents
-    models : sequence of str, optional
-        Which rows, as in `Contents.find`; all by default.
-    view : View, mapping, path or "default"
-        As in `llreg.geometry.view.view.view_of`.
-    method : {"tsne", "pca", "mds", "umap"}
-        t-SNE with the papers' settings; PCA of the double-centred rows; classical MDS of the KL matrix, which is the
-        same where no texts are missing; UMAP, if umap-learn is installed.
-    perplexity : float, optional
-        Of t-SNE; by default 30, or (n_models - 1) / 3 if that is less.
-    iterations : int
-        Of t-SNE; the largest map of Oyama et al. 2025b (arXiv 2505.15428) has 10,000.
-    seed : int
-    align : Map or path, optional
-        Turn the map to this one.
-    ellipses : int
-        Resamples of the texts for uncertainty ellipses, each of which makes the map once more; 0 for none.
-    progress : callable, optional
-        As in `resampled_ellipses`.
-
-    Returns
-    -------
-    MapResult
-        The same for the same version, view and settings.
-
-    Raises
-    ------
-    NotFoundError, InputError, MissingExtraError
-        If a name means no row or several, there are too few rows, or a setting is impossible.
+    Behind `Registry.map`, which describes parameters, result and errors.
     """
     old = None if align is None else read_map(align)
     if old is not None:
@@ -150,23 +120,7 @@ def make_map(
 def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
     """Place rows into a map without moving what is on it.
 
-    Parameters
-    ----------
-    registry : Contents
-    onto : Map or path
-        Its view is used, whatever the registry's own is now.
-    models : sequence of str, optional
-        Rows to place, as in `Contents.find`; by default all that are not on the map.
-
-    Returns
-    -------
-    MapResult
-        The rows of the map that are in the registry, where they were, and the others.
-
-    Raises
-    ------
-    InputError
-        If the registry's rows do not compare with the map's, or too few of the map's are there.
+    Behind `Registry.place`, which describes parameters, result and errors.
     """
     old = read_map(onto)
     old.check_registry(registry)

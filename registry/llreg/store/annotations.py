@@ -58,19 +58,7 @@ class Annotations:
 def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Annotations:
     """Keep a table beside the rows, under a name; one of that name is replaced.
 
-    Parameters
-    ----------
-    registry : Contents
-    source : path, mapping or DataFrame
-        As `llreg.geometry.predict.scores.read_scores` takes it: CSV or Parquet, a column `model` and others.
-    name : str, optional
-        By default the file's.
-
-    Raises
-    ------
-    InputError
-        If it is no table with a column of models, a model stands there twice, or two names differ only in case.
-    StorageError
+    Behind `Registry.annotate`, which describes parameters, result and errors.
     """
     registry.check_changeable("annotate it")
     if name is None:

@@ -37,17 +37,7 @@ Source = Callable[[Sequence[RowRecord]], Iterable[Row]]  # of some rows, those t
 def build(registry: Contents) -> str:
     """Make the build from the accepted rows and put it in the place of the old one.
 
-    Returns
-    -------
-    str
-        The version id, 64 hex digits.
-
-    Raises
-    ------
-    InvalidFileError
-        If a row file is damaged; the old build stays.
-    StorageError
-        If the disk is full or read-only; the old build stays.
+    Behind `Registry.build`, which describes parameters, result and errors.
     """
     registry.check_changeable()
     atomic.sweep(registry.path)

@@ -23,19 +23,7 @@ if TYPE_CHECKING:
 def summary(registry: Contents, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A line a row: what `llreg ls` shows.
 
-    Parameters
-    ----------
-    registry : Contents
-    columns : sequence of str
-        Further columns, as ``column`` or ``table.column`` of the annotations; None where a row has no value.
-
-    Returns
-    -------
-    list of dict
-        Keys model, base (of an adapter, else None), row_id, revision, weights, num_parameters, texts_scored, subset (id of
-        the sample of texts it was scored on, or None), mean_log_likelihood (nats per text, over the scored texts),
-        bits_per_byte (minus the sum of log-likelihoods, in bits, over the bytes of the scored texts), added_at,
-        contributor, and those of `columns`.
+    Behind `Registry.summary`, which describes parameters, result and errors.
     """
     records = registry.records()
     source = registry.row_source()
@@ -151,22 +139,7 @@ def status(registry: Contents) -> dict[str, Any]:
 def diff(registry: Contents, old: str, new: str | None = None) -> dict[str, Any]:
     """Rows that one version has and another has not.
 
-    Parameters
-    ----------
-    registry : Contents
-    old, new : str
-        Tags of named versions; `new` is by default what is accepted now.
-
-    Returns
-    -------
-    dict
-        ``from`` and ``to`` (tag or None, version id), ``added`` and ``removed`` (lists of row_id, digest and, for removed
-        ones that were retracted, why).
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such version.
+    Behind `Registry.diff`, which describes parameters, result and errors.
     """
     before = set(registry.version_manifest(old)["rows"])
     after = registry.digests() if new is None else set(registry.version_manifest(new)["rows"])

@@ -41,18 +41,7 @@ def validate(
 ) -> list[Problem]:
     """Check a registry's files, or only the given row files.
 
-    Parameters
-    ----------
-    registry : Contents
-    paths : sequence of Path
-        Row files; by default every file of the registry.
-    progress : callable, optional
-        Called with (files checked, files in all).
-
-    Returns
-    -------
-    list of Problem
-        Empty if all is well. It raises nothing for a bad file.
+    Behind `Registry.validate`, which describes parameters, result and errors.
     """
     files = [Path(path).resolve() for path in paths] or registry.folder.below(registry.path / ROWS)
     problems: list[Problem] = []

@@ -23,15 +23,7 @@ _TAG = re.compile(r"(?!.*\.\.)(?!.*(\.|\.lock)$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 def tag(registry: Contents, name: str) -> dict[str, Any]:
     """Name the present version: write ``versions/<name>.json``.
 
-    Returns
-    -------
-    dict
-        The version's manifest, as ``version.schema.json`` has it.
-
-    Raises
-    ------
-    InputError
-        If the name is taken by another version, or is no usable file name.
+    Behind `Registry.tag`, which describes parameters, result and errors.
     """
     registry.check_changeable()
     file = version_file(check_tag(name))
@@ -67,20 +59,7 @@ def check_tag(name: str) -> str:
 def retract(registry: Contents, name: str, *, why: str) -> RowRecord:
     """Withdraw a row: write ``retractions/<digest>.json``; the row's file stays.
 
-    Parameters
-    ----------
-    registry : Contents
-    name : str
-        Model name, row id or digest prefix.
-    why : str
-        The reason, one line.
-
-    Raises
-    ------
-    InputError
-        If the reason is empty, too long or not one printable line, or the name fits several rows.
-    NotFoundError
-        If there is no such row.
+    Behind `Registry.retract`, which describes parameters, result and errors.
     """
     registry.check_changeable()
     if not why.strip() or not why.isprintable() or len(why) > 500:

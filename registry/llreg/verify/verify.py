@@ -37,34 +37,7 @@ def verify(
 ) -> Agreement:
     """Score some of a row's texts again, and say whether the row is what its model gives.
 
-    Parameters
-    ----------
-    registry : Contents
-    model : str
-        A row, as in `Contents.find`.
-    texts : int
-        How many, drawn from those that the row has a value for.
-    seed : int, optional
-        Draws the same texts again; from the system's randomness if not given, so that no contributor knows which.
-    path : str or path, optional
-        Where the model's files are, for a row of a local model; a directory, a ``.gguf`` file or a Hub id. By default the
-        model that the row names, at its commit on the Hub.
-    device : str
-        "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one.
-    trust_remote_code : bool
-        Run Python code from the model's repository, if the row was made so.
-
-    Returns
-    -------
-    Agreement
-        "inconclusive" also where the model cannot be had or scored here; the sentence says why.
-
-    Raises
-    ------
-    NotFoundError, InputError
-        If `model` means no row or several, `texts` is not positive, or none of the row's texts is copied here.
-    MissingExtraError
-        If torch or transformers is not installed.
+    Behind `Registry.verify`, which describes parameters, result and errors.
     """
     record = registry.find(model)
     seed = secrets.randbits(32) if seed is None else seed

@@ -38,33 +38,7 @@ def predict(
 ) -> Prediction:
     """Predict benchmark scores from rows, and say how well that works.
 
-    Parameters
-    ----------
-    rows : Rows
-        With and without scores.
-    scores : Scores
-        See `llreg.geometry.predict.scores.read_scores`.
-    seeds : sequence of int
-        One split into folds each.
-    folds : int
-        At least 2; fewer are made where there are fewer families.
-    alphas : sequence of float
-        Penalties to choose from, above 0.
-    level : float
-        Of the intervals, between 0 and 1.
-    strict : bool
-        Whether a scored model without a row is an error.
-
-    Returns
-    -------
-    Prediction
-
-    Raises
-    ------
-    InputError
-        If no benchmark has five scored models whose rows share texts, or an option is out of range.
-    NotFoundError
-        If no scored model has a row, or (strict) one has none.
+    Behind `Registry.predict`, which describes parameters, result and errors. `rows` are seen through a view already.
 
     Notes
     -----

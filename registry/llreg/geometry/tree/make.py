@@ -35,23 +35,7 @@ def make_tree(
 ) -> Tree:
     """A tree of models from their pairwise KL divergences.
 
-    Parameters
-    ----------
-    rows : Rows
-        At least two.
-    method : {"average", "ward", "nj"}
-        Average linkage on KL; Ward linkage on scaled coordinates; neighbour joining on KL.
-    bootstrap : int
-        Resamples of the texts that give the support of each group; 0 for none.
-    seed : int
-        Of the resamples. The same rows, method and seed give the same tree.
-    progress : callable, optional
-        Called with (done, bootstrap) after each resample.
-
-    Raises
-    ------
-    InputError
-        With fewer than two rows, a row that is given twice, an unknown method, or two rows without common texts.
+    Behind `Registry.tree`, which describes parameters, result and errors. `rows` are seen through a view already.
 
     Notes
     -----

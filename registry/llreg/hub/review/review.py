@@ -65,43 +65,7 @@ def review(
 ) -> list[Verdict]:
     """Review pull requests, and merge good ones.
 
-    Parameters
-    ----------
-    registry : Contents
-        Pulled from the repository a moment ago (`llreg.hub.sync.pull.pull`): new rows are compared with its rows.
-    repo : Repo or str, optional
-        By default the one it was pulled from.
-    numbers : sequence of int, optional
-        Which pull requests.
-    all_open : bool
-        All open ones, besides.
-    merge : bool
-        Take over what is good; of those where a person should look, the ones that `numbers` names. Pull requests with
-        nothing new in them are closed, and a build that is not current (as after a merge on the Hub) is made anew.
-    tag : str, optional
-        Name of the version that the merge makes; by default the date.
-    recompute : int
-        Score so many texts of new rows again, of up to five rows of each pull request.
-    comment : bool
-        Write each verdict under its pull request, unless the last one there said the same of the same commit. Only who may
-        write to the repository speaks for it: of others, nothing is written, with a warning.
-    progress : callable, optional
-        Called with each verdict when it is there.
-
-    Returns
-    -------
-    list of Verdict
-        In the order of the numbers.
-
-    Raises
-    ------
-    InputError
-        If no repository is known, a number is no open pull request, or the tag is taken.
-    HubError
-        If the Hub refuses or cannot be reached; nothing, or the whole merge, was published. Rows that were to be merged
-        may then be in the local registry; the same command goes on from there.
-    MissingExtraError
-        If `recompute` is asked for without torch and transformers.
+    Behind `Registry.review`, which describes parameters, result and errors.
 
     Notes
     -----

@@ -77,22 +77,7 @@ def pull(
 
     A reader meanwhile sees the rows of before or of after. Rows that are not published stay as they are.
 
-    Parameters
-    ----------
-    registry : Contents
-    repo : str, optional
-        ``org/name``; by default the one it was pulled from.
-    revision : str, optional
-        Branch, tag or commit; by default what it was pulled at, or main.
-    progress : callable, optional
-        Called with (files done, files in all).
-
-    Raises
-    ------
-    InputError
-        If no repository is known, it is another registry, or rows here are younger than the revision.
-    HubNotFoundError, HubAccessError, HubUnreachableError
-        Nothing has changed; what was downloaded is kept for the next try.
+    Behind `Registry.pull`, which describes parameters, result and errors.
     """
     registry.check_changeable()
     return _pull(registry.path, registry, repo, revision, progress)

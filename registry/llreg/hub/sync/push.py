@@ -87,36 +87,7 @@ def push(
 ) -> PushResult:
     """Publish what the Hub does not have yet.
 
-    Parameters
-    ----------
-    registry : Contents
-        On this machine.
-    repo : str, optional
-        ``org/name``; by default the one it was pulled from or pushed to. It is made if it is missing.
-    create_pr : bool
-        Make a pull request also where you may write. Without write rights one is made in any case; a later push adds to it
-        while it is open.
-    dry_run : bool
-        Change nothing; say what would be sent.
-    only : collection of str, optional
-        Paths of row files and retractions that may be sent; by default all.
-    tag : str, optional
-        Name the version that this commit makes.
-    message, description : str, optional
-        Title and text of the commit or pull request; by default they say which rows.
-    private : bool
-        A repository that is made is private.
-    progress : callable, optional
-        Called with (files done, files in all) while rows of others are downloaded.
-
-    Raises
-    ------
-    InvalidFileError
-        If a row or document is not valid; nothing was sent.
-    HubAccessError, HubConflictError, HubUnreachableError, HubNotFoundError
-        Nothing, or (after no answer) the whole commit was published; the same command finds out and goes on.
-    InputError
-        If no repository is known, or it holds another registry.
+    Behind `Registry.push`, which describes parameters, result and errors.
     """
     registry.check_changeable()
     with atomic.lock(registry.path, "hub"):
