@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from tests.hub.client import Hub, serving
 from tests.hub.people import hasten
+from tests.tools.commands import read_client_settings
 
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
@@ -67,7 +63,7 @@ def as_user(shared_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> AsUser:
         monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", raising=False)
         for name, value in shared_hub.env(user).items():
             monkeypatch.setenv(name, value)
-        _patch_client(monkeypatch, shared_hub.url, anonymous=user is None)
+        read_client_settings(monkeypatch)
 
     return become
 
@@ -136,46 +132,3 @@ def _at(root: Path, repo: str | None = None) -> Pin:
     pin = read_pin(root)
     assert pin is not None
     return pin if repo is None else replace(pin, repo=repo)
-
-
-def _patch_client(monkeypatch: pytest.MonkeyPatch, url: str, *, anonymous: bool) -> None:
-    """Set what huggingface_hub reads once, when it is imported, in every module that has a copy of it."""
-    import huggingface_hub.hf_api
-    from huggingface_hub import HfFileSystem
-    from huggingface_hub.utils import _cache_assets, _cache_manager, _git_credential  # noqa: F401
-
-    constants = _constants(url, anonymous)
-    for module in _client_modules():
-        for name in constants.keys() & vars(module).keys():
-            monkeypatch.setattr(module, name, constants[name])
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)  # of huggingface_hub.list_repo_files, ...
-    HfFileSystem.clear_instance_cache()
-
-
-def _client_modules() -> list[ModuleType]:
-    return [module for name, module in sys.modules.items() if name.partition(".")[0] == "huggingface_hub"]
-
-
-def _constants(url: str, anonymous: bool) -> dict[str, Any]:
-    home = Path(os.environ["HF_HOME"])
-    where = urlsplit(url)
-    return {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_URL_HOSTS": frozenset({"hf.co", "huggingface.co", where.hostname}),
-        "_HUB_ORIGINS": frozenset({(where.scheme, where.hostname, where.port)}),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_DISABLE_TELEMETRY": True,
-        "HF_HUB_DISABLE_PROGRESS_BARS": True,
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": anonymous,
-        "HF_HUB_ETAG_TIMEOUT": 60,
-        "HF_HUB_DOWNLOAD_TIMEOUT": 60,
-        "HF_HOME": str(home),
-        "HF_HUB_CACHE": str(home / "hub"),
-        "HF_ASSETS_CACHE": str(home / "assets"),
-        "HF_XET_CACHE": str(home / "xet"),
-        "HF_TOKEN_PATH": str(home / "token"),
-        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-        "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
-    }
