@@ -167,7 +167,7 @@ def bench(
     dtypes : sequence of str
         "all", or some of `DTYPES`. If not given, float32 and bfloat16, and float16 of a model saved in it.
     device : str
-        As for `llreg.add.add.add`.
+        As for `Registry.add`.
     batch_tokens : sequence of int
         Padded tokens of a batch at most. If not given, 4,096, 16,384 and 65,536 on a GPU, and on a CPU the default.
     seconds : float

@@ -69,14 +69,14 @@ def find_workers(
     Parameters
     ----------
     cluster, count
-        As `cluster` and `workers` of `llreg.add.add.add`.
+        As `cluster` and `workers` of `Registry.add`.
     requests : sequence of Request
     report : Reporter
 
     Raises
     ------
     InputError, MissingExtraError, ClusterError
-        As `llreg.add.add.add`.
+        As `Registry.add`.
     """
     for device in (request.options.device for request in requests):
         if ":" in device:

@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def good(self) -> list[Entry]:
-        """What to give to `llreg.add.add.add`: the entries without a problem."""
+        """What to give to `Registry.add`: the entries without a problem."""
         return [entry for entry, model in zip(self.entries, self.models, strict=True) if model.problem is None]
 
     def results(self, added: Sequence[AddResult]) -> list[AddResult]:

@@ -45,7 +45,7 @@ class Options:
     quantize : {"int8", "int4"} or None
         Pack the weights when they are loaded.
     subset : str, path, mapping or None
-        A text subset, by its file, document or id: only its texts are scored. See `llreg.geometry.subset.make_subset`.
+        A text subset, by its file, document or id: only its texts are scored. See `Registry.subset`.
     """
 
     revision: str | None = None

@@ -19,7 +19,7 @@ _MAX_DEPTH = 10
 
 
 def read_models(path: Path, **options: Any) -> list[str | dict[str, Any]]:
-    """The models that a file lists, for `llreg.add.add.add`.
+    """The models that a file lists, for `Registry.add`.
 
     Parameters
     ----------

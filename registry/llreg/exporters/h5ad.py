@@ -31,7 +31,7 @@ def write_h5ad(selection: Selection, path: Path, *, progress: Callable[[int, int
     Raises
     ------
     ImportError
-        If anndata is not installed; `llreg.exporters.export.export` says so before.
+        If anndata is not installed; `Registry.export` says so before.
     StorageError
         If it cannot be written.
 

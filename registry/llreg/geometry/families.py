@@ -15,7 +15,7 @@ _SIZE = re.compile(r"(\d+x)?\d+([._]\d+)?[kmbt]|nano|micro|tiny|mini|small|base|
 
 
 def read_families(path: Path) -> dict[str, str]:
-    """Families that are known, from a CSV file with columns model and family: what `llreg.geometry.lineage.lineage` takes.
+    """Families that are known, from a CSV file with columns model and family: what `Registry.lineage` takes.
 
     Returns
     -------

@@ -28,7 +28,18 @@ Axis = Literal["step", "size"]
 def trajectory(rows: Rows, *, order: Sequence[float] | None = None, by: Axis = "step", since: float = 0.0) -> Dataset:
     """The path that a family of models takes: KL from checkpoint to checkpoint and from the first one.
 
-    Behind `Registry.trajectory`, which describes parameters, result and errors. `rows` are seen through a view already.
+    Behind `Registry.trajectory`, which describes parameters and errors. `rows` are seen through a view already.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dim ``checkpoint``, with row ids, model names (``model_id``) and the clock (``order``; NaN for a final model
+        whose step is not known, which comes last) as coordinates. float64 ``kl_step`` from the previous checkpoint and
+        ``kl_first`` from the first one, nats per text, each with ``…_se``, ``…_bits_per_byte`` and
+        ``…_bits_per_byte_se``; NaN for the first. ``exponent`` of the checkpoints that start one, NaN elsewhere.
+        Without a dim, in bits per byte: ``total``, the sum of the steps, and ``direct``, from the first to the last;
+        ``ratio``, direct / total; ``exponent_mean`` and ``exponent_sd`` over the checkpoints. Why there is no
+        exponent stands in the attribute ``exponent_note``.
 
     Notes
     -----

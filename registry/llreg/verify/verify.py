@@ -59,7 +59,7 @@ def verify_rows(
     models : sequence of str or None
         Rows, as in `Contents.find`; None is all of them.
     texts, path, **options
-        As in `verify`.
+        As in `Registry.verify`.
 
     Yields
     ------
@@ -100,7 +100,7 @@ def score_again(
     seed : str
         Which texts: it should not be the contributor's to choose.
     path, device, trust_remote_code
-        As in `verify`.
+        As in `Registry.verify`.
     most_parameters : float, optional
         A larger model is not downloaded.
     """

@@ -43,7 +43,7 @@ def propose(
     Raises
     ------
     HubError, InvalidFileError, InputError
-        As `llreg.hub.sync.push.push`.
+        As `Registry.push`.
     """
     check_row_files(registry, pin.digests(), only)
     unanswered: UnknownOutcomeError | None = None

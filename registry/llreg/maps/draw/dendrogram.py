@@ -76,7 +76,7 @@ def save_tree(
     view : View, mapping, path or "default"
         As in `llreg.geometry.view.view.view_of`.
     method, bootstrap, seed, progress
-        As in `llreg.geometry.tree.make.make_tree`.
+        As in `Registry.tree`.
     color : str, optional
         Field of the rows' metadata by which a figure marks its leaves, as in `categories`.
 

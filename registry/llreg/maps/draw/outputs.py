@@ -62,9 +62,9 @@ def save_map(
     models : sequence of str, optional
         Rows of the map, or rows to place, as in `Contents.find`.
     view, method, perplexity, iterations, seed, align, ellipses, progress
-        As in `llreg.maps.make.make_map`, whose defaults stand for None.
+        As in `Registry.map`, whose defaults stand for None.
     onto : Map or path, optional
-        Place rows into this map, as `llreg.maps.make.place_onto` does, instead of making one; its own view, method and
+        Place rows into this map, as `Registry.place` does, instead of making one; its own view, method and
         settings are used.
     color, labels
         As in `write_outputs`.
