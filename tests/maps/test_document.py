@@ -37,7 +37,7 @@ def _same(one: Map, other: Map) -> bool:
 
 def test_written_map_is_read_whole(made: Map, tmp_path: Path) -> None:
     path = tmp_path / "map.json"
-    made.write(path)
+    made.write(str(path))
     found = read_map(path)
     assert _same(found, made)
     assert found.to_json() == made.to_json()

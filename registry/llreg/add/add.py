@@ -46,7 +46,9 @@ def add(
     report = reporter or Reporter()
     if on_plan is not None:
         if cluster not in (None, "local"):
-            raise InputError("--dry-run and --strict check what this machine can do: give them without --cluster")
+            raise InputError(
+                "on_plan gets what this machine can do, and not a cluster elsewhere: leave one of them out"
+            )
         planned = plan(registry, models, progress=report.look_up, evict=evict, **options)
         on_plan(planned)
         run: dict[str, Any] = {"order": order, "evict": evict, "workers": workers, "cluster": cluster}

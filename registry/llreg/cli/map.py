@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from llreg.cli.common import Context, note
 from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.cli.progress import counting
-from llreg.maps.draw.outputs import check_outputs, map_to_replace, write_outputs
+from llreg.maps.draw.outputs import save_map
 from llreg.printable import printable
-from llreg.store.annotations import table_file
-
-if TYPE_CHECKING:
-    from llreg.maps.make import MapResult
 
 _METHODS = ("tsne", "pca", "mds", "umap")
 
@@ -66,45 +62,42 @@ def map_(
     scores: Path | None,
     onto: Path | None,
     view: ViewChoice,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """A map of models in the plane, near where their likelihoods are alike.
 
     Of the MODELs, or of all rows. A map written as .json can be made again from what it says of itself; --onto places
     new rows into it and moves nothing. Where the .json is there already, the new map is turned to it.
     """
-    # Options that were not given take the defaults of `Registry.map`.
-    settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    tsne = [f"--{name}" for name in ("perplexity", "iterations") if name in settings]
-    if tsne and settings.get("method", "tsne") != "tsne":  # which would ignore them
+    chosen = [f"--{name}" for name, value in settings.items() if value is not None]
+    # Checked here, too, so that the exit code is that of wrong usage.
+    tsne = [option for option in chosen if option in ("--perplexity", "--iterations")]
+    if tsne and settings["method"] not in (None, "tsne"):  # which would ignore them
         raise click.UsageError(f"{' and '.join(tsne)} belong to t-SNE; leave out for --method {settings['method']}")
-    check_outputs(outputs)
+    has_view = view != ViewChoice()
+    if onto is not None and (chosen or has_view):
+        unused = " and ".join(chosen) or "--view"
+        raise click.UsageError(f"--onto keeps the map's own view, method and settings; leave out {unused}")
     registry = context.registry()
-    names = list(models) or None
-    if onto is not None:
-        if settings or view != ViewChoice():
-            used = " and ".join(f"--{name}" for name in settings) or "--view"
-            raise click.UsageError(f"--onto keeps the map's own view, method and settings; leave out {used}")
-        result = registry.place(onto, names)
-    else:
-        if "align" not in settings:
-            settings["align"], message = map_to_replace(outputs, registry, settings.get("method", "tsne"), names)
-            if message:
-                note(printable(message))
-        with counting("maps of resamples") if settings.get("ellipses") else nullcontext() as progress:
-            result = registry.map(names, view=view.of(registry), progress=progress, **settings)
-    table = None if scores is None else table_file(registry, scores)
-    write_outputs(result, outputs, color=color, labels=labels or None, scores=table)
-    _note_map(result, outputs)
-
-
-def _note_map(result: MapResult, outputs: tuple[Path, ...]) -> None:
+    with counting("maps of resamples") if settings["ellipses"] else nullcontext() as progress:
+        result = save_map(
+            registry,
+            outputs,
+            list(models) or None,
+            view=view.of(registry) if has_view else None,
+            onto=onto,
+            color=color,
+            labels=labels or None,
+            scores=scores,
+            progress=progress,
+            **settings,
+        )
     for line in result.notes:
         note(printable(line))
     map = result.map
-    settings = ", ".join(f"{name} {value:g}" for name, value in map.settings.items())
+    values = ", ".join(f"{name} {value:g}" for name, value in map.settings.items())
     note(
-        f"{len(result.rows):,} rows of {map.registry}, {map.method}{f' ({settings})' if settings else ''}, version "
+        f"{len(result.rows):,} rows of {map.registry}, {map.method}{f' ({values})' if values else ''}, version "
         f"{map.version[:12]}, view {map.view.id[:12]} ({printable(map.view.describe())}): "
         f"{printable(', '.join(str(path) for path in outputs))}"
     )

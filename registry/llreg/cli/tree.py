@@ -12,7 +12,7 @@ import click
 from llreg.cli.common import Context, note, print_json
 from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
 from llreg.cli.progress import counting
-from llreg.maps.draw.dendrogram import categories, check_endings, write_tree
+from llreg.maps.draw.dendrogram import save_tree
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -65,18 +65,24 @@ def tree(
     Of the MODELs, or of all rows. Branch lengths of average linkage and neighbour joining are bits per byte, those of
     Ward linkage their root. Without -o the Newick goes to stdout.
     """
-    check_endings(outputs)
     registry = context.registry()
-    names, through = list(models) or None, view.of(registry)
-    colors = categories(registry.rows(names, view=through), color) if color else None
     with counting("resamples") if bootstrap else nullcontext() as progress:
-        tree = registry.tree(names, view=through, method=method, bootstrap=bootstrap, seed=seed, progress=progress)
+        tree = save_tree(
+            registry,
+            outputs,
+            list(models) or None,
+            view=view.of(registry),
+            method=method,
+            bootstrap=bootstrap,
+            seed=seed,
+            color=color,
+            progress=progress,
+        )
     for path in outputs:
-        write_tree(tree, path, color=colors)
         note(f"wrote {path}")
     if as_json:
         print_json(tree.to_json())
-    elif not outputs:
+    elif not outputs:  # files were asked for instead
         click.echo(tree.newick(), nl=False)
     note_tree(tree)
 

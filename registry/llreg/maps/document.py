@@ -104,7 +104,7 @@ class Map:
         document |= {name: value for name, value in optional.items() if value}
         return {**document, "id": hash_json(document)}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the document; the same map gives the same bytes.
 
         Raises
@@ -112,7 +112,7 @@ class Map:
         StorageError
             If it cannot be written.
         """
-        write_output(path, pretty_json(self.to_json()).encode("utf-8"))
+        write_output(Path(path), pretty_json(self.to_json()).encode("utf-8"))
 
     def check_registry(self, registry: Contents) -> None:
         """Refuse a registry whose rows do not compare with this map's.

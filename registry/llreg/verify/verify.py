@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,37 +45,6 @@ def verify(
         registry, record, texts, words, path=path, device=device, trust_remote_code=trust_remote_code
     )
     return replace(agreement, seed=seed)
-
-
-def verify_rows(
-    registry: Contents, models: Sequence[str] | None, texts: int = 32, *, path: str | Path | None = None, **options: Any
-) -> Iterator[Agreement]:
-    """Verify one row after the other: what `llreg verify` does.
-
-    Parameters
-    ----------
-    registry : Contents
-    models : sequence of str or None
-        Rows, as in `Contents.find`; None is all of them.
-    texts, path, **options
-        As in `Registry.verify`.
-
-    Yields
-    ------
-    Agreement
-        Of a row as soon as it is scored again.
-
-    Raises
-    ------
-    InputError
-        If `models` is empty, or `path` is given and it is not one row.
-    """
-    if models is not None and not models:
-        raise InputError("name the rows to verify, or give --all")
-    if path is not None and (models is None or len(models) != 1):
-        raise InputError("--model goes with one row: verify such rows one at a time")
-    names = [record.row_id for record in registry.records()] if models is None else models
-    return (verify(registry, name, texts, path=path, **options) for name in names)
 
 
 def score_again(

@@ -66,7 +66,7 @@ def test_a_tree_is_made_and_written(groups: Registry, tmp_path: Path) -> None:
 
 
 def test_leaves_keep_their_marks_when_a_row_is_left_out(
-    small_registry: Registry, make_row: Any, tmp_path: Path
+    small_registry: Registry, make_row: Any, cli: Any, tmp_path: Path
 ) -> None:
     unscored = np.full(small_registry.num_texts, np.nan)
     unscored[0] = -5.0
@@ -80,3 +80,7 @@ def test_leaves_keep_their_marks_when_a_row_is_left_out(
     text = (tmp_path / "tree.svg").read_text(encoding="utf-8")
     assert tree.labels == ("org/b", "org/c")
     assert [f"Arch-{name}" in text for name in "abc"] == [False, True, True]
+    # The command marks them alike, and says what it left out.
+    result = cli("-r", small_registry.path, "tree", "--color", "architecture", "-o", "command.svg", cwd=tmp_path)
+    assert (result.code, "left out, with fewer than two scored texts" in result.err) == (0, True)
+    assert (tmp_path / "command.svg").read_text(encoding="utf-8") == text

@@ -165,7 +165,7 @@ class Prediction:
             "notes": self.notes,
         }
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the table as .csv or .parquet, or everything as .json.
 
         In CSV a text that a spreadsheet would take for a formula gets an apostrophe.
@@ -177,6 +177,7 @@ class Prediction:
         StorageError
             If the file cannot be written.
         """
+        path = Path(path)
         check_output(path)
         ending = path.suffix.lower()
         if ending == ".json":

@@ -94,8 +94,22 @@ def clone(
         ``org/name``.
     path : str or Path, optional
         By default the name of the repository, in the working directory.
-    revision, progress
-        As in `pull`.
+    revision : str, optional
+        Branch, tag or commit; by default what was pulled into `path` before, or main.
+    progress : callable, optional
+        Called with (files done, files in all).
+
+    Returns
+    -------
+    PullResult
+        Its ``path`` is the registry's directory; the rows that came, the commit and version, and what was downloaded.
+
+    Raises
+    ------
+    InputError
+        If `path` is a file, or a registry that was pulled from elsewhere, or has rows younger than the revision.
+    HubNotFoundError, HubAccessError, HubUnreachableError
+        There is no registry then; what was downloaded is kept for the next try.
     """
     root = Path(path if path is not None else Repo(repo).id.partition("/")[2]).expanduser().resolve()
     if root.exists() and not root.is_dir():
