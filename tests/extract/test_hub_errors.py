@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from llreg_extract.files.hub_errors import DATASET, MODEL, hub_errors
+from llreg_extract.files.hub_errors import DATASET, MODEL, Sentences, hub_errors
 from llreg_schemas.errors import (
     HubAccessError,
     HubConflictError,
@@ -16,6 +17,8 @@ from llreg_schemas.errors import (
     HubUnreachableError,
     LlregError,
     ModelAccessError,
+    ModelError,
+    StorageError,
 )
 
 
@@ -45,6 +48,33 @@ def test_an_answer_about_a_dataset(status: int, kind: type[LlregError], sentence
 def test_an_answer_about_a_model(status: int) -> None:
     with pytest.raises(ModelAccessError, match=f"answered {status} for org/x: try again later"), hub_errors("org/x"):
         raise _answer(status)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+# As huggingface_hub 1 and 2 raise it: an OSError without a number.
+CUT_OFF = OSError("Consistency check failed: file should be of size 2048 but has size 1000 (model.safetensors).")
+
+
+@pytest.mark.parametrize(
+    ("sentences", "error", "kind", "sentence"),
+    [
+        (
+            MODEL,
+            CUT_OFF,
+            ModelAccessError,
+            "a download of org/x .* was cut off: run the same command again; it goes on",
+        ),
+        (DATASET, CUT_OFF, HubUnreachableError, "a download from org/x was cut off: run the same command again"),
+        (MODEL, FULL, ModelError, "the disk is full while org/x is downloaded: free some space, or move HF_HOME"),
+        (DATASET, FULL, StorageError, "the disk is full while org/x is downloaded: free some space and run the same"),
+        (MODEL, LocalTokenNotFoundError("no token"), ModelAccessError, "org/x needs a login, .*: hf auth login"),
+        (DATASET, LocalTokenNotFoundError("no token"), HubAccessError, "you are not logged in: log in with: hf auth"),
+    ],
+)
+def test_a_failure_on_this_machine(sentences: Sentences, error: OSError, kind: type[LlregError], sentence: str) -> None:
+    with pytest.raises(kind, match=sentence) as caught, hub_errors("org/x", sentences=sentences):
+        raise error
+    assert type(caught.value) is kind
 
 
 def test_what_is_not_of_the_hub_goes_on() -> None:

@@ -158,6 +158,7 @@ BAD_SAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"filtered_resps": ["nan"]}, "expected one log-likelihood"),
     ({"filtered_resps": ["-inf"]}, "expected one log-likelihood"),
     ({"filtered_resps": [True]}, "expected one log-likelihood"),
+    ({"filtered_resps": [-(10**400)]}, "expected one log-likelihood"),  # an integer that no float can hold
     ({"filtered_resps": ["the answer"]}, "expected one log-likelihood"),
     ({"arguments": {"gen_args_0": {"arg_0": "context", "arg_1": "answer"}}}, "expected a sample of a rolling"),
     ({"arguments": {"gen_args_0": {"arg_0": "a"}, "gen_args_1": {"arg_0": "b"}}}, "expected a sample of a rolling"),

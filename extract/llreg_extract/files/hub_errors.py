@@ -22,6 +22,7 @@ from llreg_schemas.errors import (
     ModelAccessError,
     ModelError,
     ModelNotFoundError,
+    StorageError,
 )
 
 # Failure -> error and sentence. A failure that a table lacks is not explained: the client's own error goes on.
@@ -37,6 +38,7 @@ MODEL: Sentences = {
         ModelNotFoundError,
         "no model {name} on the Hub, or it is private: check the name; for a private one log in (hf auth login)",
     ),
+    "not logged in": (ModelAccessError, "{name} needs a login, and you are not logged in: hf auth login"),
     "offline": (
         ModelAccessError,
         "the Hub ({endpoint}) cannot be reached and {name}{at_revision} is not in the local cache: " + GO_ON,
@@ -56,6 +58,10 @@ MODEL: Sentences = {
     ),
     "unreachable": (ModelAccessError, "the Hub ({endpoint}) cannot be reached for {name}: " + GO_ON),
     "disk full": (ModelError, "the disk is full while {name} is downloaded: free some space, or move HF_HOME"),
+    "cut off": (
+        ModelAccessError,
+        "a download of {name} from the Hub ({endpoint}) was cut off: run the same command again; it goes on from there",
+    ),
 }
 
 DATASET: Sentences = {
@@ -99,6 +105,10 @@ DATASET: Sentences = {
         HubUnreachableError,
         "the Hub ({endpoint}) cannot be reached for {name}: check the connection and run the same command again",
     ),
+    "disk full": (
+        StorageError,
+        "the disk is full while {name} is downloaded: free some space and run the same command again",
+    ),
     "cut off": (
         HubUnreachableError,
         "a download from {name} was cut off: run the same command again; it goes on from there",
@@ -128,7 +138,7 @@ def hub_errors(name: str, revision: str | None = None, sentences: Sentences = MO
     ------
     ModelNotFoundError, ModelAccessError, ModelError
         Of a model.
-    HubNotFoundError, HubAccessError, HubConflictError, HubUnreachableError, HubError, InputError
+    HubNotFoundError, HubAccessError, HubConflictError, HubUnreachableError, HubError, InputError, StorageError
         Of a dataset repository.
     """
     try:
@@ -196,6 +206,7 @@ def _failure_of(error: Exception) -> str:
     is_network = type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES
     if is_network or isinstance(error, (ConnectionError, TimeoutError)):
         return "unreachable"
+    # What came is shorter or longer than the Hub lists; the client has no class of its own for that.
     if isinstance(error, OSError) and "onsistency check" in str(error):
         return "cut off"
     return ""
