@@ -15,9 +15,9 @@ import pytest
 from llreg.geometry.subset import describe_subset, make_subset, subset_errors
 from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.contents import find_record
 from llreg.store.layout import subset_file
 from llreg.store.listings import summarise
+from llreg.store.lookup import find_record
 from llreg.store.rowfile import Row, row_path, write_row
 from llreg.store.subsets import check_subset, dump_subset, load_subset, read_designs, store_subset
 from llreg_schemas import RowRecord, hash_json, row_digest

@@ -86,7 +86,14 @@ def import_lm_eval(
     if not results_paths:  # that of the same run ends in the same time
         path = samples[0].with_name(f"results_{samples[0].stem.rpartition('_')[2]}.json")
         results_paths = [path] if path.is_file() else []
-    results = _read_results(results_paths[0]) if results_paths else {}
+    results: dict[str, Any] = {}
+    for path in results_paths:
+        try:
+            results = json.loads(read_bounded(path))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: expected the JSON of an lm-eval run; {error}") from error
+        if not isinstance(results, dict) or not isinstance(results.get("config", {}), dict):
+            raise InputError(f"{path}: expected the JSON object of an lm-eval run, with config")
     name = str(samples[0])
     _check_protocol(results, bos, name)
     contents = [read_bounded(path) for path in samples]  # kept for the origin's hash
@@ -104,16 +111,6 @@ def import_lm_eval(
 
 
 # The results file
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(read_bounded(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected the JSON of an lm-eval run; {error}") from error
-    if not isinstance(results, dict) or not isinstance(results.get("config", {}), dict):
-        raise InputError(f"{path}: expected the JSON object of an lm-eval run, with config")
-    return results
 
 
 def _check_protocol(results: Mapping[str, Any], bos: bool, name: str) -> None:

@@ -111,7 +111,13 @@ def import_modelmap(
             for model, vector in vectors.items()
         ]
         result = import_rows(registry, measurements, origin, dry_run=dry_run, progress=progress)
-        result.notes.extend([*_compare(result), order_note(registry)])
+        if result.shape == PUBLISHED["shape"]:
+            if (result.minimum, result.quantile) == (PUBLISHED["minimum"], PUBLISHED["quantile"]):
+                result.notes.append("shape, minimum and quantile are those of the published matrix")
+            else:
+                figures = f"the minimum {PUBLISHED['minimum']} and the 2 % quantile {PUBLISHED['quantile']}"
+                result.notes.append(f"this is another matrix than the published one, which has {figures}")
+        result.notes.append(order_note(registry))
     if not dry_run:
         for title, table in tables.items():
             write_annotations(registry, title, to_table(table))
@@ -272,7 +278,7 @@ def _annotations(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, li
     return tables
 
 
-# Are these the paper's texts, and the paper's values?
+# Are these the paper's texts?
 
 
 def _check_text_set(registry: Contents) -> None:
@@ -292,13 +298,3 @@ def _check_text_set(registry: Contents) -> None:
         "texts would look sound. Make a registry on them: llreg texts build pile-10k, then llreg init --texts; or, if "
         "these are those texts under another name: --force"
     )
-
-
-def _compare(result: ImportResult) -> list[str]:
-    """Whether the figures are those of the published matrix."""
-    if result.shape != PUBLISHED["shape"]:
-        return []
-    if (result.minimum, result.quantile) == (PUBLISHED["minimum"], PUBLISHED["quantile"]):
-        return ["shape, minimum and quantile are those of the published matrix"]
-    figures = f"the minimum {PUBLISHED['minimum']} and the 2 % quantile {PUBLISHED['quantile']}"
-    return [f"this is another matrix than the published one, which has {figures}"]

@@ -28,7 +28,23 @@ def read_npz(data: bytes, name: str) -> Table:
     InputError
         If the file is damaged, an array is of another kind or shape, or holds Python objects.
     """
-    arrays = _read_arrays(data, name)
+    arrays: dict[str, NDArray[np.generic]] = {}  # those that are understood
+    limit = settings.MAX_IMPORT_BYTES
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [entry for entry in archive.infolist() if entry.filename in _MEMBERS]
+            if sum(entry.file_size for entry in members) > limit:
+                raise InputError(f"{name}: expected at most {limit:,} bytes of arrays")
+            for entry in members:
+                with archive.open(entry) as file:
+                    array = _read_array(file, entry.file_size, f"{name}: {entry.filename}")
+                    arrays[entry.filename.removesuffix(".npy")] = array
+    except InputError:
+        raise
+    except ZIP_ERRORS as error:
+        raise InputError(f"{name}: expected an .npz file; it is damaged or another kind ({error})") from error
+
+    # What they are, by names and shapes.
     column = next((column for column in MODEL if column in arrays), None)
     if column is None or VALUES not in arrays:
         raise InputError(f"{name}: expected the arrays models and {VALUES}; got {', '.join(sorted(arrays)) or 'none'}")
@@ -50,26 +66,6 @@ def read_npz(data: bytes, name: str) -> Table:
         {column: entries.tolist() for column, entries in about.items()},
         {column: str(arrays[column].item()) for column in STAMP if column in arrays and arrays[column].size == 1},
     )
-
-
-def _read_arrays(data: bytes, name: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays that are understood."""
-    arrays = {}
-    limit = settings.MAX_IMPORT_BYTES
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [entry for entry in archive.infolist() if entry.filename in _MEMBERS]
-            if sum(entry.file_size for entry in members) > limit:
-                raise InputError(f"{name}: expected at most {limit:,} bytes of arrays")
-            for entry in members:
-                with archive.open(entry) as file:
-                    array = _read_array(file, entry.file_size, f"{name}: {entry.filename}")
-                    arrays[entry.filename.removesuffix(".npy")] = array
-    except InputError:
-        raise
-    except ZIP_ERRORS as error:
-        raise InputError(f"{name}: expected an .npz file; it is damaged or another kind ({error})") from error
-    return arrays
 
 
 def _read_array(file: IO[bytes], size: int, location: str) -> NDArray[np.generic]:

@@ -101,8 +101,7 @@ def import_rows(
         atomic.check_writable(registry.path)
 
     # Everything is checked before anything is written.
-    matrix = _matrix(measurements, registry, origin)  # (n_models, n_texts)
-    _refuse_clipped(matrix, origin)
+    matrix = _raw_matrix(measurements, registry, origin)  # (n_models, n_texts)
     rows = _make_rows(registry, measurements, matrix, origin)
     records = registry.records()
     present, retracted = {record.digest for record in records}, set(registry.retractions())
@@ -154,8 +153,8 @@ def order_note(registry: Contents) -> str:
     )
 
 
-def _matrix(measurements: Sequence[Measurement], registry: Contents, origin: Origin) -> NDArray[np.float64]:
-    """The values, float64 array of shape (n_models, n_texts), nats, in the file's precision."""
+def _raw_matrix(measurements: Sequence[Measurement], registry: Contents, origin: Origin) -> NDArray[np.float64]:
+    """The values, float64 array of shape (n_models, n_texts), nats, in the file's precision; clipped ones are refused."""
     if not measurements:
         raise InputError(f"{origin.file}: expected at least one model; there is none")
     for each in measurements:
@@ -168,21 +167,19 @@ def _matrix(measurements: Sequence[Measurement], registry: Contents, origin: Ori
                 f"{registry.info.text_set.name}; got {len(values):,}; a registry on the texts that they are of is "
                 "made with: llreg init --texts"
             )
-    return np.stack([each.log_likelihood for each in measurements], dtype=np.float64, casting="unsafe")
+    matrix = np.stack([each.log_likelihood for each in measurements], dtype=np.float64, casting="unsafe")
 
-
-def _refuse_clipped(matrix: NDArray[np.float64], origin: Origin) -> None:
-    """Rows are stored raw: values that were clipped have one floor, shared by models on many texts."""
+    # Rows are stored raw: values that were clipped have one floor, shared by models on many texts.
     is_floor = matrix == matrix[~np.isnan(matrix)].min(initial=0.0)  # (n_models, n_texts)
     num_models, num_texts = int(is_floor.any(axis=1).sum()), int(is_floor.any(axis=0).sum())
     # One model's minimum is no floor, nor is one that a few texts share: a checkpoint may stand there under two names.
-    if num_models < 2 or num_texts < max(3, matrix.shape[1] // 1000):
-        return
-    raise InputError(
-        f"{origin.file}: expected raw log-likelihoods; {int(is_floor.sum()):,} values of {num_models:,} models on "
-        f"{num_texts:,} texts are exactly {float(matrix[is_floor][0])!r}, so they were clipped there. What lay below is "
-        "lost, and a row must be raw, so that every view can clip it; import the raw matrix"
-    )
+    if num_models >= 2 and num_texts >= max(3, matrix.shape[1] // 1000):
+        raise InputError(
+            f"{origin.file}: expected raw log-likelihoods; {int(is_floor.sum()):,} values of {num_models:,} models on "
+            f"{num_texts:,} texts are exactly {float(matrix[is_floor][0])!r}, so they were clipped there. What lay below is "
+            "lost, and a row must be raw, so that every view can clip it; import the raw matrix"
+        )
+    return matrix
 
 
 def _make_rows(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.store.contents import find_record
+from llreg.store.lookup import find_record
 from llreg.tables import MODEL_COLUMNS, Table, read_table
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, NotFoundError

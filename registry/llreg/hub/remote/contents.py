@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from llreg.hub.remote.folder import HubFolder, commit_of
 from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES, is_count
 from llreg.store.contents import Contents
-from llreg.store.layout import STORE, TEXTS
+from llreg.store.layout import RETRACTIONS, STORE, TEXTS, version_file
 from llreg.store.rowfile import Row, parse_row, row_limit
 from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, check_tokens, chunk_rows, string_limit
 from llreg.store.zarr_read import StoreReader
@@ -48,7 +49,7 @@ def find_folder(repo: str, revision: str | None = None) -> tuple[HubFolder, str 
     HubAccessError, HubUnreachableError
     """
     target = Repo(repo)
-    manifest = f"versions/{revision}.json"
+    manifest = version_file(str(revision))
     try:
         folder = HubFolder(target, commit_of(target, revision))
     except HubNotFoundError as error:
@@ -119,23 +120,18 @@ class RemoteContents(Contents):
         record = self.find(name)
         path = self.row_files().get(record.digest)
         if path is not None and record.digest in self.build_records():  # else its record was read from the file already
-            try:
-                return self._row_from_file(path.relative_to(self.path).as_posix(), record)
-            except InvalidFileError:
-                pass  # the store may have it intact
+            file = path.relative_to(self.path).as_posix()
+            size = self._hub.size(file) or 0
+            if 0 < size <= row_limit(self.num_texts):
+                with suppress(InvalidFileError):  # the store may have it intact
+                    row = parse_row(self._hub.read(file, 0, size), self.num_texts, label=file)
+                    if (row.record.digest, row.record.identity) == (record.digest, record.identity):
+                        return replace(row, record=record)
+        # From the store, or else from the file as a whole, with the errors that either gives.
         row = super().row(name)
         if row.record.identity != record.identity:
             raise InvalidFileError(STORE, f"names {record.row_id} a row that is {row.record.row_id}")
         return row
-
-    def _row_from_file(self, file: str, record: RowRecord) -> Row:
-        size, limit = self._hub.size(file) or 0, row_limit(self.num_texts)
-        if not 0 < size <= limit:
-            raise InvalidFileError(file, f"expected at most {limit:,} bytes; got {size:,}")
-        row = parse_row(self._hub.read(file, 0, size), self.num_texts, label=file)
-        if (row.record.digest, row.record.identity) != (record.digest, record.identity):
-            raise InvalidFileError(file, f"expected the row {record.row_id}")
-        return replace(row, record=record)
 
     def _accepted_records(self, strict: bool) -> dict[str, RowRecord]:
         # What will be read one after the other is fetched at once.
@@ -143,7 +139,7 @@ class RemoteContents(Contents):
         unbuilt = [path for digest, path in self.row_files().items() if strict or digest not in stored]
         names = [path.relative_to(self.path).as_posix() for path in unbuilt]
         limit = row_limit(self.num_texts)
-        retracted = self._hub.files("retractions")
+        retracted = self._hub.files(RETRACTIONS)
         self._hub.fetch_all([*retracted, *(name for name in names if (self._hub.size(name) or 0) <= limit)])
         return super()._accepted_records(strict)
 

@@ -76,22 +76,22 @@ class HubFolder:
     def __init__(self, repo: Repo, commit: str) -> None:
         self.repo, self.commit = repo, commit
         self._cache = AnswerCache(repo.id)
-        self.root = self._config_path().parent
 
-    def _config_path(self) -> Path:
-        """registry.json: whatever else is read, this is, and it tells where the client keeps the commit's files."""
+        # Whatever else is read, registry.json is, and it tells where the client keeps the commit's files.
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(self.repo.id, CONFIG, revision=self.commit, repo_type="dataset")
+        cached = try_to_load_from_cache(repo.id, CONFIG, revision=commit, repo_type="dataset")
         if isinstance(cached, str):
-            return Path(cached)
-        self._need_connection(CONFIG)
-        try:
-            return self.repo.cached(self.commit, CONFIG)
-        except HubNotFoundError as error:
-            raise HubNotFoundError(
-                f"{self.repo.id} on the Hub is not a registry at {self.commit[:8]}: it has no {CONFIG}"
-            ) from error
+            config = Path(cached)
+        else:
+            self._need_connection(CONFIG)
+            try:
+                config = repo.cached(commit, CONFIG)
+            except HubNotFoundError as error:
+                raise HubNotFoundError(
+                    f"{repo.id} on the Hub is not a registry at {commit[:8]}: it has no {CONFIG}"
+                ) from error
+        self.root = config.parent
 
     # As llreg.store.folder.Folder
 

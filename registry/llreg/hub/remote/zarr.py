@@ -51,8 +51,18 @@ class HubStore(Store):
         return prototype.buffer.from_bytes(data)
 
     def _read(self, key: str, size: int, byte_range: ByteRequest | None) -> bytes:
-        name, (start, end) = f"{self._name}/{key}", _span(byte_range, size)
-        large = self._is_large(key)
+        # First byte, and the one after the last.
+        start, end = 0, size
+        if isinstance(byte_range, RangeByteRequest):
+            start, end = byte_range.start, byte_range.end
+        elif isinstance(byte_range, OffsetByteRequest):
+            start = byte_range.offset
+        elif isinstance(byte_range, SuffixByteRequest):
+            start = size - byte_range.suffix
+        if not 0 <= start < end <= size:
+            raise ValueError(f"bytes {start:,} to {end:,} of a file of {size:,}")
+        # Small files are downloaded as a whole, and read from the disk from then on.
+        name, large = f"{self._name}/{key}", self._is_large(key)
         if byte_range is None or not large:
             self._folder.fetch(self._folder.root / name)
         data = self._folder.read(name, start, end)
@@ -112,23 +122,3 @@ class HubStore(Store):
 
     def _keys(self) -> Sequence[str]:
         return [name[len(self._name) + 1 :] for name in self._folder.files(self._name)]
-
-
-def _span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
-    """First byte and the one after the last that are meant.
-
-    Raises
-    ------
-    ValueError
-        If they are not in the file.
-    """
-    start, end = 0, size
-    if isinstance(byte_range, RangeByteRequest):
-        start, end = byte_range.start, byte_range.end
-    elif isinstance(byte_range, OffsetByteRequest):
-        start = byte_range.offset
-    elif isinstance(byte_range, SuffixByteRequest):
-        start = size - byte_range.suffix
-    if not 0 <= start < end <= size:
-        raise ValueError(f"bytes {start:,} to {end:,} of a file of {size:,}")
-    return start, end

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llreg.hub.client.repo import Entry, Repo
+from llreg.store.layout import RETRACTIONS, ROWS, SUBSETS
 from llreg_schemas.errors import HubNotFoundError, InputError
 
 # Only these folders are looked into; of any other that differs, the name is enough to refuse it.
-_OPENED = re.compile(r"rows|rows/[0-9a-f]{2}|retractions|subsets")
+_OPENED = re.compile(rf"{ROWS}|{ROWS}/[0-9a-f]{{2}}|{RETRACTIONS}|{SUBSETS}")
 _MOST_PAGES = 60  # of history a side; with the Hub's 50 commits a page, 3,000 commits
 _MOST_ENTRIES = (
     20_000  # of a listing, beyond what the registry has: 21 requests; forty times what may be merged at once
@@ -104,8 +105,8 @@ class Trees:
                 differing.append((before, after))
         opened = [pair for pair in differing if any(map(_is_opened, pair))]
         for commit, entries in ((base, [before for before, _ in opened]), (head, [after for _, after in opened])):
-            rows = [entry for entry in entries if entry and entry.is_folder and entry.path.startswith("rows/")]
-            self._repo.list_folders(commit, "rows", rows)
+            rows = [entry for entry in entries if entry and entry.is_folder and entry.path.startswith(f"{ROWS}/")]
+            self._repo.list_folders(commit, ROWS, rows)
         for before, after in differing:
             if not any(map(_is_opened, (before, after))):
                 if after is not None:

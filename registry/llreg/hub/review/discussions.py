@@ -90,8 +90,11 @@ def comment_verdict(repo: Repo, verdict: Verdict, user: str) -> bool:
         events = _details(repo, verdict.number).events
         comments = [event for event in events if event.type == "comment" and event.author == user and not event.hidden]
         reviews = [event.content for event in comments if event.content.lstrip().startswith(_MARKER)]
-        if reviews and _says_the_same(reviews[-1], verdict):
-            return False
+        if reviews:
+            # Of the same commit with the same result; another version of the registry is no news.
+            words = reviews[-1].strip().partition("\n")[0].split()
+            if words[:3] == ["<!--", "llreg-review", verdict.head] and words[4:] == [verdict.state, "-->"]:
+                return False
         with repo.errors():
             repo.api.comment_discussion(repo.id, verdict.number, verdict_comment(verdict), repo_type="dataset")
     except HubError as error:
@@ -129,12 +132,6 @@ def verdict_comment(verdict: Verdict) -> str:
     if verdict.state == "refused":
         parts.append("Push a new commit to this pull request, and it will be reviewed again.")
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _says_the_same(comment: str, verdict: Verdict) -> bool:
-    """Whether a comment of a review is of the same commit with the same result; another version of the registry is no news."""
-    words = comment.strip().partition("\n")[0].split()
-    return words[:3] == ["<!--", "llreg-review", verdict.head] and words[4:] == [verdict.state, "-->"]
 
 
 def merged_comment(verdict: Verdict, repo: Repo, commit: str, tag: str | None) -> str:

@@ -13,7 +13,7 @@ from llreg.hub.client.repo import Entry, Repo
 from llreg.hub.review.diff import Change
 from llreg.store.contents import Contents
 from llreg.store.folder import LocalFolder
-from llreg.store.layout import CONFIG, STORE
+from llreg.store.layout import CONFIG, RETRACTIONS, ROWS, STORE, SUBSETS, retraction_file, subset_file
 from llreg.store.rowfile import digest_in_name, row_limit
 from llreg.store.subsets import check_subset, list_subsets, store_subset
 from llreg.store.validate import validate
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 _MOST_ROWS = 500  # new rows of a pull request: more than any honest run scores, and what one commit can take in 60 s
 _MOST_BYTES = 256 << 20  # 256 MiB in all: 500 rows of 65,000 texts
 _MAX_NAMED = 20  # files refused by name; of more, how many there are
-_ROW = re.compile(r"rows/([0-9a-f]{2})/([^/]+)")
-_RETRACTION = re.compile(r"retractions/([0-9a-f]{64})\.json")
-_SUBSET = re.compile(r"subsets/([0-9a-f]{64})\.json")
+_ROW = re.compile(rf"{ROWS}/([0-9a-f]{{2}})/([^/]+)")
+_DOCUMENT = re.compile(rf"({RETRACTIONS}|{SUBSETS})/[0-9a-f]{{64}}\.json")
 _BYTES_A_TEXT = 64  # of a subset: a chance of up to 20 digits, and an index and a count of the drawn
 
 
@@ -82,7 +81,7 @@ def sort_changes(
         verdict.find(
             "refused", "", f"… and {len(refused) - _MAX_NAMED:,} more files that a pull request may not change"
         )
-    kinds = {"rows": files.rows, "retractions": files.retractions, "subsets": files.subsets}
+    kinds = {ROWS: files.rows, RETRACTIONS: files.retractions, SUBSETS: files.subsets}
     for change in changes:
         if change.path in refused:
             continue
@@ -109,9 +108,9 @@ def _refusal(change: Change, num_texts: int) -> str:
     path, size = change.path, change.entry.size
     kind = path.partition("/")[0]
     limits = {
-        "rows": row_limit(num_texts),
-        "retractions": MAX_DOCUMENT_BYTES,
-        "subsets": min(MAX_VERSION_BYTES, _BYTES_A_TEXT * num_texts + MAX_DOCUMENT_BYTES),
+        ROWS: row_limit(num_texts),
+        RETRACTIONS: MAX_DOCUMENT_BYTES,
+        SUBSETS: min(MAX_VERSION_BYTES, _BYTES_A_TEXT * num_texts + MAX_DOCUMENT_BYTES),
     }
     if kind not in limits or "/" not in path:
         return f"expected only files in rows/, retractions/ and subsets/; this is none of them, and {change.kind}"
@@ -121,7 +120,7 @@ def _refusal(change: Change, num_texts: int) -> str:
         digest = digest_in_name(row[2])
         is_well_named = digest is not None and digest[:2] == row[1]
     else:
-        is_well_named = bool(_RETRACTION.fullmatch(path) or _SUBSET.fullmatch(path))
+        is_well_named = _DOCUMENT.fullmatch(path) is not None
     if change.entry.is_folder or not is_well_named:
         return (
             "expected exactly rows/<hh>/<name>-<digest>.zarr.zip, retractions/<digest>.json or subsets/<id>.json, hh being "
@@ -189,7 +188,7 @@ class Proposal(Contents):
             try:
                 document = parse("subset", (self.path / entry.path).read_bytes(), entry.path)
                 check_subset(document, self.info, entry.path)
-                if entry.name != f"{document['id']}.json":
+                if entry.path != subset_file(document["id"]):
                     yield entry.path, f"expected the name of its id, {document['id'][:12]}….json"
             except InvalidFileError as error:
                 yield entry.path, _problem(error)
@@ -200,16 +199,17 @@ class Proposal(Contents):
         problems = validate(self, [self.path / entry.path for entry in files.rows]) if files.rows else []
         yield from ((problem.file, problem.message) for problem in problems)
         bad = {problem.file for problem in problems}
-        needed = set()
+        named = set()  # subsets that good rows were scored on
         for entry in files.rows:
             if entry.path in bad:
                 continue
             record = self.file_record(self.path / entry.path)
-            needed.add(record.identity.subset)
+            if record.identity.subset:
+                named.add(subset_file(record.identity.subset))
             if row_ids.get(record.row_id, record.digest) != record.digest:
                 yield entry.path, f"has the row id {record.row_id} of another row: score the model again"
         for entry in files.subsets:
-            if entry.name.removesuffix(".json") not in needed and not bad:
+            if entry.path not in named and not bad:
                 yield entry.path, "expected a subset that a new row was scored on; no row here names it"
 
     def _check_retractions(self, files: NewFiles) -> Iterator[tuple[str, str]]:
@@ -220,7 +220,7 @@ class Proposal(Contents):
             except InvalidFileError as error:
                 yield entry.path, _problem(error)
                 continue
-            if entry.name != f"{document['digest']}.json":
+            if entry.path != retraction_file(document["digest"]):
                 yield entry.path, f"expected the name of the row's digest, {document['digest'][:12]}….json"
             elif document["digest"] not in digests:
                 yield entry.path, "expected a row that is here; it is not"

@@ -10,18 +10,16 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llreg.atomic import state_dir
 from llreg.hub.client.repo import Progress, Repo, same_content
+from llreg.hub.sync.sizes import check_size
 from llreg.hub.sync.state import RemoteState, check_document, intact_records, is_valid_document
-from llreg.settings import MAX_TEXT_BYTES, SHARD_ROWS
-from llreg.store.annotations import MAX_TABLE_BYTES
+from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES
 from llreg.store.contents import Contents, open_folder
-from llreg.store.layout import ANNOTATIONS, CONFIG, RECIPE, STORE, TEXTS
-from llreg.store.rowfile import Row, digest_in_name, row_limit, row_path
-from llreg.store.zarr_profile import MAX_METADATA_BYTES, STRING_CHUNK_ROWS, file_limit, shard_limit, string_limit
+from llreg.store.layout import CONFIG, RECIPE, RETRACTIONS, STORE, TEXTS, VERSIONS
+from llreg.store.rowfile import Row, digest_in_name, row_path
 from llreg.store.zarr_read import StoreReader
 from llreg_schemas import RowRecord, check
 from llreg_schemas.errors import (
@@ -32,12 +30,10 @@ from llreg_schemas.errors import (
     LlregWarning,
     storage_errors,
 )
-from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
 
 _TRIES = 2  # for a download that comes with other bytes than the Hub lists
 # What one request costs, in bytes that could have come in its time: decides between row files and a whole shard.
 _REQUEST_BYTES = 100_000
-_TEXT_METADATA_BYTES = 4096  # a text's hash, subset and source
 
 
 @dataclass(frozen=True)
@@ -219,47 +215,6 @@ def fetch_files(
         )
 
 
-def check_size(name: str, size: int, text_set: Mapping[str, Any] | None = None) -> None:
-    """Refuse a file that is larger than its kind can be, before any byte of it is fetched.
-
-    Parameters
-    ----------
-    name : str
-        Path in the repository.
-    size : int
-        Bytes, as the Hub lists them.
-    text_set : mapping, optional
-        Header of the text set, in registry.json; needed for all but registry.json itself.
-
-    Raises
-    ------
-    InvalidFileError
-    """
-    limit = MAX_DOCUMENT_BYTES if text_set is None else _size_limit(name, text_set)
-    if size > limit:
-        raise InvalidFileError(name, f"expected at most {limit:,} bytes; the Hub lists {size:,}: it was not downloaded")
-
-
-def _size_limit(name: str, text_set: Mapping[str, Any]) -> int:
-    folder, num_texts = name.partition("/")[0], int(text_set["num_texts"])
-    if folder == "rows":
-        return row_limit(num_texts)
-    if folder in ("versions", "subsets"):
-        return MAX_VERSION_BYTES
-    if folder == ANNOTATIONS:
-        return MAX_TABLE_BYTES
-    if folder == STORE:
-        part = name.split("/")[1]
-        if part in ("digest", "record"):
-            return file_limit(string_limit(part, STRING_CHUNK_ROWS))
-        return shard_limit(num_texts) if part in PAIR_VARIABLES else MAX_METADATA_BYTES
-    if name == TEXTS:
-        prompts = float(text_set.get("mean_prompt_bytes", 0))
-        mean = min(float(text_set["mean_bytes"]), MAX_TEXT_BYTES) + min(prompts, MAX_TEXT_BYTES)
-        return MAX_DOCUMENT_BYTES + num_texts * (int(2 * mean) + _TEXT_METADATA_BYTES)
-    return MAX_DOCUMENT_BYTES
-
-
 class _PartialStore(StoreReader):
     """A store of which only the shards that are needed were downloaded."""
 
@@ -310,7 +265,7 @@ class _Downloader:
         problems = self._document_problems | rows
         for problem in problems.values():
             warnings.warn(f"left out, {problem}", LlregWarning, stacklevel=4)
-        retracted = self.remote.document_names("retractions")
+        retracted = self.remote.document_names(RETRACTIONS)
         return tuple(problem for key, problem in problems.items() if key not in retracted)
 
     # Documents
@@ -325,7 +280,14 @@ class _Downloader:
         for name in required:
             self._check_size(name)
         recipe = [RECIPE] if RECIPE in remote.root and not (self._root / RECIPE).is_file() else []
-        documents = [path for path in remote.documents if self._is_needed(path)]
+        documents = []
+        for path, entry in remote.documents.items():
+            ours = self._root / path
+            is_same = ours.is_file() and same_content(entry, ours)
+            # Of a version that differs one wants to know how; another document that is valid here says the same there.
+            is_version = path.startswith(f"{VERSIONS}/")
+            if not is_same and (is_version or not is_valid_document(self._root, path, self.registry.info)):
+                documents.append(path)
         optional = self._of_allowed_size([*recipe, *documents, *tables])
         self._fetch([*required, *optional])
         oversized = set(documents).difference(optional)
@@ -343,15 +305,6 @@ class _Downloader:
             return False
         shutil.copyfile(ours, self._target / name)
         return True
-
-    def _is_needed(self, path: str) -> bool:
-        ours = self._root / path
-        if not ours.is_file():
-            return True
-        if same_content(self.remote.documents[path], ours):
-            return False
-        # Of a version that differs one wants to know how.
-        return path.startswith("versions/") or not is_valid_document(self._root, path, self.registry.info)
 
     def _accept_document(self, path: str, *, downloaded: bool) -> bool:
         """Whether a document is one to go by; what is not to be put in place is deleted where it came."""

@@ -24,7 +24,7 @@ from llreg.hub.sync.state import (
 from llreg.store.build import Source, gather, put_build, row_sources, save_dropped_rows, write_build
 from llreg.store.contents import Contents, open_folder
 from llreg.store.init import prepare
-from llreg.store.layout import CONFIG, RECIPE, TEXTS, enclosing
+from llreg.store.layout import CONFIG, RECIPE, RETRACTIONS, SUBSETS, TEXTS, VERSIONS, enclosing, version_file
 from llreg.store.pin import Pin, read_pin, write_pin
 from llreg.store.rowfile import row_path, to_zip
 from llreg_schemas import RowRecord, version_id
@@ -155,30 +155,28 @@ def _pull(
         target = Repo(pin.repo)
         tries = _STALE_TRIES if pin.revision == MAIN else 1
         while True:
+            commit = resolve(target, pin.revision)
+            local = None if registry is None else readable(registry)
+            # Nothing to ask for where all of the commit came with the last pull, and is intact.
+            is_pinned = registry is local and commit == pin.commit
+            if registry is not None and is_pinned and has_rows(registry, pin.digests(), registry.retractions()):
+                write_pin(root, pin)
+                records = registry.records()
+                return _result(pin, commit, root, records, records)
+            remote = list_state(target, commit, pin)
+            tables = tables_to_download(remote, root, pin)
+            downloaded = download(target, remote, root, local, pin.digests(), tables, progress)
             try:
-                return _pull_commit(target, resolve(target, pin.revision), root, registry, pin, progress)
+                result = apply(downloaded, root, local, pin)
+                break
             except OlderRevisionError:
                 tries -= 1
                 if not tries:
                     raise
             time.sleep(_STALE_SECONDS)
-
-
-def _pull_commit(
-    target: Repo, commit: str, root: Path, registry: Contents | None, pin: Pin, progress: Progress | None
-) -> PullResult:
-    local = None if registry is None else readable(registry)
-    is_pinned = registry is local and commit == pin.commit
-    if registry is not None and is_pinned and has_rows(registry, pin.digests(), registry.retractions()):
-        write_pin(root, pin)
-        records = registry.records()
-        return _result(pin, commit, root, records, records)
-    remote = list_state(target, commit, pin)
-    tables = tables_to_download(remote, root, pin)
-    result = apply(download(target, remote, root, local, pin.digests(), tables, progress), root, local, pin)
-    if registry is not None:
-        registry.reload()
-    return result
+        if registry is not None:
+            registry.reload()
+        return result
 
 
 def resolve(repo: Repo, revision: str) -> str:
@@ -187,7 +185,7 @@ def resolve(repo: Repo, revision: str) -> str:
         return repo.commit_of(revision)
     except HubNotFoundError:
         if revision != MAIN and any(
-            entry.name == f"{revision}.json" for entry in repo.listing(repo.commit_of(MAIN), "versions")
+            entry.path == version_file(revision) for entry in repo.listing(repo.commit_of(MAIN), VERSIONS)
         ):
             raise HubNotFoundError(
                 f"{revision} is a version of {repo.id} without a tag of the repository: llreg pull {repo.id}, "
@@ -216,7 +214,7 @@ def apply(downloaded: Download, root: Path, registry: Contents | None, pin: Pin)
         if is_on_both_sides and not is_valid_document(root, path, downloaded.registry.info):
             _put(downloaded, root, path)
     check_compatible(downloaded, registry, pin)
-    retracted = remote.document_names("retractions")
+    retracted = remote.document_names(RETRACTIONS)
     if registry is not None:
         retracted |= registry.retractions().keys()
     records = merged_records(downloaded, registry, retracted)
@@ -228,7 +226,7 @@ def apply(downloaded: Download, root: Path, registry: Contents | None, pin: Pin)
             save_dropped_rows(registry, records.values())
         write_merged_build(downloaded, registry, records, info, retracted, staging)
         # Before the build, what its rows need; after it, what tells of rows that readers must have first.
-        _put_documents(downloaded, root, "subsets")
+        _put_documents(downloaded, root, SUBSETS)
         if registry is None:
             _put(downloaded, root, TEXTS)
         if (downloaded.root / RECIPE).is_file() and not (root / RECIPE).is_file():
@@ -238,8 +236,8 @@ def apply(downloaded: Download, root: Path, registry: Contents | None, pin: Pin)
             _prefer_published(downloaded, registry)
         for digest in downloaded.row_files.keys() - records.keys():  # retracted: kept as files
             _put(downloaded, root, downloaded.row_files[digest].relative_to(downloaded.root).as_posix())
-        _put_documents(downloaded, root, "retractions")
-        _put_documents(downloaded, root, "versions")
+        _put_documents(downloaded, root, RETRACTIONS)
+        _put_documents(downloaded, root, VERSIONS)
         for path in remote.tables:
             if (downloaded.root / path).is_file():
                 _put(downloaded, root, path)

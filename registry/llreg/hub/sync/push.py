@@ -44,7 +44,7 @@ from llreg.store.build import build, put_build, save_dropped_rows, stage_build
 from llreg.store.card import make_card
 from llreg.store.contents import Contents
 from llreg.store.documents import read_manifest
-from llreg.store.layout import ANNOTATIONS, CARD, CONFIG, STORE
+from llreg.store.layout import ANNOTATIONS, CARD, CONFIG, RETRACTIONS, ROWS, STORE, VERSIONS, version_file
 from llreg.store.pin import Pin, read_pin, write_pin
 from llreg.store.versions import check_tag
 from llreg.store.zarr_read import StoreReader
@@ -194,7 +194,7 @@ class _Attempt:
             # The repository gets a tag for each named version among its files that has none.
             published = {*remote.documents, *upload.files}
             versions = [str(manifest["tag"]) for manifest in registry.versions()]
-            versions = [tag for tag in versions if f"versions/{tag}.json" in published]
+            versions = [tag for tag in versions if version_file(tag) in published]
             tags = self.target.tag_missing(versions, commit or self.head) if versions else ()
         return replace(self.result(upload, commit), tags=tags)
 
@@ -258,7 +258,7 @@ class _Attempt:
         is_current = (
             self.pin.commit == remote.commit
             and all((registry.path / path).is_file() for path in remote.documents)
-            and has_rows(registry, remote.rows, remote.document_names("retractions"))
+            and has_rows(registry, remote.rows, remote.document_names(RETRACTIONS))
         )
         if not is_current:
             tables = tables_to_download(remote, registry.path, self.pin)
@@ -283,7 +283,7 @@ class _Attempt:
         files = row_files(registry, records, staging)
         files |= subset_files(registry, records, remote)
         retractions = retraction_files(registry, remote, records, only)
-        retracted = remote.document_names("retractions") | {Path(name).stem for name in retractions}
+        retracted = remote.document_names(RETRACTIONS) | {Path(name).stem for name in retractions}
 
         # The rows of the build: those that are published or will be, without the retracted ones.
         rows = published | {record.digest for record in records}
@@ -328,7 +328,7 @@ class _Attempt:
         self, tag: str, records: Mapping[str, RowRecord], downloaded: Download, staging: Path
     ) -> dict[str, Path]:
         """The file that names these rows, if the repository lacks it."""
-        name = f"versions/{tag}.json"
+        name = version_file(tag)
         is_published = name in downloaded.remote.documents
         copies = [path for root in (self.registry.path, downloaded.root) if (path := root / name).is_file()]
         if copies and read_manifest(tag, copies[0].read_bytes(), name)["version"] == version_id(records):
@@ -349,7 +349,7 @@ class _Attempt:
         message = options.message or commit_title(upload)
         info = make_commit(self.target, upload, message, options.description or "", parent=remote.commit)
         commit = str(info.oid)
-        pin = pin_at(self.pin, remote, commit).with_rows(name for name in upload.files if name.startswith("rows/"))
+        pin = pin_at(self.pin, remote, commit).with_rows(name for name in upload.files if name.startswith(f"{ROWS}/"))
         if CONFIG in upload.files:
             pin = replace(pin, config=blob_oid(upload.files[CONFIG].read_bytes()))
         tables = dict(pin.tables)
@@ -357,7 +357,7 @@ class _Attempt:
             if name.startswith(f"{ANNOTATIONS}/"):
                 # A large file by the registry's .gitattributes, whatever its size.
                 tables[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            if name.startswith("versions/") and not (root / name).exists():
+            if name.startswith(f"{VERSIONS}/") and not (root / name).exists():
                 atomic.write_atomic(root, root / name, path.read_bytes())
         write_pin(root, replace(pin, tables=tables))
         return commit

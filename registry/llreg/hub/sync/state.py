@@ -17,7 +17,7 @@ from llreg.settings import SHARD_ROWS
 from llreg.store.annotations import is_table
 from llreg.store.contents import Contents, open_folder
 from llreg.store.documents import read_manifest
-from llreg.store.layout import ANNOTATIONS, CONFIG, STORE
+from llreg.store.layout import ANNOTATIONS, CONFIG, RETRACTIONS, ROWS, STORE, SUBSETS, VERSIONS
 from llreg.store.pin import Pin, RowFolder
 from llreg.store.rowfile import digest_in_name, row_path
 from llreg.store.subsets import check_subset
@@ -28,9 +28,9 @@ from llreg_schemas.errors import FormatVersionError, InvalidFileError, LlregWarn
 ATTRIBUTES = ".gitattributes"
 # Documents are added and never changed. What their names may be: a name becomes a path on this machine.
 DOCUMENTS = {
-    "retractions": re.compile(r"[0-9a-f]{64}\.json"),
-    "subsets": re.compile(r"[0-9a-f]{64}\.json"),
-    "versions": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"),
+    RETRACTIONS: re.compile(r"[0-9a-f]{64}\.json"),
+    SUBSETS: re.compile(r"[0-9a-f]{64}\.json"),
+    VERSIONS: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"),
 }
 _ROW_FOLDER = re.compile(r"[0-9a-f]{2}")
 _STORE_FILE = re.compile(rf"{re.escape(STORE)}(/[A-Za-z0-9_][A-Za-z0-9_.]*)+")
@@ -109,12 +109,12 @@ def list_state(repo: Repo, commit: str, pin: Pin | None = None) -> RemoteState:
 
     # Row files. A folder's hash is that of all its files: where it is the pinned one, so are they.
     pinned = {} if pin is None else {name: folder for name, folder in pin.rows.items() if folder.oid}
-    listing = repo.listing(commit, "rows") if "rows" in root else []
+    listing = repo.listing(commit, ROWS) if ROWS in root else []
     folders = [entry for entry in listing if entry.is_folder and _ROW_FOLDER.fullmatch(entry.name)]
     changed = [entry for entry in folders if entry.name not in pinned or pinned[entry.name].oid != entry.oid]
     names: dict[str, list[str]] = {entry.name: [] for entry in changed}
     row_entries: dict[str, Entry] = {}
-    for file in repo.files(commit, "rows", changed) if changed else ():
+    for file in repo.files(commit, ROWS, changed) if changed else ():
         folder = file.path.split("/")[1]
         digest = digest_in_name(file.name)
         if digest and digest[:2] == folder and not file.is_folder:
@@ -126,7 +126,7 @@ def list_state(repo: Repo, commit: str, pin: Pin | None = None) -> RemoteState:
     for name, row_folder in row_folders.items():
         for file_name in row_folder.names:
             if digest := digest_in_name(file_name):
-                rows[digest] = (*rows.get(digest, ()), f"rows/{name}/{file_name}")
+                rows[digest] = (*rows.get(digest, ()), f"{ROWS}/{name}/{file_name}")
 
     # All else.
     documents = {
@@ -209,9 +209,9 @@ def check_document(path: str, data: bytes, info: Mapping[str, Any]) -> dict[str,
     InvalidFileError
     """
     folder, stem = path.partition("/")[0], Path(path).stem
-    if folder == "versions":
+    if folder == VERSIONS:
         return read_manifest(stem, data, path)
-    if folder == "subsets":
+    if folder == SUBSETS:
         document, key = check_subset(parse("subset", data, path), info, path), "id"
     else:
         document, key = parse("retraction", data, path), "digest"

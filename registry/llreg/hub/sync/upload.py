@@ -13,7 +13,21 @@ from llreg.hub.sync.state import ATTRIBUTES, RemoteState
 from llreg.store.build import store_attributes
 from llreg.store.card import make_card
 from llreg.store.contents import Contents
-from llreg.store.layout import BUILD, CARD, CONFIG, RECIPE, STORE, TABLE, TEXTS
+from llreg.store.layout import (
+    BUILD,
+    CARD,
+    CONFIG,
+    RECIPE,
+    RETRACTIONS,
+    STORE,
+    SUBSETS,
+    TABLE,
+    TEXTS,
+    VERSIONS,
+    retraction_file,
+    subset_file,
+    version_file,
+)
 from llreg.store.rowfile import row_path, to_zip
 from llreg.store.validate import validate
 from llreg_schemas import RowRecord
@@ -174,7 +188,7 @@ def row_files(registry: Contents, records: Sequence[RowRecord], staging: Path) -
 def subset_files(registry: Contents, records: Sequence[RowRecord], remote: RemoteState) -> dict[str, Path]:
     """Files of the text subsets that rows were scored on and the commit lacks."""
     ids = {record.identity.subset for record in records if record.identity.subset}
-    names = [f"subsets/{subset}.json" for subset in sorted(ids - remote.document_names("subsets"))]
+    names = [subset_file(subset) for subset in sorted(ids - remote.document_names(SUBSETS))]
     return {name: registry.path / name for name in names}
 
 
@@ -183,8 +197,8 @@ def retraction_files(
 ) -> dict[str, Path]:
     """Retractions that the commit lacks, of rows that it holds or, among `records`, will hold."""
     rows = remote.rows.keys() | {record.digest for record in records}
-    lacking = registry.retractions().keys() - remote.document_names("retractions")
-    names = [f"retractions/{digest}.json" for digest in sorted(lacking & rows)]
+    lacking = registry.retractions().keys() - remote.document_names(RETRACTIONS)
+    names = [retraction_file(digest) for digest in sorted(lacking & rows)]
     return {name: registry.path / name for name in names if only is None or name in only}
 
 
@@ -198,7 +212,7 @@ def version_files(registry: Contents, remote: RemoteState, rows: Collection[str]
     """
     files = {}
     for manifest in registry.versions():
-        name = f"versions/{manifest['tag']}.json"
+        name = version_file(manifest["tag"])
         if name in remote.documents:
             if not same_content(remote.documents[name], registry.path / name):
                 raise InputError(
@@ -257,8 +271,8 @@ def commit_title(upload: Upload) -> str:
         count = len(upload.rows)
         title = f"Add {count} row{'s' * (count > 1)}: {', '.join(models[:_TITLE_MODELS])}{more}"
     else:
-        retracted = sum(name.startswith("retractions/") for name in upload.files)
-        tags = [Path(name).stem for name in upload.files if name.startswith("versions/")]
+        retracted = sum(name.startswith(f"{RETRACTIONS}/") for name in upload.files)
+        tags = [Path(name).stem for name in upload.files if name.startswith(f"{VERSIONS}/")]
         parts = [f"Retract {retracted} row{'s' * (retracted > 1)}"] if retracted else []
         parts += [f"Name version {', '.join(tags)}"] if tags else []
         title = "; ".join(parts) or "Build"

@@ -1,0 +1,45 @@
+"""Which row a name means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from llreg_schemas import RowRecord
+from llreg_schemas.errors import InputError, NotFoundError
+
+
+def find_records(records: Sequence[RowRecord], names: Sequence[str]) -> list[RowRecord]:
+    """The one record of each name, as in `find_record`; row ids, of which there may be many, are looked up at once."""
+    by_id = {record.row_id: record for record in records}
+    return [by_id[name] if name in by_id else find_record(records, name) for name in names]
+
+
+def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
+    """The one record that `name` means: a model or adapter name, a row id, or a digest prefix of 6 or more digits.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the message names those whose names are nearest.
+    InputError
+        If there are several; the message lists their ids and what they differ in.
+    """
+    by_id = [record for record in records if record.row_id == name]
+    by_model = [record for record in records if record.identity.name == name]
+    by_digest = [record for record in records if len(name) >= 6 and record.digest.startswith(name)]
+    matches = by_id or by_model or by_digest
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        names = sorted({record.identity.name for record in records})
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see: llreg ls"
+        raise NotFoundError(f"no row of {name} in this registry; {hint}")
+    ids = []
+    for record in matches:
+        identity = record.identity
+        subset = f"text subset {identity.subset[:8]}" if identity.subset else None
+        parts = (identity.weight_dtype, identity.quantization, identity.file or identity.subfolder, subset)
+        ids.append(f"{record.row_id} ({', '.join(part for part in parts if part)})")
+    raise InputError(f"{name} has {len(matches)} rows; name one by its id: {', '.join(ids)}")
