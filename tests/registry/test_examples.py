@@ -14,10 +14,12 @@ from tests.tools.toy_models import ToyModel
 from llreg.locate import init, open_registry
 from llreg.registry import Registry
 from llreg.registry.geometry import GeometryVerbs
+from llreg.registry.maps import MapVerbs
 from llreg.registry.rows import RowVerbs
 
 EXAMPLES = {
     **examples_of(GeometryVerbs),
+    **examples_of(MapVerbs),
     **examples_of(RowVerbs),
     **examples_of(init),
     **examples_of(open_registry),

@@ -13,12 +13,13 @@ import pytest
 import llreg
 from llreg.registry import Registry
 from llreg.registry.geometry import GeometryVerbs
+from llreg.registry.maps import MapVerbs
 from llreg.registry.rows import RowVerbs
 from llreg.registry.sync import HubVerbs
 
 VERBS: dict[str, Callable[..., Any]] = {
     name: member
-    for verbs in (GeometryVerbs, RowVerbs, HubVerbs)
+    for verbs in (GeometryVerbs, MapVerbs, RowVerbs, HubVerbs)
     for name, member in vars(verbs).items()
     if not name.startswith("_") and callable(member)
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import llreg.bench as measure
-from llreg.cli.common import Context, note, print_json, print_lines, print_table
+from llreg.cli.common import Context, note, print_result, print_table
 from llreg.cli.options import in_registry, json_option
 from llreg.cli.progress import counting
 from llreg.printable import printable, shown_bytes
@@ -55,15 +55,10 @@ def bench(
     /,
     model: str | None,
     shape: str | None,
-    revision: str | None,
     dtypes: tuple[str, ...],
-    device: str,
-    batch_tokens: tuple[int, ...],
-    seconds: float,
-    seed: int,
-    trust_remote_code: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> int:
     """Measure how fast models are scored on this machine, to choose --dtype and --batch-tokens.
 
@@ -74,29 +69,15 @@ def bench(
     """
     if model and shape:
         raise click.UsageError("give a MODEL or a --shape, not both")
+    registry = context.registry_if_any()
+    dtypes = measure.DTYPES if "all" in dtypes else dtypes
     with counting("measuring") as progress:
-        report = measure.bench(
-            model,
-            shape=shape,
-            registry=context.registry_if_any(),
-            revision=revision,
-            dtypes=measure.DTYPES if "all" in dtypes else dtypes,
-            device=device,
-            batch_tokens=batch_tokens,
-            seconds=seconds,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
+        report = measure.bench(model, shape=shape, registry=registry, dtypes=dtypes, progress=progress, **options)
     failures = [speed for speed in report.speeds if speed.problem is not None]
     for speed in failures:
         note(printable(f"{speed.dtype}, {speed.batch_tokens:,} tokens: {speed.problem}"))
-    if as_json:
-        print_json(report.to_json())
-    elif quiet:
-        print_lines([report.advice.options] if report.advice else [])
-    else:
-        _print(report)
+    advice = [report.advice.options] if report.advice else []
+    print_result(as_json, quiet, report.to_json, advice, lambda: _print(report))
     return 1 if failures else 0
 
 
@@ -104,7 +85,10 @@ def _print(report: Report) -> None:
     threads = "" if report.on_gpu else f", {report.speeds[0].threads} threads"
     click.echo(printable(f"{report.model} on {report.device}{threads}"))
     if report.peaks:
-        peaks = ", ".join(f"{_rate(peak)} in {dtype}" for dtype, peak in report.peaks.items())
+        peaks = ", ".join(
+            f"{peak / 1e12:,.0f} TFLOP/s in {dtype}" if peak >= 1e13 else f"{peak / 1e9:,.0f} GFLOP/s in {dtype}"
+            for dtype, peak in report.peaks.items()
+        )
         click.echo(f"large matrix products reach {peaks}")
     header = ["DTYPE", "BATCH", "TOKENS/S", "PER CPU SECOND", "OF PEAK", "MEMORY", "PADDING", "SPREAD", "ERROR"]
     lines = [header, *(_line(report, speed) for speed in report.speeds)]
@@ -113,10 +97,6 @@ def _print(report: Report) -> None:
     print_table(lines[0], lines[1:], right=range(1, len(lines[0])))
     if report.advice:
         click.echo(f"\n{report.advice.sentence}")
-
-
-def _rate(flops: float) -> str:
-    return f"{flops / 1e12:,.0f} TFLOP/s" if flops >= 1e13 else f"{flops / 1e9:,.0f} GFLOP/s"
 
 
 def _line(report: Report, speed: Speed) -> list[str]:

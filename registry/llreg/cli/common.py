@@ -79,6 +79,21 @@ def counter(text: str) -> Callable[[int, int], None] | None:
     return lambda done, total: click.echo("\r" + text.format(done=done, total=total), err=True, nl=done == total)
 
 
+def print_result(
+    as_json: bool, quiet: bool, data: Callable[[], Any], ids: Iterable[str], text: Callable[[], object]
+) -> None:
+    """Print a result as its reader asked for: JSON, ids one a line, or `text`, which prints it for people.
+
+    What is not asked for is not computed: give functions and generators.
+    """
+    if as_json:
+        print_json(data())
+    elif quiet:
+        print_lines(ids)
+    else:
+        text()
+
+
 def print_json(value: Any) -> None:
     """Print JSON on stdout; NaN becomes null."""
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))

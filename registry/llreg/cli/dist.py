@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, note_view, print_json, print_lines, print_table
+from llreg.cli.common import Context, note, note_view, print_json, print_result, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.cli.progress import counting
 from llreg.geometry.kl.contrast import contrast
@@ -77,12 +77,9 @@ def dist(
         _print_contrast(difference, as_json=as_json)
     else:
         pairs = list_pairs(registry, models or None, to=target, view=through, nats=nats)
-        if as_json:
-            print_json(pairs.to_json())
-        elif quiet:
-            print_lines(f"{pair['model']}\t{pair['other']}\t{pair['kl']!r}" for pair in pairs.pairs)
-        else:
-            print_table(*pairs.table(), right=(2, 3, 4, 5))
+        ids = (f"{pair['model']}\t{pair['other']}\t{pair['kl']!r}" for pair in pairs.pairs)
+        print_result(as_json, quiet, pairs.to_json, ids, lambda: print_table(*pairs.table(), right=(2, 3, 4, 5)))
+        if not (as_json or quiet):
             note_view(pairs.version, pairs.view)
 
 

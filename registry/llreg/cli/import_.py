@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, count, counter, note, print_json, print_lines
+from llreg.cli.common import Context, count, counter, note, print_lines, print_result
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.importers.formats import FORMATS, import_table
 from llreg.importers.lmeval import import_lm_eval
@@ -135,12 +135,7 @@ def _progress(silent: bool) -> Callable[[int, int], None] | None:
 
 
 def _print_result(result: ImportResult, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print_json(result.to_json())
-    elif quiet:
-        print_lines(result.added)
-    else:
-        print_lines(_lines(result))
+    print_result(as_json, quiet, result.to_json, result.added, lambda: print_lines(_lines(result)))
     for text in result.notes:
         note(printable(text))
     if result.dry_run and not quiet and not as_json:

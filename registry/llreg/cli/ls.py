@@ -23,7 +23,7 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
     """
     registry = context.registry()
     names = [name.strip() for name in (columns or "").split(",") if name.strip()]
-    if quiet:
+    if quiet:  # without a summary, which reads all values
         print_lines(record.row_id for record in registry.records())
     elif as_json:
         print_json(registry.summary(names))

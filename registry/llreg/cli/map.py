@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,9 @@ from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.cli.progress import counting
 from llreg.maps.draw.outputs import save_map
 from llreg.printable import printable
+
+if TYPE_CHECKING:
+    from llreg.maps.make import MapResult
 
 _METHODS = ("tsne", "pca", "mds", "umap")
 
@@ -92,6 +96,11 @@ def map_(
             progress=progress,
             **settings,
         )
+    _note_map(result, outputs)
+
+
+def _note_map(result: MapResult, outputs: Sequence[Path]) -> None:
+    """Say what the map was aligned to, and enough to make it again."""
     for line in result.notes:
         note(printable(line))
     map = result.map

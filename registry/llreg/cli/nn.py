@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, note, note_view, print_json, print_lines, print_table
+from llreg.cli.common import Context, note, note_view, print_result, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.printable import printable, short_names
 from llreg.score import score_model
@@ -51,16 +51,11 @@ def nn(
     --score a model that is scored now. The declared base model is marked, with its rank where it is not among the nearest.
     """
     registry = context.registry()
-    query: Any = model
-    if score:
-        query = score_model(registry, model)
+    query = score_model(registry, model) if score else model
     neighbors = registry.neighbors(query, count, view=view.of(registry), where=where)
-    if as_json:
-        print_json({**dataclasses.asdict(neighbors), "view": neighbors.view.to_json()})
-    elif quiet:
-        print_lines(neighbor.row_id for neighbor in neighbors.nearest)
-    else:
-        _print_neighbors(neighbors)
+    data = {**dataclasses.asdict(neighbors), "view": neighbors.view.to_json()}
+    ids = [neighbor.row_id for neighbor in neighbors.nearest]
+    print_result(as_json, quiet, lambda: data, ids, lambda: _print_neighbors(neighbors))
 
 
 def _print_neighbors(neighbors: Neighbors) -> None:

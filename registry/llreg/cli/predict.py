@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, note, note_view, print_json, print_lines, print_table
+from llreg.cli.common import Context, note, note_view, print_result, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.geometry.predict.prediction import check_output
 from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.geometry.predict.prediction import Prediction
+    from llreg.geometry.view.view import View
 
 _MOST_ROWS, _MOST_TASKS = 20, 6  # printed of the rows without a score
 
@@ -48,13 +49,11 @@ def predict(
     scores: Path,
     output: Path | None,
     tasks: tuple[str, ...],
-    family: str | None,
     seeds: int,
-    level: float,
-    strict: bool,
     view: ViewChoice,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Predict benchmark scores of models from their rows.
 
@@ -68,20 +67,12 @@ def predict(
         check_output(output)
     registry = context.registry()
     through = view.of(registry)
-    prediction = registry.predict(
-        scores, tasks=tasks or None, family=family, view=through, seeds=range(seeds), level=level, strict=strict
-    )
+    prediction = registry.predict(scores, tasks=tasks or None, view=through, seeds=range(seeds), **options)
     if output:
         prediction.write(output)
-    if as_json:
-        print_json(prediction.to_json())
-    elif quiet:
-        print_lines(_unscored_lines(prediction))
-    else:
-        _print_tasks(prediction)
-        _print_predictions(prediction, output)
-        _print_flagged(prediction)
-        note_view(prediction.version, through)
+    print_result(
+        as_json, quiet, prediction.to_json, _unscored_lines(prediction), lambda: _print(prediction, through, output)
+    )
     for text in prediction.notes:
         note(printable(text))
 
@@ -93,8 +84,8 @@ def _unscored_lines(prediction: Prediction) -> Iterator[str]:
             yield f"{line['row_id']}\t{printable(line['task'])}\t{line['predicted']!r}"
 
 
-def _print_tasks(prediction: Prediction) -> None:
-    """How well each benchmark is predicted."""
+def _print(prediction: Prediction, view: View, output: Path | None) -> None:
+    """Three tables: how well each benchmark is predicted, the predictions, and the rows that may have seen the texts."""
     table = [
         [
             result.task,
@@ -109,6 +100,14 @@ def _print_tasks(prediction: Prediction) -> None:
     ]
     header = ["TASK", "MODELS", "FAMILIES", "PEARSON", "SPEARMAN", "LEAKY", "LIKELIHOOD"]
     print_table(header, table, right=(1, 2, 3, 4, 5, 6))
+    _print_predictions(prediction, output)
+    if prediction.flagged:
+        likelihood, excess = prediction.mean_log_likelihood, prediction.excess
+        table = [[prediction.labels[k], f"{likelihood[k]:.1f}", f"{excess[k]:.1f}"] for k in prediction.flagged]
+        click.echo()
+        print_table(["FLAGGED", "MEAN LL", "EXCESS"], table[:_MOST_ROWS], right=(1, 2))
+        note("flagged rows are likelier than their predicted skill explains: check whether they have seen the texts")
+    note_view(prediction.version, view)
 
 
 def _spread(mean: float, sd: float) -> str:
@@ -148,14 +147,3 @@ def _interval(prediction: Prediction, k: int, t: int) -> str:
     # Two digits of the interval's width are what there is to know.
     decimals = 1 - math.floor(math.log10(high - low)) if high > low else 4
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(value, low, high, d=min(max(decimals, 0), 9))
-
-
-def _print_flagged(prediction: Prediction) -> None:
-    """Rows that may have seen the texts."""
-    if not prediction.flagged:
-        return
-    likelihood, excess = prediction.mean_log_likelihood, prediction.excess
-    table = [[prediction.labels[k], f"{likelihood[k]:.1f}", f"{excess[k]:.1f}"] for k in prediction.flagged]
-    click.echo()
-    print_table(["FLAGGED", "MEAN LL", "EXCESS"], table[:_MOST_ROWS], right=(1, 2))
-    note("flagged rows are likelier than their predicted skill explains: check whether they have seen the texts")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llreg.cli.common import Context, count, note, print_json, print_lines, size
+from llreg.cli.common import Context, count, note, print_result, size
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.cli.progress import counting
 from llreg.hub.client.repo import is_repo_id
@@ -37,29 +37,25 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
             result = context.registry().pull(revision=revision, progress=progress)
         else:
             name, _, tag = repo.partition("@")
-            _check_target(name, context.location)
-            path = directory_for(name, context.location)
+            path = _directory(name, context.location)
             result = clone(name, path, revision=revision or tag or None, progress=progress)
-    if as_json:
-        print_json({**vars(result), "path": str(result.path)})
-    elif quiet:
-        print_lines(result.added)
-    else:
-        _note_pull(result)
-        click.echo(result.version[:12])
+    data = {**vars(result), "path": str(result.path)}
+    print_result(as_json, quiet, lambda: data, result.added, lambda: _print_pull(result))
     if result.left_out:
         note(f"{count(len(result.left_out), 'file')} on the Hub left out: tell the owner of {result.repo}")
     return 1 if result.left_out else 0
 
 
-def _check_target(repo: str, directory: str | None) -> None:
+def _directory(repo: str, location: str | None) -> Path:
+    """Where a repository is pulled into; ``-r`` names it here, and no registry on the Hub."""
     if not is_repo_id(repo):
         raise click.UsageError(f"{printable(repo)!r} is no Hub id: expected ORG/NAME or ORG/NAME@REV")
-    if directory is not None and is_repo_id(directory) and not Path(directory).exists():
+    if location is not None and is_repo_id(location) and not Path(location).exists():
         raise click.UsageError("-r says where to: give a directory, as ./name")
+    return directory_for(repo, location)
 
 
-def _note_pull(result: PullResult) -> None:
+def _print_pull(result: PullResult) -> None:
     for sign, rows in (("+", result.added), ("-", result.retracted)):
         for row in rows[:_ROWS_NAMED]:
             note(f"  {sign} {printable(row)}")
@@ -70,3 +66,4 @@ def _note_pull(result: PullResult) -> None:
     source = f"{result.repo} at {result.commit[:8]} ({printable(result.revision)})"
     cost = f", {size(result.bytes)} in {count(result.files, 'file')}" if result.files else ""
     note(f"{source}: {', '.join(news) or 'no new rows'}{cost}; {count(result.rows, 'row')} in {result.path}")
+    click.echo(result.version[:12])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, count, note, print_json, print_lines, print_table, size
+from llreg.cli.common import Context, count, note, print_result, print_table, size
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.cli.progress import counting
 from llreg.printable import printable
@@ -28,12 +28,9 @@ def push(
     context: Context,
     /,
     repo: str | None,
-    create_pr: bool,
-    dry_run: bool,
-    message: str | None,
-    private: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Publish what the Hub does not have yet; print the address of the commit or pull request.
 
@@ -41,17 +38,9 @@ def push(
     --create-pr, the rows become a pull request; while it is open, the next push adds to it. REPO (org/name) is needed
     once; it is made if it is missing.
     """
-    registry = context.registry()
     with counting("downloading what others published") as progress:
-        result = registry.push(
-            repo, create_pr=create_pr, dry_run=dry_run, message=message, private=private, progress=progress
-        )
-    if as_json:
-        print_json(vars(result))
-    elif quiet:
-        print_lines(result.rows)
-    else:
-        _print_push(result)
+        result = context.registry().push(repo, progress=progress, **options)
+    print_result(as_json, quiet, lambda: vars(result), result.rows, lambda: _print_push(result))
 
 
 def _print_push(result: PushResult) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, note, print_json, print_lines
+from llreg.cli.common import Context, note, print_result
 from llreg.cli.options import in_registry, json_option
 from llreg.printable import printable
 
@@ -44,10 +46,9 @@ def review(
     all_open: bool,
     merge: bool,
     tag: str | None,
-    recompute: int,
-    comment: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> int:
     """Check pull requests: their files, each new row, and whether its values are plausible.
 
@@ -63,40 +64,33 @@ def review(
     if tag is not None and not merge:
         raise click.UsageError("--tag names the version that a merge makes: give --merge, too")
     registry.pull()
-    verdicts = registry.review(
-        numbers,
-        all_open=all_open,
-        merge=merge,
-        tag=tag,
-        recompute=recompute,
-        comment=comment,
-        progress=None if as_json or quiet else lambda verdict: note(f"reviewed pull request {verdict.number}"),
+    progress = None if as_json or quiet else lambda verdict: note(f"reviewed pull request {verdict.number}")
+    verdicts = registry.review(numbers, all_open=all_open, merge=merge, tag=tag, progress=progress, **options)
+    unsettled = [str(verdict.number) for verdict in verdicts if not verdict.is_settled]
+    print_result(
+        as_json, quiet, lambda: [verdict.to_json() for verdict in verdicts], unsettled, lambda: _print(verdicts)
     )
-    unsettled = [verdict.number for verdict in verdicts if not verdict.is_settled]
-    if as_json:
-        print_json([verdict.to_json() for verdict in verdicts])
-    elif quiet:
-        print_lines(str(number) for number in unsettled)
-    else:
-        for verdict in verdicts:
-            _print(verdict)
-        note(_summary(verdicts))
     return 1 if unsettled else 0
 
 
-def _print(verdict: Verdict) -> None:
-    """One block a pull request."""
-    click.echo(f"#{verdict.number}  {_outcome(verdict)}  {printable(verdict.title)}  by {printable(verdict.author)}")
-    for row in verdict.rows or ():
-        nearest = row.nearest[0] if row.nearest else None
-        near = f", nearest {printable(nearest.row_id)} at {nearest.kl:.6f} ± {nearest.kl_se:.6f}" if nearest else ""
-        click.echo(f"    + {printable(row.row_id)}  {row.mean:.4f} bits/byte{near}")
-    findings = sorted(verdict.findings, key=lambda finding: _ORDER.index(finding.level))
-    for finding in findings[:_MOST_FINDINGS]:
-        file = f"{printable(finding.file)}: " if finding.file else ""
-        click.echo(f"    {finding.level}: {file}{printable(finding.message)}")
-    if len(findings) > _MOST_FINDINGS:
-        click.echo(f"    … and {len(findings) - _MOST_FINDINGS:,} more")
+def _print(verdicts: Sequence[Verdict]) -> None:
+    """One block a pull request, and how many there are of each outcome."""
+    for verdict in verdicts:
+        click.echo(
+            f"#{verdict.number}  {_outcome(verdict)}  {printable(verdict.title)}  by {printable(verdict.author)}"
+        )
+        for row in verdict.rows or ():
+            nearest = row.nearest[0] if row.nearest else None
+            near = f", nearest {printable(nearest.row_id)} at {nearest.kl:.6f} ± {nearest.kl_se:.6f}" if nearest else ""
+            click.echo(f"    + {printable(row.row_id)}  {row.mean:.4f} bits/byte{near}")
+        findings = sorted(verdict.findings, key=lambda finding: _ORDER.index(finding.level))
+        for finding in findings[:_MOST_FINDINGS]:
+            file = f"{printable(finding.file)}: " if finding.file else ""
+            click.echo(f"    {finding.level}: {file}{printable(finding.message)}")
+        if len(findings) > _MOST_FINDINGS:
+            click.echo(f"    … and {len(findings) - _MOST_FINDINGS:,} more")
+    outcomes = Counter(_outcome(verdict).partition(" in ")[0] for verdict in verdicts)  # "merged" without its commit
+    note("; ".join(f"{number:,} {outcome}" for outcome, number in outcomes.items()) or "no pull request is open")
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -105,10 +99,3 @@ def _outcome(verdict: Verdict) -> str:
     if verdict.is_empty:
         return "nothing new, closed" if verdict.closed else "nothing new"
     return {"good": "good", "attention": "look at it", "refused": "refused"}[verdict.state]
-
-
-def _summary(verdicts: list[Verdict]) -> str:
-    if not verdicts:
-        return "no pull request is open"
-    states = [_outcome(verdict).partition(" in ")[0] for verdict in verdicts]
-    return "; ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))

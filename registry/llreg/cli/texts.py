@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llreg.cli.common import Context, note, print_json, print_lines, print_table
+from llreg.cli.common import Context, note, print_json, print_lines, print_result, print_table
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.cli.progress import counting
 from llreg.printable import printable
@@ -129,15 +129,13 @@ def check(context: Context, /, path: str | None, as_json: bool) -> None:
 def list_presets(as_json: bool, quiet: bool) -> None:
     """List the recipes that come with llreg, for texts build."""
     recipes = presets()
-    if as_json:
-        print_json([recipe.to_json() for recipe in recipes.values()])
-    elif quiet:
-        print_lines(recipes)
-    else:
-        for name, recipe in recipes.items():
-            size = f"{recipe.sample.take:,} texts" if recipe.sample else "all texts"
-            click.echo(f"{name}: {size}; may {'' if recipe.copy else 'not '}be published; licence: {recipe.licence}")
-            click.echo(f"    {recipe.description}")
+    lines = []
+    for name, recipe in recipes.items():
+        size = f"{recipe.sample.take:,} texts" if recipe.sample else "all texts"
+        published = "may be published" if recipe.copy else "may not be published"
+        lines += [f"{name}: {size}; {published}; licence: {recipe.licence}", f"    {recipe.description}"]
+    data = [recipe.to_json() for recipe in recipes.values()]
+    print_result(as_json, quiet, lambda: data, recipes, lambda: print_lines(lines))
 
 
 @texts.command("build")

@@ -53,12 +53,10 @@ def tree(
     /,
     models: tuple[str, ...],
     outputs: tuple[Path, ...],
-    method: Any,
     bootstrap: int,
-    seed: int,
-    color: str | None,
     view: ViewChoice,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """A tree of models by their KL divergences: Newick, or a figure.
 
@@ -67,17 +65,8 @@ def tree(
     """
     registry = context.registry()
     with counting("resamples") if bootstrap else nullcontext() as progress:
-        tree = save_tree(
-            registry,
-            outputs,
-            list(models) or None,
-            view=view.of(registry),
-            method=method,
-            bootstrap=bootstrap,
-            seed=seed,
-            color=color,
-            progress=progress,
-        )
+        names, through = list(models) or None, view.of(registry)
+        tree = save_tree(registry, outputs, names, view=through, bootstrap=bootstrap, progress=progress, **options)
     for path in outputs:
         note(f"wrote {path}")
     if as_json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llreg.cli.common import Context, counter, note, print_json, print_lines
+from llreg.cli.common import Context, counter, note, print_lines, print_result
 from llreg.cli.options import in_registry, json_option, quiet_option
 from llreg.printable import printable
 
@@ -23,12 +23,10 @@ def validate(context: Context, /, paths: tuple[Path, ...], as_json: bool, quiet:
     """
     registry = context.registry()
     problems = registry.validate(paths, progress=None if quiet else counter("checked {done:,} of {total:,}"))
-    if as_json:
-        print_json([vars(problem) for problem in problems])
-    elif quiet:
-        print_lines(printable(file) for file in dict.fromkeys(problem.file for problem in problems))
-    else:
-        print_lines(f"{printable(problem.file)}: {printable(problem.message)}" for problem in problems)
+    files = dict.fromkeys(printable(problem.file) for problem in problems)  # each once, in order
+    lines = [f"{printable(problem.file)}: {printable(problem.message)}" for problem in problems]
+    print_result(as_json, quiet, lambda: [vars(problem) for problem in problems], files, lambda: print_lines(lines))
+    if not (as_json or quiet):
         rows = f"{len(paths)} files" if paths else f"{len(registry.row_files())} row files and the registry's documents"
         note(f"{len(problems)} problems in {rows}" if problems else f"{rows}: all valid")
     return 1 if problems else 0

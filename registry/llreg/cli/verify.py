@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,12 +33,10 @@ def verify(
     models: tuple[str, ...],
     all_rows: bool,
     texts: int,
-    seed: int | None,
     path: str | None,
-    device: str,
-    trust_remote_code: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> int:
     """Score a random sample of a row's texts again with its model, and compare with what the row has.
 
@@ -56,12 +54,9 @@ def verify(
     for name in names:
         if not quiet:
             note(f"scoring {texts:,} texts of {printable(name)} again")
-        agreement = registry.verify(
-            name, texts, seed=seed, path=path, device=device, trust_remote_code=trust_remote_code
-        )
-        agreements.append(agreement)
-        if not (as_json or quiet):
-            _print_agreement(agreement)
+        agreements.append(registry.verify(name, texts, path=path, **options))
+        if not (as_json or quiet):  # each at once: the next one may take an hour
+            _print_agreement(agreements[-1])
     mismatches = [agreement.row_id for agreement in agreements if agreement.outcome != "match"]
     if as_json:
         print_json([agreement.to_json() for agreement in agreements])

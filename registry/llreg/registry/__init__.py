@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llreg.hub.remote.contents import RemoteContents, find_folder
-from llreg.registry.geometry import GeometryVerbs
+from llreg.registry.maps import MapVerbs
 from llreg.registry.rows import RowVerbs
 from llreg.registry.sync import HubVerbs
 from llreg.store.contents import Contents
@@ -15,7 +15,7 @@ from llreg.store.layout import STORE
 from llreg.store.zarr_read import StoreReader
 
 
-class Registry(GeometryVerbs, RowVerbs, HubVerbs):
+class Registry(MapVerbs, RowVerbs, HubVerbs):
     """A registry on this machine: its contents, and the verbs of `llreg` as methods.
 
     Parameters
