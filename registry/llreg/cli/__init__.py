@@ -79,6 +79,7 @@ class _LazyGroup(click.Group):
         """Run a command: an `LlregError` becomes one sentence and exit code 1; a traceback means a bug."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        # click is run without its own handling of errors, so that `LlregError` and ours look alike.
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:

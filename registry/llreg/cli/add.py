@@ -130,14 +130,17 @@ def add(
     entries = [*models, *_listed(from_file, options)]
     if not entries:
         raise click.UsageError("name at least one model, or give --from-file")
+    # Either would be the same of all models, and a name or commit belongs to one.
     if len(entries) > 1 and (options["name"] or options["revision"]):
         raise click.UsageError("--name and --revision go with one model: add such models one at a time")
+    # The workers of a cluster have memory and disk of their own, which cannot be asked from here.
     elsewhere = cluster not in (None, "local")
     if elsewhere and (dry_run or strict):
         raise click.UsageError("--dry-run and --strict check what this machine can do: give them without --cluster")
     registry = context.registry()
     if dry_run:
         return _dry_run(registry, entries, as_json=as_json, quiet=quiet, evict=evict, **options)
+    # A run file is checked as a whole first; for models named one by one the bars say the same.
     is_run_file = any(not isinstance(entry, str) for entry in entries)
     with Bars(quiet=quiet) as bars:
         results = registry.add(
@@ -213,6 +216,12 @@ def _note_problems(plan: Plan) -> None:
 
 
 def _line(model: PlannedModel) -> list[str]:
+    """Cells of a model under `_HEADER`."""
+    state: str = model.state
+    if model.state == "present":
+        state = f"present as {model.row_id}"
+    elif model.state in ("unfinished", "incomplete"):
+        state = f"{model.state}, {count(model.texts, 'text')} left"
     return [
         model.model,
         (model.revision or "-").removeprefix("sha256:")[:8],
@@ -221,22 +230,14 @@ def _line(model: PlannedModel) -> list[str]:
         _or_unknown(model, model.download_bytes, shown_bytes),
         _or_unknown(model, model.memory_bytes, shown_bytes),
         _or_unknown(model, model.seconds, duration),
-        _state(model),
+        state,
     ]
 
 
 def _or_unknown(model: PlannedModel, value: Any, text: Callable[[Any], str]) -> str:
-    if value is None:
+    if value is None:  # of a model that needs no scoring, nothing is to be known
         return "?" if model.is_left else "-"
     return text(value)
-
-
-def _state(model: PlannedModel) -> str:
-    if model.state == "present":
-        return f"present as {model.row_id}"
-    if model.state in ("unfinished", "incomplete"):
-        return f"{model.state}, {count(model.texts, 'text')} left"
-    return model.state
 
 
 def _totals(plan: Plan) -> list[str]:

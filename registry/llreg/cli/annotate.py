@@ -32,27 +32,24 @@ def annotate(context: Context, /, table: Path | None, name: str | None, as_json:
     """
     registry = context.registry()
     if table is None:
-        _list_tables(read_annotations(registry), as_json=as_json)
+        tables = read_annotations(registry)
+        if as_json:
+            print_json([_summary(entry) for entry in tables])
+        else:
+            lines = [[entry.name, f"{len(entry.models):,}", ", ".join(entry.columns)] for entry in tables]
+            print_table(["NAME", "LINES", "COLUMNS"], lines, right=(1,))
         return
     annotations = registry.annotate(table, name=name)
     unknown = annotations.unknown(registry.records())
-    lines = count(len(annotations.models), "line")
-    note(f"{annotations.name}: {lines}, columns {printable(', '.join(annotations.columns))}")
-    if unknown:
+    content = count(len(annotations.models), "line")
+    note(f"{annotations.name}: {content}, columns {printable(', '.join(annotations.columns))}")
+    if unknown:  # no error: a table of scores is often larger than the registry
         models = ", ".join(unknown[:_MODELS_NAMED]) + (", …" if len(unknown) > _MODELS_NAMED else "")
         note(f"{count(len(unknown), 'model')} without a row (kept for later): {printable(models)}")
     if as_json:
         print_json({**_summary(annotations), "unknown": unknown})
     else:
         click.echo(annotations.name)
-
-
-def _list_tables(tables: list[Annotations], *, as_json: bool) -> None:
-    if as_json:
-        print_json([_summary(table) for table in tables])
-    else:
-        lines = [[table.name, f"{len(table.models):,}", ", ".join(table.columns)] for table in tables]
-        print_table(["NAME", "LINES", "COLUMNS"], lines, right=(1,))
 
 
 def _summary(table: Annotations) -> dict[str, Any]:

@@ -67,13 +67,14 @@ def bench(
     a batch, and the error against float32, one text at a time. The texts are a registry's where one is given or
     encloses the directory, else the embedded ones.
     """
-    if model and shape:
+    if model and shape:  # a shape is of random weights
         raise click.UsageError("give a MODEL or a --shape, not both")
     registry = context.registry_if_any()
     dtypes = measure.DTYPES if "all" in dtypes else dtypes
     with counting("measuring") as progress:
         report = measure.bench(model, shape=shape, registry=registry, dtypes=dtypes, progress=progress, **options)
     failures = [speed for speed in report.speeds if speed.problem is not None]
+    # Also with --json: a trial that fails says what does not fit on this machine.
     for speed in failures:
         note(printable(f"{speed.dtype}, {speed.batch_tokens:,} tokens: {speed.problem}"))
     advice = [report.advice.options] if report.advice else []

@@ -20,6 +20,7 @@ def build(context: Context, /, check: bool) -> int:
     problems = registry.check_build() if check else []
     if not check:
         registry.build()
+    # On stderr: stdout is the version, for scripts.
     for problem in problems:
         note(f"{problem}; run: llreg build")
     if not problems:

@@ -69,6 +69,7 @@ def cell(value: Any) -> str:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines on stdout, as they are."""
+    # One write: a line each would be slow for many thousands of texts.
     click.echo("".join(f"{line}\n" for line in lines), nl=False)
 
 
@@ -76,6 +77,7 @@ def counter(text: str) -> Callable[[int, int], None] | None:
     """A line on stderr that counts up, as "checked {done:,} of {total:,}"; None without a terminal."""
     if not sys.stderr.isatty():
         return None
+    # The carriage return goes over the line before; the last one stays.
     return lambda done, total: click.echo("\r" + text.format(done=done, total=total), err=True, nl=done == total)
 
 
@@ -96,6 +98,7 @@ def print_result(
 
 def print_json(value: Any) -> None:
     """Print JSON on stdout; NaN becomes null."""
+    # Without `printable`: programs get strings as they are; json itself escapes the control characters of a terminal.
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -111,6 +114,7 @@ def _plain(value: Any) -> Any:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print aligned columns on stdout, never cut; `right` lists the columns that hold numbers."""
+    # Cells come from cards and tables of strangers; titles are ours, or escaped by who gives them.
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max([len(title), *(len(row[k]) for row in cells)]) for k, title in enumerate(header)]
     for row in [list(header), *cells]:

@@ -25,6 +25,6 @@ def diff(context: Context, /, old: str, new: str | None, as_json: bool, quiet: b
         for row in rows:
             why = f"  {row['why']}" if row["why"] else ""
             click.echo(printable(row["row_id"] if quiet else f"{sign} {row['row_id']}{why}"))
-    if not quiet:
+    if not quiet:  # on stderr: stdout is rows only
         ends = [f"{end['tag'] or 'now'} ({end['version'][:12]})" for end in (changes["from"], changes["to"])]
         note(f"{' to '.join(ends)}: {len(changes['added'])} added, {len(changes['removed'])} removed")

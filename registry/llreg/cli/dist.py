@@ -62,8 +62,10 @@ def dist(
     """
     registry = context.registry()
     through = view.of(registry)
+    # A matrix of any size goes to disk block by block, so it has no form but its own.
     if (output or cluster) and (target or by or count or nats or as_json or quiet):
         raise click.UsageError("-o writes the whole matrix in bits per byte; it goes with MODELs and a view only")
+    # Shares of subsets and texts are of one KL, which has no ids to list.
     if (by or count) and (target or nats or quiet):
         raise click.UsageError(
             "--by and --texts compare two MODELs in bits per byte; they go with --json and a view only"
@@ -77,6 +79,7 @@ def dist(
         _print_contrast(difference, as_json=as_json)
     else:
         pairs = list_pairs(registry, models or None, to=target, view=through, nats=nats)
+        # All digits, for scripts that go on from the value.
         ids = (f"{pair['model']}\t{pair['other']}\t{pair['kl']!r}" for pair in pairs.pairs)
         print_result(as_json, quiet, pairs.to_json, ids, lambda: print_table(*pairs.table(), right=(2, 3, 4, 5)))
         if not (as_json or quiet):
@@ -96,6 +99,7 @@ def _print_contrast(difference: Contrast, *, as_json: bool) -> None:
         print_json(difference.to_json())
         return
     rows = difference.rows
+    # SHARE: of the whole KL. MEAN DIFF and NATS: first model less second.
     if difference.subsets is not None:
         table = [
             [

@@ -58,6 +58,7 @@ def export(
 
     form = check_path(output)
     has_view = view != ViewChoice()
+    # Raw values are those of the row files, which no view touches; a distance always has a view.
     if raw and (has_view or form.of_distances):
         raise click.UsageError("--raw is of rows, and goes without a view; distances of raw values: --clip none")
     registry = context.registry()

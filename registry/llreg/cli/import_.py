@@ -50,27 +50,19 @@ def modelmap(
     context: Context,
     /,
     file: Path,
-    metadata: Path | None,
     names: Path | None,
-    force: bool,
-    dry_run: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """The paper's published matrices: raw_log-likelihood_1018.pkl and model-data-1018.pkl (Oyama et al. 2025).
 
     The pickles are read without running them. Metadata and scores become the annotations modelmap-metadata and
     modelmap-scores; clipped log-likelihoods become no rows.
     """
-    result = import_modelmap(
-        context.registry(),
-        file,
-        metadata=metadata,
-        names=None if names is None else read_names(names),
-        force=force,
-        dry_run=dry_run,
-        progress=_progress(as_json or quiet),
-    )
+    models = None if names is None else read_names(names)
+    progress = _progress(as_json or quiet)
+    result = import_modelmap(context.registry(), file, names=models, progress=progress, **options)
     _print_result(result, as_json=as_json, quiet=quiet)
 
 
@@ -85,29 +77,16 @@ def lm_eval(
     context: Context,
     /,
     files: tuple[Path, ...],
-    bos: bool,
-    model: str | None,
-    quantization: str | None,
-    dtype: str | None,
-    dry_run: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """One model's samples_*.jsonl of lm_eval --log_samples, a rolling log-likelihood task on these texts.
 
     Each sample finds its text by sha256. lm-eval scores the first token of a text, which this registry's protocol does
     only for models whose tokenizer puts BOS before it: say --bos if this model's does.
     """
-    result = import_lm_eval(
-        context.registry(),
-        files,
-        bos=bos,
-        model=model,
-        dtype=dtype,
-        quantization=quantization,
-        dry_run=dry_run,
-        progress=_progress(as_json or quiet),
-    )
+    result = import_lm_eval(context.registry(), files, progress=_progress(as_json or quiet), **options)
     _print_result(result, as_json=as_json, quiet=quiet)
 
 
@@ -135,27 +114,24 @@ def _progress(silent: bool) -> Callable[[int, int], None] | None:
 
 
 def _print_result(result: ImportResult, *, as_json: bool, quiet: bool) -> None:
-    print_result(as_json, quiet, result.to_json, result.added, lambda: print_lines(_lines(result)))
-    for text in result.notes:
-        note(printable(text))
-    if result.dry_run and not quiet and not as_json:
-        note("dry run: nothing was written")
-    elif result.added and not quiet and not as_json:
-        note("next: llreg build; to clip as the paper does: llreg view --clip-quantile 0.02 --freeze")
-
-
-def _lines(result: ImportResult) -> list[str]:
     num_models, num_texts = result.shape
     fields = []
-    if num_models:
+    if num_models:  # else the values were clipped and made no rows
         fields = [
             ("shape", f"{num_models:,} models x {num_texts:,} texts"),
             ("minimum", f"{result.minimum!r} nats"),
-            ("2 % quantile", f"{result.quantile!r} nats"),
+            ("2 % quantile", f"{result.quantile!r} nats"),  # where the paper clips
             ("to add" if result.dry_run else "added", count(len(result.added), "row")),
             ("there already", count(len(result.present), "row")),
         ]
     if result.retracted:
         fields.append(("left out", f"{count(len(result.retracted), 'row')} that were retracted here"))
     fields += [("annotations", name) for name in result.annotations]
-    return [f"{name:13}  {printable(value)}" for name, value in fields]
+    lines = [f"{name:13}  {printable(value)}" for name, value in fields]
+    print_result(as_json, quiet, result.to_json, result.added, lambda: print_lines(lines))
+    for text in result.notes:
+        note(printable(text))
+    if result.dry_run and not quiet and not as_json:
+        note("dry run: nothing was written")
+    elif result.added and not quiet and not as_json:
+        note("next: llreg build; to clip as the paper does: llreg view --clip-quantile 0.02 --freeze")

@@ -37,6 +37,7 @@ def info(context: Context, /, model: str, as_json: bool) -> None:
     click.echo(f"digest\n  {record.digest}")
     for name, values in annotations.items():
         _print_fields(f"annotations: {printable(name)}", values.items())
+    # A row on a subset costs less and its distances are estimates, so its record names the subset.
     if record.identity.subset is not None:
         cost = describe_subset(registry, read_subset(registry, record.identity.subset))
         texts = f"{cost['texts']:,} of {registry.num_texts:,} texts"

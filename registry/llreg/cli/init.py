@@ -47,4 +47,5 @@ def init(
     kinds = {None: "texts", "raw": "pairs, prompts as they are", "chat-template": "pairs, prompts by chat template"}
     content = f"{header.num_texts:,} {kinds[registry.rendering]}"
     note(f"made {registry.path}: {content} ({header.name}, {header.mean_bytes:.0f} bytes on average)")
+    # With --registry, since the directory need not be the one the user is in.
     note(f"next: llreg --registry {directory} add MODEL")

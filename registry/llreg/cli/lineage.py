@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from llreg.geometry.families import read_families
 from llreg.printable import printable
 
 if TYPE_CHECKING:
-    from llreg.geometry.lineage import Duplicates, Lineage, Relative
+    from llreg.geometry.lineage import Lineage
 
 
 @click.command()
@@ -54,23 +53,19 @@ def lineage(
     registry = context.registry()
     through = view.of(registry)
     if model is None:
-        _print_duplicates(registry.duplicates(view=through), as_json=as_json)
-        if not as_json:
+        groups = registry.duplicates(view=through)
+        if as_json:
+            print_json([dataclasses.asdict(group) for group in groups])
+        else:
+            print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
             note_view(registry.version, through)
         return
-    known = read_families(families) if families else None
-    result = registry.lineage(model, candidates=count, level=level, view=through, families=known)
+    relations = read_families(families) if families else None
+    result = registry.lineage(model, candidates=count, level=level, view=through, families=relations)
     if as_json:
         print_json({**dataclasses.asdict(result), "view": through.to_json()})
     else:
         _print_lineage(result)
-
-
-def _print_duplicates(groups: Sequence[Duplicates], *, as_json: bool) -> None:
-    if as_json:
-        print_json([dataclasses.asdict(group) for group in groups])
-    else:
-        print_table(["VERDICT", "ROWS"], [[group.verdict, ", ".join(group.row_ids)] for group in groups])
 
 
 def _print_lineage(lineage: Lineage) -> None:
@@ -88,6 +83,7 @@ def _print_lineage(lineage: Lineage) -> None:
         for relative, neighbor, label in zip(lineage.relatives, neighbors, labels_of(neighbors), strict=True)
     ]
     print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "P", "Q", "FINDING"], table, right=(0, 2, 3, 4, 5))
+    # What P is measured against depends on the kinds of the two rows, so it can differ from line to line.
     nulls = {
         f"{relative.null_pairs:,} unrelated pairs of {relative.null_families:,} pairs of families ({relative.null})"
         for relative in lineage.relatives
@@ -95,16 +91,13 @@ def _print_lineage(lineage: Lineage) -> None:
     }
     compared = ", ".join(sorted(nulls)) or "nothing: too few unrelated rows"
     note(f"compared with {compared}; Q is over {lineage.num_tests:,} rows")
+    # Declared against measured: a card is only a claim.
     for base in lineage.declared_bases:
-        note(f"declared base {printable(base.neighbor.model)}: {_agreement(base)}")
+        distance = f"rank {base.neighbor.rank}, {base.neighbor.kl:.6f} ± {base.neighbor.kl_se:.6f} bits/byte"
+        agreement = f"the distance agrees ({distance})"
+        if not base.finding:
+            why = "a long training, a wrong card, or too few rows to tell"
+            agreement = f"the distance does not show it ({distance}, P {base.p:.2g}): {why}"
+        note(f"declared base {printable(base.neighbor.model)}: {agreement}")
     note_missing_bases(lineage.missing_bases)
     note_view(lineage.version, lineage.view)
-
-
-def _agreement(base: Relative) -> str:
-    """Declared against measured base."""
-    distance = f"rank {base.neighbor.rank}, {base.neighbor.kl:.6f} ± {base.neighbor.kl_se:.6f} bits/byte"
-    if base.finding:
-        return f"the distance agrees ({distance})"
-    why = "a long training, a wrong card, or too few rows to tell"
-    return f"the distance does not show it ({distance}, P {base.p:.2g}): {why}"

@@ -32,6 +32,8 @@ def ls(context: Context, /, columns: str | None, as_json: bool, quiet: bool) -> 
 
 
 def _print_rows(rows: list[dict[str, Any]], num_texts: int, columns: list[str]) -> None:
+    # A registry's column may hold anything: `print_table` escapes the cells, and the headings are escaped here.
+    # ROW is the part of the row id that tells two rows of one model apart.
     lines = [
         [
             row["model"] + (f" (on {row['base']})" if row["base"] else ""),

@@ -59,6 +59,7 @@ def nn(
 
 
 def _print_neighbors(neighbors: Neighbors) -> None:
+    # TAIL: share of the value from the top 1 % of texts; TEXTS: how many both rows have. The last column has no name.
     table = [
         [
             str(neighbor.rank),
@@ -72,6 +73,7 @@ def _print_neighbors(neighbors: Neighbors) -> None:
         for neighbor, label in zip(neighbors.nearest, labels_of(neighbors.nearest), strict=True)
     ]
     print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "TAIL", "TEXTS", ""], table, right=(0, 2, 3, 4, 5))
+    # A declared base that is far away is the news: a card may be wrong.
     listed = {neighbor.row_id for neighbor in neighbors.nearest}
     for base in neighbors.bases:
         if base.row_id not in listed:

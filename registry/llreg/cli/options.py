@@ -57,6 +57,7 @@ class ViewChoice:
         from llreg.geometry.view.view import read_view
 
         view = registry.view if self.file is None else read_view(self.file)
+        # Only what was given: with `replace`, None would change the view.
         changes: dict[str, Any] = {}
         if not isinstance(self.clip, str):
             changes["clip"] = self.clip
@@ -98,7 +99,7 @@ def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
         choice = ViewChoice(clip, tuple(only), tuple(without), view_file, vector=vector)
         return command(*args, view=choice, **rest)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS):  # the last one applied stands first in the help
         option(collect)
     return collect
 

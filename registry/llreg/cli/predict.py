@@ -63,7 +63,7 @@ def predict(
     LIKELIHOOD is the correlation with the mean log-likelihood alone. Rows without a score get a prediction with an
     interval. Rows far likelier than their predicted skill explains are flagged: they may have seen the texts.
     """
-    if output:
+    if output:  # before minutes of work
         check_output(output)
     registry = context.registry()
     through = view.of(registry)
@@ -86,6 +86,7 @@ def _unscored_lines(prediction: Prediction) -> Iterator[str]:
 
 def _print(prediction: Prediction, view: View, output: Path | None) -> None:
     """Three tables: how well each benchmark is predicted, the predictions, and the rows that may have seen the texts."""
+    # LEAKY: random models are left out, not families. LIKELIHOOD: from the mean log-likelihood alone, so no spread.
     table = [
         [
             result.task,

@@ -70,7 +70,7 @@ class Bars(Reporter):
 
     def apart(self) -> Reporter:
         """One of several bars below each other."""
-        bar = copy.copy(self)
+        bar = copy.copy(self)  # with the same rich Progress, which draws all of them
         bar._task = None
         return bar
 
@@ -91,6 +91,7 @@ class Bars(Reporter):
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
+        # `escape`: names and messages are no markup, as in "[bold]".
         if result.status == "failed":
             self._console.print(f"llreg: {escape(printable(f'{result.model}: {result.message}'))}", style="red")
         else:
@@ -115,7 +116,7 @@ def counting(title: str) -> Iterator[Callable[[int, int | None], None]]:
 def print_summary(results: Sequence[AddResult]) -> None:
     """Print a table of what became of several models on stderr; without a terminal lines are never broken."""
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal:  # for logs, where a wrapped line cannot be searched
         console.width = 1 << 16
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("MODEL", "STATUS"):

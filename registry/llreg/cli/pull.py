@@ -16,6 +16,7 @@ from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.hub.sync.pull import PullResult
+
 _ROWS_NAMED = 20  # one by one
 
 
@@ -41,6 +42,7 @@ def pull(context: Context, /, repo: str | None, revision: str | None, as_json: b
             result = clone(name, path, revision=revision or tag or None, progress=progress)
     data = {**vars(result), "path": str(result.path)}
     print_result(as_json, quiet, lambda: data, result.added, lambda: _print_pull(result))
+    # Files that no registry has, or of no sound form: the owner can mend that, not who pulls.
     if result.left_out:
         note(f"{count(len(result.left_out), 'file')} on the Hub left out: tell the owner of {result.repo}")
     return 1 if result.left_out else 0

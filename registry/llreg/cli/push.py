@@ -53,6 +53,7 @@ def _print_push(result: PushResult) -> None:
             note(f"would delete {printable(name)}")
         note(f"would send {content}, to {result.repo}")
         return
+    # The address alone goes to stdout, for a script that opens it.
     request = result.pull_request
     target = result.repo if request is None else f"pull request {request} of {result.repo}"
     note(f"{target} has everything already" if result.commit is None else f"sent {content}, to {target}")

@@ -61,9 +61,9 @@ def review(
     if not numbers and not all_open:
         requests = ", ".join(f"{number} ({printable(title)})" for number, title in list_open(registry)) or "none"
         raise click.UsageError(f"name pull requests by their numbers, or give --all; open now: {requests}")
-    if tag is not None and not merge:
+    if tag is not None and not merge:  # nothing would be named
         raise click.UsageError("--tag names the version that a merge makes: give --merge, too")
-    registry.pull()
+    registry.pull()  # rows are judged beside those that are published now
     progress = None if as_json or quiet else lambda verdict: note(f"reviewed pull request {verdict.number}")
     verdicts = registry.review(numbers, all_open=all_open, merge=merge, tag=tag, progress=progress, **options)
     unsettled = [str(verdict.number) for verdict in verdicts if not verdict.is_settled]
@@ -79,6 +79,7 @@ def _print(verdicts: Sequence[Verdict]) -> None:
         click.echo(
             f"#{verdict.number}  {_outcome(verdict)}  {printable(verdict.title)}  by {printable(verdict.author)}"
         )
+        # New rows with what a person looks at first: the mean, and which row is nearest.
         for row in verdict.rows or ():
             nearest = row.nearest[0] if row.nearest else None
             near = f", nearest {printable(nearest.row_id)} at {nearest.kl:.6f} ± {nearest.kl_se:.6f}" if nearest else ""

@@ -39,17 +39,14 @@ def _lines(state: dict[str, Any]) -> Iterator[str]:
         yield from (f"  + {printable(row)}" for row in new)
         yield from (f"  - {printable(row)}" for row in gone)
     if state["remote"]:
-        yield from _remote_lines(state["remote"])
+        remote, rows = state["remote"], state["remote"]["unpublished"]
+        commit = f" at {remote['commit'][:8]}" if remote["commit"] else ", never pulled"
+        number = remote["pull_request"]
+        request = f"; pull request {number}" if number else ""
+        yield f"on the Hub: {remote['repo']} ({printable(remote['revision'])}{commit}){request}"
+        if rows:
+            progress = f"not in main yet (see pull request {number})" if number else "not published"
+            yield f"{progress}: {count(len(rows), 'row')}; run: llreg push"
+            yield from (f"  + {printable(row)}" for row in rows)
     if state["unfinished"]:
         yield f"unfinished runs: {state['unfinished']}; give the same llreg add again to go on"
-
-
-def _remote_lines(remote: dict[str, Any]) -> Iterator[str]:
-    commit = f" at {remote['commit'][:8]}" if remote["commit"] else ", never pulled"
-    number, rows = remote["pull_request"], remote["unpublished"]
-    request = f"; pull request {number}" if number else ""
-    yield f"on the Hub: {remote['repo']} ({printable(remote['revision'])}{commit}){request}"
-    if rows:
-        state = f"not in main yet (see pull request {number})" if number else "not published"
-        yield f"{state}: {count(len(rows), 'row')}; run: llreg push"
-        yield from (f"  + {printable(row)}" for row in rows)

@@ -66,28 +66,26 @@ def subset(
     document = registry.subset(size, draws=draws, method=method, floor=floor, seed=seed, view=view.of(registry))
     if output:
         write_output(output, dump_subset(document))
-    if quiet:
+    if quiet:  # before the errors, which take longest
         click.echo(document["id"])
         return
     cost, errors = describe_subset(registry, document), subset_errors(registry, document, curve=curve)
     if as_json:
         print_json({**cost, "errors": errors})
     else:
-        _print_cost(cost, registry.num_texts)
-        _print_errors(errors, curve=curve)
+        _print(cost, errors, registry.num_texts, curve=curve)
     if not output:
         note("nothing was written; -o FILE keeps the subset for llreg add --subset FILE MODEL")
 
 
-def _print_cost(cost: dict[str, Any], num_texts: int) -> None:
+def _print(cost: dict[str, Any], errors: list[dict[str, Any]], num_texts: int, *, curve: bool) -> None:
+    """What a row on the subset costs; then its errors, of the subset alone or, as a table, of all sizes and methods."""
     replacement = f"{cost['draws']:,} draws with replacement" if cost["replacement"] else "without replacement"
     click.echo(
         f"subset {cost['id'][:12]}: {cost['texts']:,} of {num_texts:,} texts ({cost['text_share']:.1%}), "
         f"{cost['byte_share']:.1%} of the bytes; method {cost['method']}, {replacement}, seed {cost['seed']}"
     )
-
-
-def _print_errors(errors: list[dict[str, Any]], *, curve: bool) -> None:
+    # WITH THE SET'S OWN: the texts themselves are a sample, whose error no subset can go below.
     shares = [[f"{line[name]:.1%}" for name in ("absolute", "relative", "relative_total")] for line in errors]
     if curve:
         table = [

@@ -53,6 +53,7 @@ def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
 
 
 def _beginning(text: Text | None) -> str:
+    """A text on one line; None where its licence forbids a copy in the registry."""
     return "(not copied)" if text is None else " ".join(beginning(text)[:80].split())[:50]
 
 
@@ -87,6 +88,7 @@ def show(context: Context, /, index: int, as_json: bool) -> None:
 
 
 def _print_text(texts: TextSet, index: int, text: Text) -> None:
+    # What the text is goes to stderr, so that stdout is the text alone.
     source = f", {printable(texts.source[index])}" if texts.source[index] else ""
     kind = "pair" if texts.has_pairs else "text"
     note(f"{kind} {index}, {texts.subset[index]}, {texts.num_bytes[index]} bytes{source}")
@@ -180,6 +182,7 @@ def build(
     """
     if files:
         files = (*files, *recipe)  # as in: --from A.txt B.txt
+    # Texts that a registry may not publish are rebuilt in place: only without a recipe and without a file to make.
     registry = context.registry_if_any() if output is None and (files or not recipe) else None
     if registry is not None and not is_complete(registry):
         with counting("documents") as progress:
@@ -213,7 +216,7 @@ def _recipe(
         recipe = recipe_for(files, text_field=text_field, subset_field=subset_field, unit=unit, **of_files)
     elif len(arguments) != 1:
         raise click.UsageError("name one preset or recipe (llreg texts presets), or give files with --from")
-    elif any(of_files.values()):
+    elif any(of_files.values()):  # the recipe's id would no longer say how its texts are made
         raise click.UsageError(
             "--max-bytes, --min-bytes, --licence and --no-copy go with --from; a recipe says them itself"
         )

@@ -61,9 +61,9 @@ def traj(
     """
     if bool(models) == bool(family):
         raise click.UsageError("name the MODELs, or one --family")
-    if family and order:
+    if family and order:  # two clocks
         raise click.UsageError("--order goes with MODELs: a family has its steps in the names")
-    if not math.isfinite(since):
+    if not math.isfinite(since):  # click's float takes nan and inf
         raise click.UsageError(f"--since: expected a training step; got {since}")
     registry = context.registry()
     names = find_family(registry.records(), family) if family else list(models)
@@ -96,6 +96,7 @@ def _print_path(path: Dataset, by: str) -> None:
         ]
         for k, (step, slope) in enumerate(zip(path["order"].values, path["exponent"].values, strict=True))
     ]
+    # PREVIOUS and FIRST: distances from the checkpoint before and from the first one; EXPONENT: of the path from here on.
     header = [by.upper(), "MODEL", "PREVIOUS", "SE", "FIRST", "SE", "EXPONENT"]
     print_table(header, table, right=(0, 2, 3, 4, 5, 6))
     total, direct, ratio = (path[name].item() for name in ("total", "direct", "ratio"))

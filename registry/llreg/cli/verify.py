@@ -44,9 +44,9 @@ def verify(
     model, tokenizer or text order, or with changed weights) or inconclusive, by what the arithmetic of its dtype explains.
     Exit code 0 if all match, 1 if not; --json has the outcome and the figures, in nats per text.
     """
-    if bool(models) == all_rows:
+    if bool(models) == all_rows:  # no rows by default: each downloads and runs a model
         raise click.UsageError("name the rows to verify, or give --all")
-    if path is not None and len(models) != 1:
+    if path is not None and len(models) != 1:  # the same files cannot be those of two rows
         raise click.UsageError("--model goes with one row: verify such rows one at a time")
     registry = context.registry()
     names = [record.row_id for record in registry.records()] if all_rows else list(models)

@@ -76,6 +76,7 @@ def view(
     """
     registry = context.registry()
     start = replace(view, weights=weights).of(registry)
+    # Quantile and tail are taken over the texts that the other options leave.
     result = measured_view(registry, start, clip_quantile=clip_quantile, drop_tail=drop_tail)
     texts = len(result.texts(registry.text_index))
     if output:
