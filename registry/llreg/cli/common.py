@@ -98,7 +98,7 @@ def print_result(
 
 def print_json(value: Any) -> None:
     """Print JSON on stdout; NaN becomes null."""
-    # Without `printable`: programs get strings as they are; json itself escapes the control characters of a terminal.
+    # Without `printable`: programs get strings as they are; json itself escapes characters below U+0020, as ESC.
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
