@@ -82,6 +82,7 @@ def import_table(
 
 def _text_indices(registry: Contents, texts: Sequence[str], name: str) -> NDArray[np.int64]:
     """Index in the registry's set of each text, named by sha256 or by index."""
+    # Hashes if all of them are: an index never looks like one.
     if all(SHA256.fullmatch(text) for text in texts):
         index = {digest: k for k, digest in enumerate(registry.text_index.sha256)}
     else:
@@ -127,6 +128,7 @@ def _measurement(
 def _integer(value: Any, location: str) -> int | None:
     """A whole number, perhaps written as a float; None where it is missing or negative."""
     try:
+        # pandas writes whole numbers with gaps as floats.
         number = float("nan" if value is None else value)
         if np.isnan(number) or number < 0:
             return None

@@ -122,6 +122,7 @@ def _check_protocol(results: Mapping[str, Any], bos: bool, name: str) -> None:
             "Llama's and Mistral's do), say --bos; if not (as GPT-2's, GPT-NeoX's and Qwen's), the values are not "
             "comparable with rows here: use llreg add"
         )
+    # The results file may say that there is no BOS, whatever the user says.
     token = results.get("tokenizer_bos_token")
     if isinstance(token, list) and token and token[0] in (None, "None", ""):
         raise InputError(f"{name}: --bos: by the results file the tokenizer has no BOS token; use llreg add")
@@ -159,6 +160,7 @@ def _measurement(
     if not dtype:
         recorded = config.get("model_dtype")
         dtype = recorded.removeprefix("torch.") if isinstance(recorded, str) and recorded else None
+    # A branch or tag is no revision of a row: it may move.
     commit = config.get("model_sha")
     versions = {"import_version": clean(results.get("lm_eval_version")), "import_git": clean(results.get("git_hash"))}
     return Measurement(

@@ -245,6 +245,7 @@ def _declared(entry: Mapping[str, Any]) -> dict[str, Any]:
             if colon:
                 relation = first
             bases.append(base if colon else first)
+    # Either may be missing, or NaN.
     size, downloads = (
         float(value) if isinstance(value, _NUMBER) and math.isfinite(value) else None
         for value in (entry.get("model_size"), entry.get("downloads"))
@@ -266,6 +267,7 @@ def _annotations(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, li
         return {}
     models = [entry["model_name"] for entry in entries]
     columns = {key: [entry.get(key) for entry in entries] for key in _COLUMNS}
+    # A table's cell holds text or a number, no list.
     columns["tags"] = [None if tags is None else ", ".join(tags) for tags in columns["tags"]]
     not_empty = {key: column for key, column in columns.items() if set(column) != {None}}
     tables = {METADATA: {"model": models, **not_empty}}

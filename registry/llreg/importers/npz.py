@@ -80,6 +80,7 @@ def _read_array(file: IO[bytes], size: int, location: str) -> NDArray[np.generic
             f"{location}: expected numbers or text; got dtype {str(dtype)[:60]}, and Python objects are not loaded; save "
             "text as an array of str"
         )
+    # Exact integers: a product of numpy's own could overflow.
     promised = dtype.itemsize
     for length in shape:
         promised *= length

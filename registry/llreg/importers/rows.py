@@ -209,6 +209,7 @@ def _make_rows(
             raise InputError(
                 f"{each.location}: the dtype that its weights had is not in the file; give it with --dtype"
             )
+        # The importer does not know how the model was run: the source says so.
         identity = Identity(
             model=each.model,
             source="imported",
@@ -259,6 +260,7 @@ def _notes(
 ) -> list[str]:
     """What is odd about the values, or about the registry now, and no error."""
     notes = []
+    # No error: one model may have been measured here as well.
     doubled = {row.record.identity.name for row in new} & {record.identity.name for record in records}
     if doubled:
         notes.append(

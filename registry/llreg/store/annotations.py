@@ -45,6 +45,7 @@ class Annotations:
 
     def lines_of(self, records: Sequence[RowRecord]) -> list[int | None]:
         """The line about each row: that of its digest or id before that of its model; None where there is none."""
+        # The most specific first: a line about one row counts before one about its model.
         lines = {model: line for line, model in enumerate(self.models)}
         keys_of_rows = ((record.digest, record.row_id, record.identity.name) for record in records)
         return [next((lines[key] for key in keys if key in lines), None) for keys in keys_of_rows]
@@ -223,6 +224,7 @@ def _typed(cells: Sequence[Any]) -> list[Any]:
     if not all(cell is None or isinstance(cell, str) for cell in cells):
         return list(cells)  # from Parquet or Python: typed already
     texts = [None if cell is None or not cell.strip() else cell.strip() for cell in cells]
+    # Empty cells are None of either kind.
     for kind in (int, float):
         try:
             return [None if text is None else kind(text) for text in texts]

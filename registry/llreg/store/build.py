@@ -107,6 +107,7 @@ def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[
 
 def save_dropped_rows(registry: Contents, records: Iterable[RowRecord]) -> None:
     """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
+    # Rows in the new build, or with a file of their own.
     safe = {record.digest for record in records} | set(registry.row_files())
     dropped = [record for record in registry.store.records() if record.digest not in safe]
     for row in registry.store.intact_rows(dropped).values():
@@ -116,6 +117,7 @@ def save_dropped_rows(registry: Contents, records: Iterable[RowRecord]) -> None:
 def put_build(root: Path, new: Path) -> None:
     """Put a build in the place of a registry's; one rename makes its rows change for readers."""
     atomic.swap_directory(root, new / STORE, root / STORE)
+    # Readers of rows go by the store alone; table and card may follow.
     for name in (TABLE, CARD):
         atomic.write_atomic(root, root / name, (new / name).read_bytes())
 

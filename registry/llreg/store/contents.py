@@ -207,6 +207,7 @@ class Contents:
         """Row files by the digest in their name; their content is not read."""
         rows = self.path / ROWS
         files: dict[str, Path] = {}
+        # rows/<first two digits>/<name>-<digest>.zarr.zip
         for folder in self.folder.folders(rows):
             for name in self.folder.names(rows / folder):
                 path, digest = rows / folder / name, rowfile.digest_in_name(name)
@@ -256,6 +257,7 @@ class Contents:
             records = self._accepted_records(strict)
             if strict or self.store.signature() == signature:  # else rows, or retractions, of two stores
                 break
+        # A version is whole or not at all: results under its name must not depend on what is here.
         num_missing = len((self._frozen or frozenset()) - records.keys())
         if num_missing:
             raise NotFoundError(
@@ -296,6 +298,7 @@ class Contents:
 
     def all_records(self) -> dict[str, RowRecord]:
         """Records of every row that is here, retracted ones too, by digest."""
+        # The build's records come in one read; files only for what it lacks.
         records = self.build_records()
         for digest, path in self.row_files().items():
             if digest not in records and self.is_sound(path):
@@ -354,6 +357,7 @@ class Contents:
     def row(self, name: str) -> Row:
         """One row with its values; `name` as in `find`."""
         record = self.find(name)
+        # A build whose values were changed does not hide a good file.
         row = self.store.intact_rows([record]).get(record.digest)
         return row or self.read_file(self.row_files()[record.digest])
 

@@ -84,6 +84,7 @@ class RowSource:
         values = np.empty((len(digests), width), dtype_of(name))  # (n_models, n_columns)
         if inside:
             values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
+        # A row file has all texts: it is read whole, and cut.
         for k, digest in enumerate(digests):
             if digest in stored:
                 continue
@@ -111,6 +112,7 @@ class _Values(BackendArray):
         positions = np.arange(self.shape[0])[rows]  # (n_rows,), or a number
         digests = [self._digests[k] for k in np.atleast_1d(positions)]
         is_single = isinstance(columns, (int, np.integer))
+        # xarray gives a number where one row or text is asked for: that dimension goes.
         values = self._source.read(self._name, digests, np.array([columns]) if is_single else columns)
         if is_single:
             values = values[:, 0]  # (n_rows,)

@@ -73,6 +73,7 @@ def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: 
     missing = np.isnan(values)
     refuse(np.isinf(values), label, values_name, "a finite number or NaN", values)
     refuse(values > 0, label, values_name, "at most 0 nats (a probability is at most 1)", values)
+    # (n_texts,): what the text can hold, and where counts are known, the count itself.
     most_tokens = _TOKENS_PER_BYTE * num_bytes + _EXTRA_TOKENS
     if row.record.identity.source != "imported" or tokens.any():  # else the counts are unknown
         refuse(tokens < 0, label, tokens_name, "at least 0", tokens)

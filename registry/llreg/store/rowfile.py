@@ -170,6 +170,7 @@ def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
     record = RowRecord.from_json(check("row", group.get("attributes"), label))
     names = [name for name in PAIR_VARIABLES if f"{name}/zarr.json" in members]
     row = Row(record=record, **{name: _parse_array(members, name, num_texts, label) for name in names})
+    # The digest is over the identity and the values, not over the rest of the record.
     digest = row_digest(record.identity.to_json(), **row.arrays)
     if digest != record.digest:
         raise InvalidFileError(
@@ -227,6 +228,7 @@ def _parse_array(members: dict[str, bytes], name: str, num_texts: int, label: st
     size = 4 * num_texts
     stream = zlib.decompressobj(wbits=31)  # 31: gzip framing
     try:
+        # One byte more than allowed shows that there is more, and no more than that is unpacked.
         raw = stream.decompress(members[f"{name}/c/0"], size + 1)
     except zlib.error as error:
         raise InvalidFileError(label, f"expected gzip data; {error}", field=name) from error

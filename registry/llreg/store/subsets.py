@@ -51,6 +51,7 @@ def load_subset(registry: RegistryFiles, source: str | Path | Mapping[str, Any])
         if isinstance(source, Mapping):
             return check_subset(check("subset", dict(source), "subset"), registry.info, "subset")
         path = Path(source)
+        # A file goes before an id, which no file is likely to be called.
         if not path.is_file() and (by_id := registry.path / subset_file(str(source))).is_file():
             path = by_id
         return check_subset(parse("subset", path.read_bytes(), str(path)), registry.info, str(path))

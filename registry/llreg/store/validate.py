@@ -46,6 +46,7 @@ def validate(
     files = [Path(path).resolve() for path in paths] or registry.folder.below(registry.path / ROWS)
     problems: list[Problem] = []
     files_by_id: dict[str, Path] = {}
+    # Every file, not every record: what cannot be read has no record.
     for count, path in enumerate(files, 1):
         label = registry.label(path)
         try:
@@ -58,6 +59,7 @@ def validate(
                 problems.append(Problem(label, f"has the row id {row_id} of {registry.label(first)}"))
         if progress:
             progress(count, len(files))
+    # Only the given files were asked about.
     if paths:
         return problems
     # registry.json was checked on opening.
@@ -111,6 +113,7 @@ def _check_subset(registry: Contents, row: Row, label: str) -> None:
         raise InvalidFileError(
             label, f"expected a sound subset in this registry; {error}", field="identity.subset"
         ) from error
+    # (n_texts,), True where the row's sample has no text.
     outside = np.ones(registry.num_texts, dtype=bool)
     outside[texts] = False
     for suffix in suffixes(row):
@@ -145,6 +148,7 @@ def _check_store(registry: Contents) -> None:
             label = f"{STORE}: {record.row_id}"
             check("row", record.to_json(), label)
             path = files.get(record.digest)
+            # The file is the original, the build a copy.
             if path and registry.is_sound(path) and registry.file_record(path) != record:
                 raise InvalidFileError(
                     label, f"expected the record in {registry.label(path)}; make it again: llreg build"

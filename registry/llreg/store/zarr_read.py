@@ -131,6 +131,7 @@ class StoreReader:
                     self._open(signature)
                 value = read()
             except _DAMAGE as raised:
+                # Swapped meanwhile: what looked like damage was half of the old store.
                 if self.signature() != signature:
                     continue
                 error: Exception = raised
@@ -196,6 +197,7 @@ class StoreReader:
             import zarr
 
             metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.label)
+            # Only the form that llreg writes is opened, so that metadata cannot make Zarr do anything else.
             count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.label)
             digests = self._strings("digest", count)
             group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
@@ -230,6 +232,7 @@ class StoreReader:
         if self._records is None:
             texts = [] if self._group is None else self._strings("record", len(self._positions))
             records = [RowRecord.from_json(json.loads(text)) for text in texts]
+            # Two columns say which rows these are; neither is believed alone.
             if [record.digest for record in records] != list(self._positions):
                 raise ValueError("its records are of other rows than its digests")
             self._records = records
@@ -243,6 +246,7 @@ class StoreReader:
                 raise NotFoundError(f"row {digest[:12]} is not in {self.label}")
         positions = [self._positions[digest] for digest in digests]
         self.prepare(name, positions)
+        # A slice reads neighbouring rows in one piece.
         first, end = positions[0], positions[0] + len(positions)
         rows: Any = slice(first, end) if positions == list(range(first, end)) else np.asarray(positions)
         return np.asarray(self._group[name].oindex[rows, columns])

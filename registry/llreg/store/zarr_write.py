@@ -34,6 +34,7 @@ def write_store(
     """
     import zarr
 
+    # xarray takes the arrays in "coordinates" for coordinates; those of a dimension's name it takes by itself.
     names = [column.name for column in (*STORE_COLUMNS, *TEXT_COLUMNS)]
     attributes = {
         **attrs,

@@ -212,6 +212,7 @@ class Repo:
         if len(unlisted) <= _SINGLY:
             return
         entries: dict[str, list[Entry]] = {entry.path: [] for entry in unlisted}
+        # One listing with everything below, sorted into its folders.
         for entry in self.listing(commit, parent, recursive=True):
             folder = entry.path.rpartition("/")[0]
             if folder in entries:
@@ -248,6 +249,7 @@ class Repo:
                     self.id, name, repo_type="dataset", revision=commit, local_dir=target, library_name="llreg"
                 )
 
+        # The first error is raised here; downloads that have begun are finished.
         with ThreadPoolExecutor(_THREADS) as pool:
             for count, _ in enumerate(pool.map(fetch, names), 1):
                 if progress:

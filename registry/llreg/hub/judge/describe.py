@@ -38,6 +38,7 @@ def describe(registry: Contents, records: Sequence[RowRecord]) -> str:
     if not records:
         return _heading(registry, records) + "\n"
     described = list(records)[:_MAX_ROWS]
+    # Measured as a review will measure them, against all rows here.
     population = Population(registry)
     digests = {record.digest for record in records}
     measured = measure(view_rows(registry, described, population.view, population.version), population)

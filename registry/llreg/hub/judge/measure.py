@@ -127,11 +127,13 @@ def measure(new: Rows, population: Population) -> list[Measured]:
 
     records, measured = population.records, []
     models = {record.identity.name for record in records}
+    # Half of a small view is enough, else nothing would ever compare in it.
     least = min(MIN_TEXTS, math.ceil(new.values.shape[1] / 2))
     for i, record in enumerate(new.records):
         bits_of_row, identity = distances.bits[i], record.identity
         comparable = [int(k) for k in np.argsort(bits_of_row, kind="stable") if not np.isnan(bits_of_row[k])]
         nearest = comparable[:NEAREST]
+        # `comparable` is in order of distance, so the first row of a model is its nearest.
         nearest_of_model: dict[str, int] = {}
         for k in comparable:
             nearest_of_model.setdefault(records[k].identity.name, k)
@@ -146,6 +148,7 @@ def measure(new: Rows, population: Population) -> list[Measured]:
         ]
         replicates = [k for k in comparable if k in same_identity][-REPLICATES:]
         replicates += [k for k in same_identity if np.isnan(bits_of_row[k])][:REPLICATES]
+        # Each once: standard errors take a pass over the texts.
         positions = list(dict.fromkeys([*nearest, *bases, *siblings]))
         neighbors = dict(zip(positions, population.neighbors(new, i, distances, positions), strict=True))
         measured.append(

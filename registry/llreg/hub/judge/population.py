@@ -93,6 +93,7 @@ class Population:
         """
         digests = np.array([record.digest for record in self._own], dtype=object)
         count = len(digests)
+        # A row is not compared with itself: the registry may hold it already.
         comparable = ~np.isnan(distances.bits[:, :count]) & (_digests(new)[:, None] != digests[None, :])
         counts = np.where(comparable, distances.num_texts[:, :count], 0)  # (n_new, n_own)
         return np.asarray(counts.max(axis=1, initial=0))
@@ -140,6 +141,7 @@ class Population:
         records = self.records
         divergences = kl_plain(new.take([i]), self.some(positions), se=True, tail_share=True)
         values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
+        # Rank of each row by distance, from 1; NaN sorts last.
         ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
         return [
             Neighbor(
@@ -203,6 +205,7 @@ def levels(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     )  # (n_models, n_texts)
     total = share.sum(axis=1)  # (n_models,)
     total[total == 0] = np.nan
+    # Where a text has no value its share is 0, so any number will do.
     bits = np.nan_to_num(-rows.values / (math.log(2) * rows.num_bytes))
     mean = (bits * share).sum(axis=1) / total
     return mean, np.sqrt(((bits - mean[:, None]) ** 2 * share).sum(axis=1) / total)
@@ -218,6 +221,7 @@ def _noise(rows: Rows) -> NDArray[np.float64]:
 
 def _gathered(blocks: Sequence[Rows], positions: Sequence[int]) -> Rows:
     """Rows at some positions of blocks laid end to end, as one."""
+    # First position of each block, and the end of the last.
     starts = np.cumsum([0, *map(len, blocks)])
     rows = []
     for k in positions:

@@ -60,6 +60,7 @@ def judge(row: Measured, record: RowRecord, population: Population) -> list[Find
 def _judge_record(record: RowRecord, population: Population) -> Iterator[tuple[Level, str]]:
     """Of what the row says of itself."""
     identity = record.identity
+    # A local model under the name of one on the Hub may be something else.
     sources = {row.identity.source for row in population.records if row.identity.name == identity.name}
     if differing := ", ".join(sorted(sources - {identity.source})):
         yield (

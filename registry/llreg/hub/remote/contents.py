@@ -110,6 +110,7 @@ class RemoteContents(Contents):
     @cached_property
     def text_index(self) -> TextIndex:
         """Sizes, hashes and subsets of its texts, without the texts themselves."""
+        # Sizes and hashes are a small part of a large Parquet file: only their columns are fetched.
         size = self._hub.size(TEXTS) or 0
         if size <= _WHOLE_BYTES or self._hub.is_here(TEXTS):
             return super().text_index
@@ -188,6 +189,7 @@ class HubStoreReader(StoreReader):
         whole = []
         for key, needed in chunks.items():
             first_row = int(key.split(".")[1]) * SHARD_ROWS
+            # The last shard may hold fewer rows.
             num_chunks = -(-min(SHARD_ROWS, len(self._positions) - first_row) // rows)
             if len(needed) * _WHOLE_SHARE > num_chunks or (self.size(key) or 0) <= _WHOLE_BYTES:
                 whole.append(f"{STORE}/{key}")

@@ -153,6 +153,7 @@ class HubFolder:
                 file.seek(start)
                 return file.read(end - start)
         part = f"{self._entries[name].oid}-{start}-{end}"  # of the content: other commits have the same file
+        # A part that was cut off when it was stored is asked for again.
         cached = self._cache.get("ranges", part)
         if cached is not None and len(cached) == end - start:
             return cached
@@ -197,6 +198,7 @@ class HubFolder:
         """Names of the files and of the directories in each directory."""
         directories: dict[str, tuple[set[str], set[str]]] = {}
         for path in self._entries:
+            # Upwards: the file in its folder, that folder in its own, and so on.
             child, which = path, 0
             while child:
                 parent, _, name = child.rpartition("/")

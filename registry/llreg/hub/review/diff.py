@@ -104,10 +104,12 @@ class Trees:
             if before is None or after is None or (before.oid, before.is_folder) != (after.oid, after.is_folder):
                 differing.append((before, after))
         opened = [pair for pair in differing if any(map(_is_opened, pair))]
+        # Changed folders of rows are listed ahead, many in one request.
         for commit, entries in ((base, [before for before, _ in opened]), (head, [after for _, after in opened])):
             rows = [entry for entry in entries if entry and entry.is_folder and entry.path.startswith(f"{ROWS}/")]
             self._repo.list_folders(commit, ROWS, rows)
         for before, after in differing:
+            # A file, or a folder that no pull request may touch: named as a whole.
             if not any(map(_is_opened, (before, after))):
                 if after is not None:
                     yield Change("added" if before is None else "modified", after)
@@ -160,6 +162,7 @@ class History:
 
         pages = self._pages(head)
         for _ in range(_MOST_PAGES):
+            # A page of the pull request's history, then one of main's.
             page = next(pages, [])
             commits += page
             if base := shared():

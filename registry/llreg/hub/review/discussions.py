@@ -50,6 +50,7 @@ def named_requests(repo: Repo, numbers: Sequence[int]) -> list[Any]:
         try:
             details = _details(repo, number)
         except HubError as error:
+            # A number that nothing has; any other failure is the Hub's.
             if getattr(getattr(error.__cause__, "response", None), "status_code", None) != 404:
                 raise
             raise InputError(f"{repo.id} has no pull request {number}; see: llreg review") from error

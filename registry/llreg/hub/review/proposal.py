@@ -95,6 +95,7 @@ def sort_changes(
         verdict.find("refused", "", f"expected at most {_MOST_ROWS} new rows; got {rows:,}: split it")
     elif count > 2 * _MOST_ROWS:
         verdict.find("refused", "", f"expected at most {2 * _MOST_ROWS:,} new files; got {count:,}: split it")
+    # By the sizes that the Hub lists: nothing has been downloaded yet.
     size = sum(entry.size for entry in files.entries)
     if size > _MOST_BYTES:
         verdict.find(
@@ -179,6 +180,7 @@ class Proposal(Contents):
         row_ids : mapping of str to str
             Row ids that are taken, with the digests of their rows.
         """
+        # Subsets first: rows are checked against the ones that they name.
         problems = [*self._check_subsets(files), *self._check_rows(files, row_ids), *self._check_retractions(files)]
         for file, message in problems:
             verdict.find("refused", file, message)
@@ -213,6 +215,7 @@ class Proposal(Contents):
                 yield entry.path, "expected a subset that a new row was scored on; no row here names it"
 
     def _check_retractions(self, files: NewFiles) -> Iterator[tuple[str, str]]:
+        # A pull request may retract a published row, or one that it adds itself.
         digests = {*self._home.all_records(), *self.row_files()}
         for entry in files.retractions:
             try:

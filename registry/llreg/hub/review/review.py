@@ -77,6 +77,7 @@ def review(
     target = _repo_of(registry, repo)
     user = reviewer(target) if comment else ""
     may_write = target.may_write() if comment or merge else False
+    # Now, and not after the downloads: a review that recomputes needs the extra.
     if recompute:
         from llreg_extract.libraries import require
 
@@ -98,6 +99,7 @@ def review(
         return []
     with staging_directory(registry.path) as staging:
         run = _Run(registry, target, staging, recompute)
+        # Oldest first: of two with the same row the earlier one is merged.
         for request in sorted(requests, key=lambda request: int(request.num)):
             pr = run.review(request)
             verdict = pr.verdict
@@ -188,6 +190,7 @@ class _Run:
         """What the pull request changes, by names and sizes; then the new files themselves."""
         verdict = pr.verdict
         verdict.head = verdict.head or self.repo.commit_of(f"refs/pr/{verdict.number}")
+        # Against the newest shared commit: what main got since is no change of the pull request.
         base = self.history.base_of(verdict.head)
         if base is None:
             verdict.find("refused", "", "it shares no commit with main, or none of the last thousands: open a new one")
@@ -253,6 +256,7 @@ class _Run:
     def merge(self, tag: str | None) -> None:
         """Publish what was taken, in one commit, and close its pull requests; else only a build that is not current."""
         taken = [pr for pr in self.reviewed if pr.is_taken]
+        # The author may have pushed meanwhile; what was not reviewed is not merged.
         heads = pull_request_heads(self.repo) if taken else {}
         merged = []
         for pr in taken:
@@ -269,6 +273,7 @@ class _Run:
                 target = self.registry.path / entry.path
                 if pr.proposal is not None and not target.exists():
                     write_atomic(self.registry.path, target, (pr.proposal.path / entry.path).read_bytes())
+        # Only these: the reviewer may have rows of their own that are not published.
         paths = [path for pr in merged for path in pr.verdict.paths]
         message, description = _commit_message([pr.verdict for pr in merged], self.repo)
         result = push(self.registry, self.repo.id, only=paths, tag=tag, message=message, description=description)

@@ -129,6 +129,7 @@ def download(
             raise HubNotFoundError(f"{repo.id} on the Hub is not a registry: it has no {name}")
     downloader = _Downloader(repo, remote, root, progress)
     downloader.take_documents(tables)
+    # What is here counts only where its values are still those that the digest names.
     ours = {} if local is None else intact_records(local)
     built = {record.digest: record for record in downloader.registry.store.records()}
     # The record of a row that was measured here and published by somebody else must be the published one: such a row is
@@ -137,6 +138,7 @@ def download(
     needed = [digest for digest in {**built, **remote.rows} if digest not in settled]
     downloader.take_rows(built, needed)
     trusted = {digest: _trusted_record(ours[digest], record) for digest, record in built.items() if digest in ours}
+    # A row that was needed for its published record, and is here with another, is not missing.
     missing = frozenset(needed) - downloader.rows.keys() - ours.keys()
     return Download(
         remote=downloader.remote.with_stale(missing),
@@ -202,6 +204,7 @@ def fetch_files(
             if not path.is_file() or (entry is not None and not same_content(entry, path))
         ]
 
+    # The client compares sizes alone; content is compared here, and what differs is asked for again.
     for _ in range(_TRIES):
         lacking = differing()
         if not lacking:
@@ -248,6 +251,7 @@ class _Downloader:
         self._document_problems: dict[str, str] = {}  # by path
         self._row_problems: dict[str, str] = {}  # by digest
         self._target = download_directory(root, remote.commit)
+        # registry.json first: it says how large all other files may be.
         if not self._copy_ours(CONFIG):
             check_size(CONFIG, remote.root[CONFIG].size)
             self._fetch([CONFIG])
@@ -274,6 +278,7 @@ class _Downloader:
         """Documents that are not here, or not as they must be, and the part of the build that says which rows it holds."""
         remote = self.remote
         columns = tuple(f"{STORE}/{column}/c/" for column in ("digest", "record"))
+        # These must be good, or nothing of the commit can be read.
         required = [name for name in remote.store if name == f"{STORE}/zarr.json" or name.startswith(columns)]
         if not self._copy_ours(TEXTS):
             required.insert(0, TEXTS)
@@ -290,6 +295,7 @@ class _Downloader:
                 documents.append(path)
         optional = self._of_allowed_size([*recipe, *documents, *tables])
         self._fetch([*required, *optional])
+        # A document that was refused for its size is not in the commit for anything that follows.
         oversized = set(documents).difference(optional)
         good = {
             path: entry
@@ -320,6 +326,7 @@ class _Downloader:
             copy.unlink()
             self._document_problems[path] = str(error)
             return False
+        # Both are sound and differ: the one here stays.
         if is_valid_document(self._root, path, info):
             copy.unlink()
             ours = check_document(path, (self._root / path).read_bytes(), info)
@@ -354,6 +361,7 @@ class _Downloader:
         self._take_files(files, set(needed))
         self._take_built([built[d] for d in needed if d in built and row_files.get(d) not in tried])
 
+        # Second round: for rows that proved bad, every other file and shard that claims them.
         lacking = dict.fromkeys(digest for digest in needed if digest not in self.rows)
         if lacking:
             claims = [path for digest in lacking for path in self.remote.rows.get(digest, ()) if path not in tried]
@@ -447,6 +455,7 @@ def _cheapest_files(
         Digests.
     """
     lacking = set(needed)
+    # Rows that no build holds yet have only their files.
     unbuilt = lacking.difference(built)
     names = [path for digest, path in row_files.items() if digest in unbuilt]
     for start in range(0, len(built), SHARD_ROWS):

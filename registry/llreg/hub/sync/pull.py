@@ -122,6 +122,7 @@ def clone(
         resolve(Repo(repo), revision or MAIN)
         if pin is None:
             prepare(root)
+        # With the pin a pull that is cut off is gone on with by the same command.
         write_pin(root, Pin(repo, revision or MAIN))
     return _pull(root, None, repo, revision, progress)
 
@@ -294,6 +295,7 @@ def merged_records(downloaded: Download, registry: Contents | None, retracted: C
     """Records of the rows that are there or here and not retracted, by digest, in build order; the Hub's where both
     have one."""
     records = {} if registry is None else {record.digest: record for record in registry.records()}
+    # Later entries win: the Hub's record replaces ours.
     accepted = [record for digest, record in {**records, **downloaded.records}.items() if digest not in retracted]
     return {record.digest: record for record in sorted(accepted, key=lambda record: record.sort_key)}
 
@@ -307,6 +309,7 @@ def write_merged_build(
     directory: Path,
 ) -> None:
     """Write the build of some rows, that are here or came, into an empty directory."""
+    # Asked in this order: the downloaded rows, then those that are here.
     sources: list[Source] = [downloaded.rows, *([] if registry is None else row_sources(registry))]
     ordered = list(records.values())
     texts = downloaded.registry.text_index
@@ -334,6 +337,7 @@ def check_compatible(downloaded: Download, registry: Contents | None, pin: Pin) 
             f"{root} has the {word} {ours}, the registry on the Hub {theirs}: their rows do not compare; "
             "pull it into a directory of its own"
         )
+    # Published rows are never taken back, so a commit without them is an older one.
     younger = (pin.digests() & registry.digests()) - downloaded.records.keys() - downloaded.remote.rows.keys()
     if younger:
         raise OlderRevisionError(
@@ -359,6 +363,7 @@ def merged_info(downloaded: Download, registry: Contents | None, pin: Pin) -> Re
     theirs = downloaded.registry.info
     if registry is None or not pin.config or theirs == registry.info:
         return theirs
+    # Not changed here since the last pull: theirs is newer.
     if blob_oid((registry.path / CONFIG).read_bytes()) == pin.config:
         return theirs
     if downloaded.remote.root[CONFIG].oid != pin.config:

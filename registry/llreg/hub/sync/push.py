@@ -94,6 +94,7 @@ def push(
         pin = _pin_for(registry, repo)
         target = Repo(pin.repo)
         exists = _main_commit(target) is not None
+        # A first push makes the repository; one that was there and is gone is not made anew unasked.
         if pin.commit and not exists:
             raise HubNotFoundError(
                 f"{pin.repo}, where this registry was published, is not on the Hub any more, or you may not see it: log in "
@@ -101,6 +102,7 @@ def push(
             )
         if pin.revision != MAIN:
             warnings.warn(f"this registry was at {pin.revision}; a push brings it to main", LlregWarning, stacklevel=2)
+        # Who may not write proposes the rows instead.
         if create_pr or (exists and not target.may_write()):
             if tag is not None:
                 raise InputError("a version is named by those who may write; push without a tag")
@@ -255,6 +257,7 @@ class _Attempt:
     def _take_published(self, remote: RemoteState) -> Download:
         """What others published meanwhile, brought into the registry here; its build is then of all rows."""
         registry, missing = self.registry, frozenset[str]()
+        # Nothing to download where the registry holds all of this commit.
         is_current = (
             self.pin.commit == remote.commit
             and all((registry.path / path).is_file() for path in remote.documents)
@@ -264,6 +267,7 @@ class _Attempt:
             tables = tables_to_download(remote, registry.path, self.pin)
             digests, progress = self.pin.digests(), self.options.progress
             downloaded = download(self.target, remote, registry.path, registry, digests, tables, progress)
+            # A dry run changes nothing here: it goes by the download alone.
             if self.options.dry_run:
                 check_compatible(downloaded, registry, self.pin)
                 return downloaded
@@ -296,8 +300,10 @@ class _Attempt:
             )
         info = merged_info(downloaded, registry, self.pin)
         directory = self._build(downloaded, build_records, info, retracted, staging)
+        # Only files that differ are sent; of an older build, those that the new one has not are deleted.
         changed, deleted = build_files(directory, remote)
         files |= {**retractions, **changed, **settings_files(registry, remote, ours=info == registry.info)}
+        # A review publishes what it was asked to, and nothing else of the reviewer's.
         if only is None:
             files |= version_files(registry, remote, rows)
             files |= tables_to_upload(remote, registry.path, self.pin)
@@ -317,6 +323,7 @@ class _Attempt:
         registry = self.registry
         if is_built(registry, list(records.values()), info, retracted):
             return registry.path
+        # Where the build here is to be the same, it is made here; else beside, and the one here stays as it is.
         same_rows = retracted == registry.retractions().keys() and registry.digests() == records.keys()
         if same_rows and not self.options.dry_run and self.options.only is None:
             build(registry)
@@ -331,6 +338,7 @@ class _Attempt:
         name = version_file(tag)
         is_published = name in downloaded.remote.documents
         copies = [path for root in (self.registry.path, downloaded.root) if (path := root / name).is_file()]
+        # The same rows under the same name: a push that is repeated after a failure.
         if copies and read_manifest(tag, copies[0].read_bytes(), name)["version"] == version_id(records):
             return {} if is_published else {name: copies[0]}
         if is_published or copies:
@@ -349,6 +357,7 @@ class _Attempt:
         message = options.message or commit_title(upload)
         info = make_commit(self.target, upload, message, options.description or "", parent=remote.commit)
         commit = str(info.oid)
+        # The commit holds what was listed before, and what it added.
         pin = pin_at(self.pin, remote, commit).with_rows(name for name in upload.files if name.startswith(f"{ROWS}/"))
         if CONFIG in upload.files:
             pin = replace(pin, config=blob_oid(upload.files[CONFIG].read_bytes()))

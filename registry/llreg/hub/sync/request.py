@@ -76,6 +76,7 @@ def _propose(
     head = target.commit_of(MAIN)
     main = list_state(target, head, pin)
     _check_comparable(registry, target, main)
+    # One open pull request a user: later rows are added to it.
     number = _open_request(target, pin)
     base = head if number is None else target.commit_of(_ref(number))
     request = main if number is None else list_state(target, base, pin)
@@ -84,6 +85,7 @@ def _propose(
     with staging_directory(registry.path) as staging:
         files = row_files(registry, records, staging)
         files |= subset_files(registry, records, request)
+        # Only of rows in main: one of a row that is not there would mean nothing to others.
         retractions = retraction_files(registry, main, [], only)
         files |= {name: path for name, path in retractions.items() if name not in request.documents}
         upload = Upload(files, records)
@@ -113,6 +115,7 @@ def _check_comparable(registry: Contents, target: Repo, main: RemoteState) -> No
         raise HubNotFoundError(f"{target.id} on the Hub is not a registry: it has no {CONFIG}")
     if same_content(main.root[CONFIG], registry.path / CONFIG):
         return
+    # The files differ, which an edited description explains, too: compare what matters.
     with staging_directory(registry.path) as staging:
         fetch_files(target, main, [CONFIG], staging)
         info = parse("registry", (staging / CONFIG).read_bytes(), f"{target.id}: {CONFIG}")
@@ -132,6 +135,7 @@ def _open_request(target: Repo, pin: Pin) -> int | None:
             details = target.api.get_discussion_details(target.id, pin.pull_request, repo_type="dataset")
             if details.status in ("open", "draft") and details.author == user:
                 return pin.pull_request
+        # The pinned one is closed, or none is pinned, as on another machine: look for one by its mark.
         requests = target.api.get_repo_discussions(
             target.id, author=user, discussion_type="pull_request", discussion_status="open", repo_type="dataset"
         )

@@ -112,6 +112,7 @@ def list_state(repo: Repo, commit: str, pin: Pin | None = None) -> RemoteState:
     listing = repo.listing(commit, ROWS) if ROWS in root else []
     folders = [entry for entry in listing if entry.is_folder and _ROW_FOLDER.fullmatch(entry.name)]
     changed = [entry for entry in folders if entry.name not in pinned or pinned[entry.name].oid != entry.oid]
+    # Of the folders that changed; a file whose name does not fit its folder is no row.
     names: dict[str, list[str]] = {entry.name: [] for entry in changed}
     row_entries: dict[str, Entry] = {}
     for file in repo.files(commit, ROWS, changed) if changed else ():
@@ -124,6 +125,7 @@ def list_state(repo: Repo, commit: str, pin: Pin | None = None) -> RemoteState:
     row_folders = {entry.name: current[entry.name] for entry in folders}
     rows: dict[str, tuple[str, ...]] = {}
     for name, row_folder in row_folders.items():
+        # Several files may claim one digest: whoever reads them finds the good one.
         for file_name in row_folder.names:
             if digest := digest_in_name(file_name):
                 rows[digest] = (*rows.get(digest, ()), f"{ROWS}/{name}/{file_name}")
@@ -168,6 +170,7 @@ def intact_records(registry: Contents) -> dict[str, RowRecord]:
         with suppress(InvalidFileError):  # rows of a damaged shard are downloaded again
             rows = registry.store.intact_rows(records[start : start + SHARD_ROWS])
             intact |= {digest: row.record for digest, row in rows.items()}
+    # Rows that are not in the build yet, or damaged in it.
     for digest, path in registry.row_files().items():
         if digest not in intact and registry.is_sound(path):
             intact[digest] = registry.file_record(path)

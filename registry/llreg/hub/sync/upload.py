@@ -174,6 +174,7 @@ def row_files(registry: Contents, records: Sequence[RowRecord], staging: Path) -
         if record.digest in local:
             files[name] = local[record.digest]
             continue
+        # Only the build has the row: its file, whose bytes follow from it, is made again.
         row = registry.store.intact_rows([record]).get(record.digest)
         if row is None:
             raise InvalidFileError(
@@ -228,8 +229,10 @@ def is_built(registry: Contents, records: Sequence[RowRecord], info: RegistryInf
     root, store = registry.path, registry.store
     if not ((root / TABLE).is_file() and (root / CARD).is_file() and store.exists()):
         return False
+    # By content; the bytes of the build may be those of another library version.
     if store.records() != list(records) or store.retracted() != set(retracted):
         return False
+    # The store's attributes and the card say what registry.json said when they were made.
     attributes = json.loads((root / STORE / "zarr.json").read_bytes())["attributes"]
     return bool(
         store_attributes(info, retracted).items() <= attributes.items()
@@ -240,6 +243,7 @@ def is_built(registry: Contents, records: Sequence[RowRecord], info: RegistryInf
 def build_files(directory: Path, remote: RemoteState) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Files of a build that the commit lacks or has otherwise, and those it has too many."""
     files = {}
+    # One part is a directory, the others are files.
     for part in BUILD:
         root = directory / part
         for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
@@ -302,6 +306,7 @@ def make_commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+    # The client uploads large files first; the commit itself is one request.
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, str(path)) for name, path in sorted(upload.files.items())
     ]
@@ -319,6 +324,7 @@ def make_commit(
                 parent_commit=parent,
             )
     except HubUnreachableError as error:
+        # The request may have been carried out and only its answer lost.
         raise UnknownOutcomeError(str(error), upload, revision) from error
     except RuntimeError as error:
         # The client hides what goes wrong with an upload, before the commit, in an error of its own.
