@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,7 @@ def add(
         on_plan(planned)
         run: dict[str, Any] = {"order": order, "evict": evict, "workers": workers, "cluster": cluster}
         return planned.results(add(registry, planned.good, reporter=report, **run, **options))
+    # Everything that can be refused is refused before the first model is looked up.
     requests = read_requests(registry, models, options)
     atomic.sweep(registry.path)
     atomic.check_writable(registry.path)
@@ -63,21 +65,23 @@ def add(
             from llreg.add.cluster import ClusterScoring, find_workers  # distributed is an extra
 
             pool = stack.enter_context(find_workers(cluster, workers, requests, report))
-        tasks = _look_up(registry, requests, report, gpus=pool.gpus if pool else None)
+        tasks = _look_up(registry, requests, report, pool.gpus if pool else None)
         to_score = [task for task in tasks if isinstance(task, Task)]
-        if order == "size":
-            to_score.sort(key=_size)
+        if order == "size":  # those of unknown size are the largest
+            sizes = {id(task): task.source.declared.get("num_parameters") for task in to_score}
+            to_score.sort(key=lambda task: math.inf if sizes[id(task)] is None else sizes[id(task)])
         evictions = Evictions(task.source for task in to_score) if evict else None
         if pool:
             finished = ClusterScoring(pool, to_score, evictions, report).run()
         else:
             finished = _score_in_turn(to_score, evictions, report)
+        # Models finish in any order; their results are given in the order asked for.
         results = {id(task): result for task, result in finished}
         return [task if isinstance(task, AddResult) else results[id(task)] for task in tasks]
 
 
 def _look_up(
-    registry: Contents, requests: Sequence[Request], report: Reporter, gpus: int | None = None
+    registry: Contents, requests: Sequence[Request], report: Reporter, gpus: int | None
 ) -> list[Task | AddResult]:
     """Find all models, one entry a request: what is to be scored, or the result where nothing is."""
     tasks: list[Task | AddResult] = []
@@ -89,17 +93,12 @@ def _look_up(
         except (ModelError, InputError) as error:
             tasks.append(AddResult(request.model, "failed", None, str(error)))
     report.look_up(len(requests), len(requests))
+    # Models that are there already, or that were not found, have their turn at once.
     for result in tasks:
         if isinstance(result, AddResult):
             report.begin(result.model)
             report.finish(result)
     return tasks
-
-
-def _size(task: Task) -> float:
-    """Parameters; those of unknown size are the largest."""
-    parameters = task.source.declared.get("num_parameters")
-    return float("inf") if parameters is None else float(parameters)
 
 
 def _score_in_turn(
@@ -121,13 +120,14 @@ def _score_in_turn(
 
 
 def _score(task: Task, prefetch: Prefetch, following: Task | None, report: Reporter) -> AddResult:
+    """Score one model; a function of its own, so that nothing holds the model when it returns."""
     encoded = prefetch.take()
     with task.reserved(report):
         job = task.begin()
         if isinstance(job, AddResult):
             return job
         scoring = Scoring(job, encoded)
-        if following:
+        if following:  # this model's files are here: the network is free for the next one's
             prefetch.start(following.job())
         with task.journal.writing(job.kept):
             computed = scoring.run(task.journal.write, report)

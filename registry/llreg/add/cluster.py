@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 _ATTEMPTS = 2  # at a model whose worker dies while it is scored
-_UNBEGUN_ATTEMPTS = (
-    5 * _ATTEMPTS
-)  # at a model that was only waiting on workers that died: another one may have ended them
+# At a model that was only waiting on workers that died: another one may have ended them.
+_UNBEGUN_ATTEMPTS = 5 * _ATTEMPTS
 _POLL_SECONDS = 1.0  # between looks at which workers there are
 _PATIENCE_SECONDS = 10.0  # for a worker that scores, where there are others
 
@@ -100,11 +99,11 @@ def _workers_here(count: int | Literal["auto"], requests: Sequence[Request]) -> 
     if gpus and count > gpus:
         raise InputError(f"{count} workers were asked for and torch sees {gpus} GPUs here: one worker each, at most")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    if gpus:
+    if gpus:  # each worker sees one GPU
         names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))).split(",")
         threads = str(max(1, len(cores) // count))
         environments = [{"CUDA_VISIBLE_DEVICES": name.strip(), "OMP_NUM_THREADS": threads} for name in names[:count]]
-    else:
+    else:  # each worker has its own cores, or all share them if they are fewer than workers
         shares = [cores[k::count] or [cores[k % len(cores)]] for k in range(count)]
         environments = [
             {settings.WORKER_CPUS: ",".join(map(str, share)), "OMP_NUM_THREADS": str(len(share))} for share in shares
@@ -211,18 +210,16 @@ class ClusterScoring:
         """
         if not self._waiting:
             return
-        with self._workers.connect() as self._client, ExitStack() as stack:
-            stack.callback(self._abandon)
-            self._client.subscribe_topic(self._topic, lambda event: self._inbox.put(event[1]))
-            while self._waiting or self._running:
-                yield from self._submit_waiting()
-                yield from self._receive()
-
-    def _abandon(self) -> None:
-        """Let go of what is still with the workers: they stop when they notice."""
-        self._client.cancel([submission.future for submission in self._running.values()], force=True)
-        for submission in self._running.values():
-            submission.stack.close()
+        with self._workers.connect() as self._client:
+            try:
+                self._client.subscribe_topic(self._topic, lambda event: self._inbox.put(event[1]))
+                while self._waiting or self._running:
+                    yield from self._submit_waiting()
+                    yield from self._receive()
+            finally:  # of an interrupted run, let go of what is still with the workers: they stop when they notice
+                self._client.cancel([submission.future for submission in self._running.values()], force=True)
+                for submission in self._running.values():
+                    submission.stack.close()
 
     # To the workers
 
@@ -239,7 +236,7 @@ class ClusterScoring:
                 yield from self._submit(task, slots, wait=False)
             except BusyError:  # another llreg is at it, or this one: the model stands in the list twice
                 busy.append(task)
-        if busy and not self._running:
+        if busy and not self._running:  # nothing else is left to do meanwhile
             yield from self._submit(busy.popleft(), slots, wait=True)
         self._waiting.extend(busy)
 
@@ -254,11 +251,13 @@ class ClusterScoring:
             if isinstance(job, AddResult):
                 yield self._finish(task, job, self._report)
                 return
+            # The texts are one Dask task for all models; preparing and scoring take its result.
             client, texts, job_without_texts = self._client, self._send_texts(job), replace(job, texts=())
             encoded = None
             if not self._lost[id(task)]:  # else preparing it may be what ended its worker
                 preferred = {"workers": list(slots), "allow_other_workers": True} if slots else {}
                 encoded = client.submit(worker.prepare, job_without_texts, texts, self._topic, pure=False, **preferred)
+            # On other machines the files of a local model may be others, under the same path.
             stamps = worker.file_stamps(job.source) if self._workers.remote else None
             key = f"llreg-score-{secrets.token_hex(8)}"
             arguments = (job_without_texts, texts, encoded, self._topic, worker.versions(), stamps)
@@ -285,7 +284,7 @@ class ClusterScoring:
         while self._running:
             try:
                 message = self._inbox.get(timeout=_POLL_SECONDS)
-            except Empty:
+            except Empty:  # a quiet moment: look whether the scheduler and the workers are still there
                 if self._client.status != "running":
                     _raise_lost()
                 has_worker = bool(slots_of(self._client))
@@ -352,7 +351,7 @@ class ClusterScoring:
                     if self._finished > submission.finished_before:  # one was deleted meanwhile
                         self._waiting.append(task)
                         return
-                    if self._running:
+                    if self._running:  # one that is running will be deleted, and then there may be room
                         self._postponed.append(task)
                         return
                 result = task.failed(error)
@@ -375,7 +374,7 @@ class ClusterScoring:
         self._waiting.extend(self._postponed)
         self._postponed.clear()
         if self._evictions is not None:
-            if self._workers.remote:
+            if self._workers.remote:  # each worker has a cache of its own, and knows what it downloaded for this run
                 revisions, addresses = self._evictions.release(task.source), list(slots_of(self._client))
                 if revisions:
                     self._client.run(worker.evict, self._topic, revisions, workers=addresses, on_error="ignore")

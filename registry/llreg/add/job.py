@@ -162,55 +162,43 @@ class Scoring:
         NonFiniteError
             If it gives NaN or inf: nothing of this run may be gone on from.
         """
+        job, name = self.job, self.identity.name
+        lengths = self.encoded.lengths  # (n_sequences,), tokens
+        scored_before = {int(index) for index in np.searchsorted(job.sequences, job.kept["text"])}
         started = time.monotonic()
-        scored = self._score(keep, report)
-        seconds = time.monotonic() - started
-        row = self._row(np.concatenate([self.job.kept, *scored]), seconds)
-        num_tokens = np.concatenate([self.job.kept[:0], *scored])["num_tokens"]
-        return Computed(row, int((num_tokens > 0).sum()), int(num_tokens.sum()), seconds)
-
-    def _score(self, keep: Callable[[NDArray[Any]], None], report: Reporter) -> list[NDArray[Any]]:
-        """Score what is left, batch by batch; return the journal entries."""
-        job, lengths, name = self.job, self.encoded.lengths, self.identity.name  # lengths: (n_sequences,), tokens
-        done = {int(index) for index in np.searchsorted(job.sequences, job.kept["text"])}
-        report.start(name, int(lengths.sum()), int(lengths[sorted(done)].sum()))
-        if done:
-            report.note(f"{name}: {len(done):,} of {len(job.sequences):,} texts are scored already; going on")
-        batches = llreg_extract.iter_scores(self.model, self.encoded, skip=done, batch_tokens=job.batch_tokens)
-        scored = []
+        report.start(name, int(lengths.sum()), int(lengths[sorted(scored_before)].sum()))
+        if scored_before:
+            report.note(f"{name}: {len(scored_before):,} of {len(job.sequences):,} texts are scored already; going on")
+        batches = llreg_extract.iter_scores(self.model, self.encoded, skip=scored_before, batch_tokens=job.batch_tokens)
+        entries = [job.kept[:0]]  # journal entries of this run, a batch each
         try:
             for batch in batches:
                 sequences = job.sequences[batch.index]
                 bad = sequences[batch.status == llreg_extract.Status.NON_FINITE]
                 if len(bad):
                     raise _non_finite(self.identity, int(bad[0]) % job.num_texts)
-                scored.append(make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.status))
-                keep(scored[-1])
+                entries.append(make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.status))
+                keep(entries[-1])
                 report.advance(int(lengths[batch.index].sum()))
         finally:
             batches.close()
-        return scored
+        seconds = time.monotonic() - started
+        scored = np.concatenate(entries)
+        row = self._row(np.concatenate([job.kept, scored]), seconds)
+        return Computed(row, int((scored["num_tokens"] > 0).sum()), int(scored["num_tokens"].sum()), seconds)
 
     def _row(self, entries: NDArray[Any], seconds: float) -> Row:
         """The row with its record, checked."""
-        arrays = row_arrays(entries, self.job.num_texts, pairs=self.job.rendering is not None)
+        job, identity, pairs = self.job, self.identity, self.job.rendering is not None
+        arrays = row_arrays(entries, job.num_texts, pairs=pairs)
         if np.isnan(arrays["log_likelihood"]).all():
             raise ModelError(
-                f"{self.identity.name} can score none of the {len(self.job.texts):,} texts: all are longer than its "
+                f"{identity.name} can score none of the {len(job.texts):,} texts: all are longer than its "
                 f"context of {self.model.context_length} tokens or too short; use another text set"
             )
-        digest = row_digest(self.identity.to_json(), **arrays)
-        record = RowRecord(self.identity, self._provenance(entries, seconds), self.model.declared, digest)
-        try:
-            check("row", record.to_json(), "its record")
-        except InvalidFileError as error:
-            raise ModelError(f"the row of {self.identity.name} cannot be recorded: {error}") from error
-        return Row(record, **arrays)
-
-    def _provenance(self, entries: NDArray[Any], seconds: float) -> dict[str, Any]:
-        job, environment = self.job, llreg_extract.environment(self.model)
+        environment = llreg_extract.environment(self.model)
         prompts = llreg_extract.prompt_provenance(self.model.tokenizer, job.rendering) if job.rendering else {}
-        return {
+        provenance = {
             **environment,
             **prompts,
             "versions": {"llreg": __version__, **environment["versions"]},
@@ -221,11 +209,17 @@ class Scoring:
             "batch_tokens": job.batch_tokens
             or llreg_extract.default_batch_tokens(self.model.device.type, job.source.declared.get("num_parameters")),
             "seconds": round(seconds, 3),
-            **row_counts(entries, job.num_texts, pairs=job.rendering is not None),
-            "non_finite": 0,
+            **row_counts(entries, job.num_texts, pairs=pairs),
+            "non_finite": 0,  # a run that meets one makes no row
             "special_token_texts": self.encoded.special_token_texts,
             "first_token_scored": self.model.first_token_scored,
         }
+        record = RowRecord(identity, provenance, self.model.declared, row_digest(identity.to_json(), **arrays))
+        try:
+            check("row", record.to_json(), "its record")
+        except InvalidFileError as error:
+            raise ModelError(f"the row of {identity.name} cannot be recorded: {error}") from error
+        return Row(record, **arrays)
 
 
 def _non_finite(identity: Identity, text: int) -> NonFiniteError:

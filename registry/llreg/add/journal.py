@@ -45,6 +45,7 @@ class Journal:
         except FileNotFoundError:
             return read_entries()
         entries = np.frombuffer(data[: len(data) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
+        # All after the first entry that is damaged is dropped: it was written later, maybe in part.
         whole = np.array([entry["check"] == _checksum(entry) for entry in entries], dtype=bool)
         kept = entries[: int(np.argmin(whole))] if not whole.all() else entries
         _, last = np.unique(kept["text"][::-1], return_index=True)
@@ -55,6 +56,7 @@ class Journal:
         """Open for appending, beginning with the entries in `kept`."""
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Rewritten whole first, so that a damaged tail does not stay between old and new entries.
             temp = self.path.with_suffix(".new")
             with temp.open("wb") as file:
                 file.write(kept.tobytes())

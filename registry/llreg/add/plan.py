@@ -201,7 +201,11 @@ class _Planner:
         self.devices: dict[str, llreg_extract.DeviceMemory] = {}
         self.records = registry.records()
         self.bytes_a_token = _bytes_a_token(self.records, float(registry.text_index.bytes_per_text.sum()))
-        self.disk_free = _disk_free()
+        folder: Path = llreg_extract.cache_folder()  # where downloads go, which may not be there yet
+        try:
+            self.disk_free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+        except (OSError, StopIteration) as error:
+            raise InputError(f"{folder} cannot be looked at: {error}") from error
         self._claimed: dict[tuple[str, str, str | None], int] = {}  # bytes to download, by their source
 
     def plan(self, request: Request) -> PlannedModel:
@@ -231,14 +235,23 @@ class _Planner:
 
     def _measure(self, model: PlannedModel, task: Task) -> PlannedModel:
         """A model that is to be scored, with what that takes; a problem if it is more than there is."""
+        options, registry = task.request.options, self.registry
         needs = llreg_extract.needs(
-            task.source,
-            dtype=task.identity.weight_dtype,
-            trust_remote_code=task.request.options.trust_remote_code,
+            task.source, dtype=task.identity.weight_dtype, trust_remote_code=options.trust_remote_code
         )
-        state, texts = self._texts_left(task)
-        tokens = round(float(self.registry.text_index.bytes_per_text[texts].sum()) / self.bytes_a_token)
-        if task.device not in self.devices:
+        # Texts still to be scored: without those of an interrupted run, or else of a row that lacks texts.
+        state: State = "to do"
+        scored = set(task.journal.read()["text"].tolist())
+        records = registry.replicates(task.identity) if options.overwrite == "only-missing" else []
+        if scored:
+            state = "unfinished"
+        elif records:
+            state = "incomplete"
+            scored = set(np.flatnonzero(~np.isnan(registry.row(records[-1].row_id).log_likelihood)).tolist())
+        in_scope = task.request.subset["texts"] if task.request.subset else range(registry.num_texts)
+        texts = [text for text in in_scope if text not in scored]
+        tokens = round(float(registry.text_index.bytes_per_text[texts].sum()) / self.bytes_a_token)
+        if task.device not in self.devices:  # asked once: all models are checked against the same free memory
             self.devices[task.device] = llreg_extract.device_memory(task.device)
         device = self.devices[task.device]
         model = replace(
@@ -251,19 +264,6 @@ class _Planner:
         )
         problem = _memory_problem(model, device) or self._disk_problem(needs.download_bytes or 0, task.source)
         return replace(model, problem=problem) if problem else replace(model, state=state)
-
-    def _texts_left(self, task: Task) -> tuple[State, list[int]]:
-        """Texts still to be scored: without those of an interrupted run, or else of a row that lacks texts."""
-        texts = task.request.subset["texts"] if task.request.subset else range(self.registry.num_texts)
-        records = self.registry.replicates(task.identity) if task.request.options.overwrite == "only-missing" else []
-        scored = set(task.journal.read()["text"].tolist())
-        state: State = "to do"
-        if scored:
-            state = "unfinished"
-        elif records:
-            state = "incomplete"
-            scored = set(np.flatnonzero(~np.isnan(self.registry.row(records[-1].row_id).log_likelihood)).tolist())
-        return state, [text for text in texts if text not in scored]
 
     def _disk_problem(self, num_bytes: int, source: llreg_extract.Source) -> str | None:
         """Claim the disk that a download takes, or say that it is not there."""
@@ -285,6 +285,7 @@ def _memory_problem(model: PlannedModel, device: llreg_extract.DeviceMemory) -> 
     """That a model is too large for its device, and what takes less."""
     if model.memory_bytes is None or device.num_bytes is None or model.memory_bytes <= device.num_bytes:
         return None
+    # Of what helps, the change that costs the least accuracy.
     bytes_a_weight = 4 if model.dtype == "float32" else 2
     advice = "use a larger device"
     if bytes_a_weight == 4 and model.memory_bytes / 2 <= device.num_bytes:
@@ -330,18 +331,10 @@ def _seconds(
     parameters = model.num_parameters
     if not parameters or not timed:
         return None
+    # Nearest on a logarithmic scale: twice as large is as far as half as large.
     timed.sort(key=lambda record: abs(math.log(record.declared["num_parameters"] / parameters)))
     costs = [  # seconds for a token and a parameter
         record.provenance["seconds"] / record.provenance["tokens"] / record.declared["num_parameters"]
         for record in timed[:_NEAREST]
     ]
     return float(statistics.median(costs)) * parameters * tokens
-
-
-def _disk_free() -> int:
-    """Bytes free where the Hub's client keeps its downloads, which may not be there yet."""
-    folder: Path = llreg_extract.cache_folder()
-    try:
-        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    except (OSError, StopIteration) as error:
-        raise InputError(f"{folder} cannot be looked at: {error}") from error

@@ -66,9 +66,27 @@ def read_run_file(path: str | Path, **options: Any) -> list[dict[str, Any]]:
         check("runfile", document, str(path))
     except InvalidFileError as error:
         raise InputError(f"{loader.position(error.field or '')}: {error.field}: {error.problem}") from error
+    # The file's defaults, then the caller's options, then what the file says of one model.
     defaults = {**document.get("defaults", {}), **options}
     entries = [{**defaults, **({"model": entry} if isinstance(entry, str) else entry)} for entry in document["models"]]
-    _check_differ(entries, loader)
+    # Refuse a model that is listed twice with the same options, and names that only case tells apart.
+    first_by_options: dict[str, int] = {}  # number of the first entry, by all that is said of a model
+    first_by_name: dict[str, int] = {}  # number of the first entry, by the model's name without its case
+    names = [_row_name(entry) for entry in entries]
+    lines = [loader.lines[f"models.{k}"] for k in range(len(entries))]
+    for k, (entry, name) in enumerate(zip(entries, names, strict=True)):
+        position = f"{path}:{lines[k]}"
+        first = first_by_options.setdefault(repr(sorted(entry.items(), key=lambda item: item[0])), k)
+        if first != k:
+            raise InputError(
+                f"{position}: {entry['model']} is listed on line {lines[first]} already, with the same options"
+            )
+        first = first_by_name.setdefault(name.casefold(), k)
+        if names[first] != name:
+            raise InputError(
+                f"{position}: {name} and {names[first]} (line {lines[first]}) differ only in case: spell a model one way, "
+                "and give another one a name of its own"
+            )
     return entries
 
 
@@ -169,40 +187,16 @@ class _Loader:
                 mapping[key.value] = self._value(item, prefix + key.value)
             return mapping
         if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_TAG):
-            return _scalar(node.tag.removeprefix(_TAG), node.value, field.rpartition(".")[2])
+            # Only two keys take other things than text.
+            kind, text, key = node.tag.removeprefix(_TAG), node.value, field.rpartition(".")[2]
+            if kind == "null":
+                return None
+            if kind == "bool" and key == "trust_remote_code":
+                return text.lower() in ("true", "yes", "on")
+            if kind == "int" and key == "batch_tokens" and re.fullmatch(r"[0-9][0-9_]{0,17}", text):
+                return int(text.replace("_", ""))
+            return text
         return self._refuse(node, f"no tag {node.tag[:40]!r} is taken here")
-
-
-def _scalar(kind: str, text: str, key: str) -> Any:
-    """A scalar of a YAML kind, as the key has it: only two keys take other things than text."""
-    if kind == "null":
-        return None
-    if kind == "bool" and key == "trust_remote_code":
-        return text.lower() in ("true", "yes", "on")
-    if kind == "int" and key == "batch_tokens" and re.fullmatch(r"[0-9][0-9_]{0,17}", text):
-        return int(text.replace("_", ""))
-    return text
-
-
-def _check_differ(entries: list[dict[str, Any]], loader: _Loader) -> None:
-    """Refuse a model that is listed twice with the same options, and names that only case tells apart."""
-    same_options: dict[str, int] = {}  # number of the first entry, by all that is said of a model
-    same_name: dict[str, int] = {}  # number of the first entry, by the model's name without its case
-    names = [_row_name(entry) for entry in entries]
-    lines = [loader.lines[f"models.{k}"] for k in range(len(entries))]
-    for k, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        position = f"{loader.file}:{lines[k]}"
-        first = same_options.setdefault(repr(sorted(entry.items(), key=lambda item: item[0])), k)
-        if first != k:
-            raise InputError(
-                f"{position}: {entry['model']} is listed on line {lines[first]} already, with the same options"
-            )
-        first = same_name.setdefault(name.casefold(), k)
-        if names[first] != name:
-            raise InputError(
-                f"{position}: {name} and {names[first]} (line {lines[first]}) differ only in case: spell a model one way, "
-                "and give another one a name of its own"
-            )
 
 
 def _row_name(entry: Mapping[str, Any]) -> str:
@@ -214,5 +208,6 @@ def _row_name(entry: Mapping[str, Any]) -> str:
     if model.startswith((".", "/", "~")) or os.path.exists(path):
         file = os.path.basename(os.path.realpath(path))
         return file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
+    # A GGUF file on the Hub, "org/name/file.gguf": its row has the repository's name.
     on_hub = re.fullmatch(r"([^/]+/[^/]+)/.+\.gguf", model, re.IGNORECASE)
     return on_hub[1] if on_hub else model

@@ -19,7 +19,7 @@ from llreg.add.journal import Journal
 from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Request
 from llreg.store.layout import RUNS
-from llreg.store.rowfile import Row, write_row
+from llreg.store.rowfile import write_row
 from llreg.store.subsets import load_subset, store_subset
 from llreg.store.versions import retract
 from llreg_schemas import Identity, RowRecord, hash_json
@@ -110,8 +110,17 @@ class Task:
             return None
         records = registry.replicates(identity)
         if records:
-            is_left = overwrite == "only-missing" and _lacks_texts(registry, records[-1])
-            return None if is_left else records[-1]
+            record = records[-1]
+            if overwrite == "never":
+                return record
+            # Does it lack texts for no reason of the model's own, such as a context too short for them?
+            values = registry.row(record.row_id).log_likelihood  # (n_texts,)
+            if record.identity.subset is not None:
+                values = values[load_subset(registry, record.identity.subset)["texts"]]
+            reasons = ("over_context", "non_finite", "unscored")
+            num_explained = sum(int(record.provenance.get(reason, 0)) for reason in reasons)
+            return None if np.isnan(values).sum() > num_explained else record
+        # A row that was retracted would come out just the same.
         retractions = registry.retractions()
         for record in registry.all_records().values() if retractions else ():
             if record.digest in retractions and record.identity.id == identity.id:
@@ -193,7 +202,15 @@ class Task:
             self._completes = records[-1] if records else None
         kept = self.journal.read()  # of an interrupted run, or else of the row to be completed
         if self._completes is not None:
-            _refuse_other_environment(self._completes, self.device)
+            # A row is of one environment: its record could not tell which values came from which.
+            provenance, packages = self._completes.provenance, ("torch", "transformers")
+            row_versions = [str(provenance["versions"].get(package)).partition("+")[0] for package in packages]
+            environment = self.device.partition(":")[0], [*map(_version, packages)]
+            if (provenance["device"]["type"], row_versions) != environment:
+                raise InputError(
+                    f"{self._completes.row_id} lacks texts, and was scored with other library versions or on another kind "
+                    "of device: score all again with --overwrite always"
+                )
             kept = kept if len(kept) else row_entries(self.registry.row(self._completes.row_id))
         return replace(self.job(), kept=kept)
 
@@ -216,6 +233,7 @@ class Task:
                 store_subset(registry.path, subset)
             write_row(registry.path, computed.row)
         self._remove_runs()
+        # The row that was completed: the new one has its values and more.
         if self._completes and self._completes.digest != record.digest:
             why = f"superseded by {record.row_id}, which has its values and more"
             retract(registry, self._completes.digest, why=why)
@@ -223,7 +241,17 @@ class Task:
         if not is_new:
             message = f"gave exactly the row that is there, {record.row_id}"
             return AddResult(self.model, "present", record.row_id, message, *figures)
-        return AddResult(self.model, "added", record.row_id, _added(computed.row), *figures)
+        # What was added, in one sentence.
+        counts, scope, notes = record.provenance, "", []
+        if subset is not None:
+            num_tokens = computed.row.num_tokens  # (n_texts,)
+            scope = f", scored on {(num_tokens > 0).sum():,} of {len(num_tokens):,} texts"
+        if counts["over_context"]:
+            notes.append(f"{counts['over_context']:,} texts are longer than the model's context and NaN")
+        if counts["unscored"]:
+            notes.append(f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN")
+        message = f"added as {record.row_id}{scope}" + (f" ({'; '.join(notes)})" if notes else "")
+        return AddResult(self.model, "added", record.row_id, message, *figures)
 
     def _remove_runs(self) -> None:
         """Remove what runs left, also those with other libraries: the row is there."""
@@ -237,39 +265,6 @@ class Task:
         return AddResult(self.model, "failed", None, str(error))
 
 
-def _lacks_texts(registry: Contents, record: RowRecord) -> bool:
-    """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
-    values = registry.row(record.row_id).log_likelihood  # (n_texts,)
-    reasons = ("over_context", "non_finite", "unscored")
-    num_explained = sum(int(record.provenance.get(reason, 0)) for reason in reasons)
-    if record.identity.subset is not None:
-        values = values[load_subset(registry, record.identity.subset)["texts"]]
-    return int(np.isnan(values).sum()) > num_explained
-
-
-def _refuse_other_environment(record: RowRecord, device: str) -> None:
-    """A row is of one environment: its record could not tell which values came from which."""
-    provenance, packages = record.provenance, ("torch", "transformers")
-    row_versions = [str(provenance["versions"].get(package)).partition("+")[0] for package in packages]
-    if (provenance["device"]["type"], row_versions) != (device.partition(":")[0], [*map(_version, packages)]):
-        raise InputError(
-            f"{record.row_id} lacks texts, and was scored with other library versions or on another kind of device: "
-            "score all again with --overwrite always"
-        )
-
-
 def _version(package: str) -> str:
-    # Not the build, as "+cu128": a client without a GPU has another one than the workers that score.
+    # Without the build, as "+cu128": a client without a GPU has another one than the workers that score.
     return version(package).partition("+")[0]
-
-
-def _added(row: Row) -> str:
-    """What was added, in one sentence."""
-    counts, scored, notes = row.record.provenance, "", []
-    if row.record.identity.subset:
-        scored = f", scored on {(row.num_tokens > 0).sum():,} of {len(row.num_tokens):,} texts"
-    if counts["over_context"]:
-        notes.append(f"{counts['over_context']:,} texts are longer than the model's context and NaN")
-    if counts["unscored"]:
-        notes.append(f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN")
-    return f"added as {row.record.row_id}{scored}" + (f" ({'; '.join(notes)})" if notes else "")
