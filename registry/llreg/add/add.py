@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,9 +66,8 @@ def add(
             pool = stack.enter_context(find_workers(cluster, workers, requests, report))
         tasks = _look_up(registry, requests, report, pool.gpus if pool else None)
         to_score = [task for task in tasks if isinstance(task, Task)]
-        if order == "size":  # those of unknown size are the largest
-            sizes = {id(task): task.source.declared.get("num_parameters") for task in to_score}
-            to_score.sort(key=lambda task: math.inf if sizes[id(task)] is None else sizes[id(task)])
+        if order == "size":
+            to_score.sort(key=_size)
         evictions = Evictions(task.source for task in to_score) if evict else None
         if pool:
             finished = ClusterScoring(pool, to_score, evictions, report).run()
@@ -99,6 +97,12 @@ def _look_up(
             report.begin(result.model)
             report.finish(result)
     return tasks
+
+
+def _size(task: Task) -> float:
+    """Parameters; those of unknown size are the largest."""
+    parameters = task.source.declared.get("num_parameters")
+    return float("inf") if parameters is None else float(parameters)
 
 
 def _score_in_turn(
