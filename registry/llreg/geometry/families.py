@@ -82,7 +82,7 @@ def related_groups(records: Sequence[RowRecord], families: Mapping[str, str]) ->
     list of int
         Of length n_models.
     """
-    parent: dict[str, str] = {}
+    parent: dict[str, str] = {}  # a union-find forest over names of models and families
 
     def root(name: str) -> str:
         while parent.setdefault(name, name) != name:
@@ -110,7 +110,7 @@ def _chain_end(name: str, bases: Mapping[str, str]) -> str:
     """The end of the chain of bases; of a circle, its first name in the alphabet."""
     chain = [name]
     while (base := bases.get(chain[-1])) is not None:
-        if base in chain:
+        if base in chain:  # declared in a circle: any of it would do, as long as all its models get the same
             return min(chain[chain.index(base) :])
         chain.append(base)
     return chain[-1]

@@ -14,7 +14,7 @@ from llreg.geometry.families import related_groups
 from llreg.geometry.kl.distance import kl_plain, kl_rows
 from llreg.geometry.kl.noise import noise_bound
 from llreg.geometry.kl.rows import load_rows
-from llreg.geometry.neighbors import Neighbor, neighbor_labels, neighbors
+from llreg.geometry.neighbors import Neighbor, neighbors
 from llreg.geometry.view.view import View, view_of
 from llreg_schemas.errors import InputError
 
@@ -85,11 +85,6 @@ class Lineage:
     num_tests: int
     version: str
     view: View
-
-    @property
-    def labels(self) -> list[str]:
-        """What the relatives are called: model names where they are unique among them, else row ids."""
-        return neighbor_labels([relative.neighbor for relative in self.relatives])
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values, with the view's document."""
@@ -186,23 +181,21 @@ class _Null:
         self._family = np.array(related_groups(records, families))[rows]
         self._architecture = np.unique([record.architecture or "" for record in sample], return_inverse=True)[1]
         self._log_size = np.log2([float(record.num_parameters or np.nan) for record in sample])
-        scores = self._pair_scores(registry, sample, view)
-        self._of_query = scores[0]
-        i, j = np.triu_indices(len(sample), 1)
-        null = (self._family[i] != self._family[j]) & (i > 0) & ~np.isnan(scores[i, j])
-        self._i, self._j = i[null], j[null]  # (n_null_pairs,): the rows of each null pair
-        self._scores = scores[self._i, self._j]
-
-    def _pair_scores(self, registry: Contents, records: Sequence[RowRecord], view: View) -> NDArray[np.float64]:
-        """ln KL less the mean of both rows' medians, float64 array of shape (n_models, n_models); NaN where unknown."""
-        ids = [record.row_id for record in records]
-        kl = kl_plain(load_rows(registry, ids, view), se=False, tail_share=False)["kl"].values
+        # Score of each pair: ln KL less the mean of both rows' medians, (n_sample, n_sample); NaN where unknown.
+        rows_in_view = load_rows(registry, [record.row_id for record in sample], view)
+        kl = kl_plain(rows_in_view, se=False, tail_share=False)["kl"].values
         logs = np.log(np.maximum(kl, 1e-12))  # identical rows: far below any other distance
         unrelated = self._family[:, None] != self._family[None, :]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # rows without an unrelated one have no median
             median = np.nanmedian(np.where(unrelated, logs, np.nan), axis=1)
-        return np.asarray(logs - (median[:, None] + median[None, :]) / 2)
+        scores = logs - (median[:, None] + median[None, :]) / 2
+        self._of_query = scores[0]
+        # The null: pairs of two families, without those of the query, each once.
+        i, j = np.triu_indices(len(sample), 1)
+        null = unrelated[i, j] & (i > 0) & ~np.isnan(scores[i, j])
+        self._i, self._j = i[null], j[null]  # (n_null_pairs,): the rows of each null pair
+        self._scores = scores[self._i, self._j]
 
     def test(self, i: int) -> _Test:
         """Test the i-th row against the query."""

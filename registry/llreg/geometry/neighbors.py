@@ -15,7 +15,6 @@ from llreg.geometry.kl.distance import kl_matrix
 from llreg.geometry.kl.noise import Verdict, verdict
 from llreg.geometry.kl.rows import read_parts, vector_noise, view_designs, view_values
 from llreg.geometry.view.view import View, view_of
-from llreg.printable import short_names
 from llreg.store.columns import ROW_COLUMNS
 from llreg_schemas.errors import InputError
 
@@ -85,25 +84,9 @@ class Neighbors:
     version: str
     view: View
 
-    @property
-    def labels(self) -> list[str]:
-        """What the nearest rows are called: model names where they are unique among them, else row ids."""
-        return neighbor_labels(self.nearest)
-
-    @property
-    def distant_bases(self) -> list[Neighbor]:
-        """Rows of the declared base models that are not among the nearest."""
-        nearest = {neighbor.row_id for neighbor in self.nearest}
-        return [base for base in self.bases if base.row_id not in nearest]
-
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values, with the view's document."""
         return {**asdict(self), "view": self.view.to_json()}
-
-
-def neighbor_labels(nearest: Sequence[Neighbor]) -> list[str]:
-    """Model names where they are unique among these, else row ids."""
-    return short_names([neighbor.model for neighbor in nearest], [neighbor.row_id for neighbor in nearest])
 
 
 def neighbors(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_rows
-from llreg.geometry.kl.pairs import records_of
 from llreg_schemas.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -80,13 +79,6 @@ def trajectory(rows: Rows, *, order: Sequence[float] | None = None, by: Axis = "
     path["exponent"] = "checkpoint", exponents, {"units": "1"}
     path = path.assign({name: ((), value, {"units": units}) for name, (value, units) in scalars.items()})
     return path.assign_attrs({**kl.attrs, "exponent_note": note})
-
-
-def trajectory_json(path: Dataset) -> dict[str, Any]:
-    """A trajectory as plain values: attributes, numbers of the whole path, and a dict for each checkpoint."""
-    scalars = {str(name): path[name].item() for name in path.data_vars if not path[name].dims}
-    along = [str(name) for name in path.variables if path[name].dims == ("checkpoint",)]
-    return {**path.attrs, **scalars, "checkpoints": records_of(path, along)}
 
 
 def _read_clock(rows: Rows, order: Sequence[float] | None, by: str) -> NDArray[np.float64]:

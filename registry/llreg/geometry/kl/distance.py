@@ -25,7 +25,7 @@ _MASKED_BLOCK = 256  # of rows with gaps, whose powers are all kept
 TAIL_PAIRS = 20_000  # up to here the tail share is computed unless told otherwise: it needs a sort a pair
 _NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")  # as `_PairBlocks` computes them
 
-# The variables of a result, with their attributes. A new one is computed in `_PairBlocks` or `_dataset`.
+# The variables of a result, with their attributes. A new one is computed in `_PairBlocks` or `kl_matrix`.
 _ATTRS = {
     "kl": {"long_name": "KL divergence", "units": "nat/text"},
     "kl_se": {"long_name": "standard error of kl", "units": "nat/text"},
@@ -91,8 +91,10 @@ def kl_matrix(
     Large matrices are Gram matrices of centred rows, in float64; pairs so close that cancellation would take
     digits are then taken again as direct differences, so the KL of near-duplicates keeps its digits.
     """
-    first = clip_values(log_likelihood, clip)
-    second = first if others is None else clip_values(others, clip)
+    import xarray as xr
+
+    first = clip_values(log_likelihood, clip)  # (n_models, n_texts)
+    second = first if others is None else clip_values(others, clip)  # (n_others, n_texts)
     symmetric = others is None
     tail = first.shape[0] * second.shape[0] <= TAIL_PAIRS if tail_share is None else tail_share
     rows = patterns(first, designs)
@@ -105,7 +107,15 @@ def kl_matrix(
     for k, row_group in enumerate(row_groups):
         for column_group in column_groups[k if symmetric else 0 :]:
             blocks.fill(row_group, column_group)
-    return _dataset(blocks.result)
+    result = blocks.result
+    scale = result.pop("mean_bytes") * math.log(2)  # (n_models, n_others): from nats per text to bits per byte
+    result["kl_bits_per_byte"] = result["kl"] / scale
+    if se:
+        result["kl_bits_per_byte_se"] = result["kl_se"] / scale
+    result["num_texts"] = result["num_texts"].astype(np.int64)
+    return xr.Dataset(
+        {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name in result}
+    )
 
 
 def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
@@ -179,7 +189,9 @@ class _PairBlocks:
         self._symmetric, self._se, self._tail = symmetric, se, tail
         self._shift = _mean_row(first)
         skipped = {*(() if se else ("kl_se",)), *(() if tail else ("tail_share",))}
-        self.result = {name: np.full((len(first), len(second)), np.nan) for name in _NAMES if name not in skipped}
+        self.result: dict[str, NDArray[Any]] = {
+            name: np.full((len(first), len(second)), np.nan) for name in _NAMES if name not in skipped
+        }
 
     def fill(self, row_group: list[Pattern], column_group: list[Pattern]) -> None:
         """Pairs of two groups of patterns: through one product a pair of patterns, or all at once through masks."""
@@ -201,8 +213,8 @@ class _PairBlocks:
         constants = float(texts.count), texts.mean_bytes(self._num_bytes)
         for i in range(0, len(row.rows), _BLOCK):
             rows = row.rows[i : i + _BLOCK]
-            left = texts.prepare(self._first, rows, self._shift)
-            for j in range(i if same else 0, len(column.rows), _BLOCK):
+            left = texts.prepare(self._first, rows, self._shift)  # (n_rows, count)
+            for j in range(i if same else 0, len(column.rows), _BLOCK):  # of a symmetric block half is enough
                 columns = column.rows[j : j + _BLOCK]
                 right = left if same and i == j else texts.prepare(self._second, columns, self._shift)
                 moments = pair_moments(left, right, texts, se=self._se, tail=self._tail)
@@ -253,16 +265,3 @@ def _mean_row(values: NDArray[np.float64]) -> NDArray[np.float64]:
     count = present.sum(axis=0)
     total = values.sum(axis=0, where=present)
     return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))
-
-
-def _dataset(result: dict[str, NDArray[Any]]) -> Dataset:
-    import xarray as xr
-
-    scale = result.pop("mean_bytes") * math.log(2)
-    result["kl_bits_per_byte"] = result["kl"] / scale
-    if "kl_se" in result:
-        result["kl_bits_per_byte_se"] = result["kl_se"] / scale
-    result["num_texts"] = result["num_texts"].astype(np.int64)
-    return xr.Dataset(
-        {name: (("model", "other"), result[name], attrs) for name, attrs in _ATTRS.items() if name in result}
-    )

@@ -63,12 +63,15 @@ def write_kl(
     blocks above the diagonal are computed and mirrored. It opens with ``xarray.open_zarr``. A store that was interrupted has
     no ``complete`` attribute and stands under the name ``.partial``.
     """
+    import zarr
+
     rows = stream_rows(registry, models, view)
     if len(rows) < 2:
         raise InputError("a distance needs two rows; see: llreg ls")
     if path.exists():
         raise InputError(f"{path} is there already; choose another name, or remove it")
     check_place(path)
+    # Under another name until it is complete: what lies at `path` is always whole.
     partial = path.with_name(path.name + ".partial")
     pairs = [(i, j) for i in range(0, len(rows), BLOCK) for j in range(i, len(rows), BLOCK)]
     with storage_errors(path):
@@ -77,7 +80,12 @@ def write_kl(
         for count, _ in enumerate(written, 1):
             if progress:
                 progress(count, len(pairs))
-        _complete(partial)
+        # Mark the store as complete, and collect its metadata.
+        group = zarr.open_group(partial, mode="r+")
+        group.attrs["complete"] = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # consolidated metadata is not in the v3 specification yet
+            zarr.consolidate_metadata(group.store)
         partial.rename(path)
 
 
@@ -108,23 +116,13 @@ def _create(path: Path, rows: RowStream) -> None:
         dimension_names=("model", "other"),
         attributes={"long_name": "KL divergence", "units": "bit/byte"},
     )
+    # Row ids are the index of both dims; names of models are a coordinate beside each.
     for dim in ("model", "other"):
         for name, values in ((dim, rows.row_ids), (f"{dim}_id", rows.names)):
             column = group.create_array(
                 name, shape=(count,), chunks=(min(4096, count),), dtype=str, dimension_names=(dim,)
             )
             column[:] = np.array(values, dtype=object)
-
-
-def _complete(path: Path) -> None:
-    """Mark the store as complete, and collect its metadata."""
-    import zarr
-
-    group = zarr.open_group(path, mode="r+")
-    group.attrs["complete"] = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # consolidated metadata is not in the v3 specification yet
-        zarr.consolidate_metadata(group.store)
 
 
 def _write_blocks(rows: RowStream, path: Path, pairs: Sequence[Block]) -> Iterator[Block]:

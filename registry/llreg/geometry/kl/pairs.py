@@ -124,7 +124,26 @@ def list_pairs(
     view = view_of(registry, view)
     rows = load_rows(registry, models, view)
     result = kl_rows(rows) if to is None else kl_rows(load_rows(registry, [to], view), rows)
-    pairs = _pairs_of(result, nats=nats, of_first=to is not None)
+    row_ids, other_ids = ([str(row_id) for row_id in result[dim].values] for dim in ("model", "other"))
+    kl, unit = ("kl", "nat/text") if nats else ("kl_bits_per_byte", "bit/byte")
+    variables = {column.name: column.variable.format(kl=kl) for column in COLUMNS}
+    values = {name: result[variable].values for name, variable in variables.items() if variable in result}
+    # The noise floor is in nats per text, so the verdict takes the KL in nats, whatever is shown.
+    evidence = [result[name].values for name in ("kl", "noise_floor", "num_texts")]
+    pairs = [
+        {
+            "model": row_ids[i],
+            "other": other_ids[j],
+            "unit": unit,
+            **{name: matrix[i, j].item() for name, matrix in values.items()},
+            "verdict": verdict(*(matrix[i, j] for matrix in evidence)),
+        }
+        for i in range(len(row_ids))
+        for j in range(i + 1 if to is None else 0, len(other_ids))
+        if row_ids[i] != other_ids[j]
+    ]
+    if to is not None:  # nearest first; a pair without common texts has no distance, and comes last
+        pairs.sort(key=lambda pair: (math.isnan(pair["kl"]), pair["kl"]))
     if not pairs:
         raise InputError("a distance needs two rows; see: llreg ls")
     names = {
@@ -134,30 +153,6 @@ def list_pairs(
     }
     labels = dict(zip(names, short_names(list(names.values()), list(names)), strict=True))
     return Pairs(pairs, labels, rows.registry, rows.version, view)
-
-
-def _pairs_of(result: Dataset, *, nats: bool, of_first: bool) -> list[dict[str, Any]]:
-    """All pairs i < j in order, or those with the first row, nearest first."""
-    rows, others = ([str(row_id) for row_id in result[dim].values] for dim in ("model", "other"))
-    kl = "kl" if nats else "kl_bits_per_byte"
-    variables = {column.name: column.variable.format(kl=kl) for column in COLUMNS}
-    values = {name: result[variable].values for name, variable in variables.items() if variable in result}
-    # The noise floor is in nats per text, so the verdict takes the KL in nats, whatever is shown.
-    evidence = [result[name].values for name in ("kl", "noise_floor", "num_texts")]
-    pairs = [
-        {
-            "model": rows[i],
-            "other": others[j],
-            "unit": "nat/text" if nats else "bit/byte",
-            **{name: matrix[i, j].item() for name, matrix in values.items()},
-            "verdict": verdict(*(matrix[i, j] for matrix in evidence)),
-        }
-        for i in range(len(rows))
-        for j in range(0 if of_first else i + 1, len(others))
-        if rows[i] != others[j]
-    ]
-    # A pair without common texts has no distance, and comes last.
-    return sorted(pairs, key=lambda pair: (math.isnan(pair["kl"]), pair["kl"])) if of_first else pairs
 
 
 def records_of(data: Dataset, names: Sequence[str]) -> list[dict[str, Any]]:

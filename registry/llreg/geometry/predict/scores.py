@@ -161,8 +161,7 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
     are dropped where a whole column has them.
     """
     table = read_table(source)
-    model_column = _model_column(table)
-    models = _read_models(table, model_column)
+    model_column, models = _read_models(table)
     if family is not None:
         family_column: int | None = _named_column(table, family)
     else:
@@ -170,6 +169,7 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
     notes = []
     if family_column is not None:
         notes.append(f"families are those of the column {table.header[family_column]!r}")
+    # Columns of scores: those asked for, or else all that look like numbers.
     if tasks:
         columns = list(dict.fromkeys(_named_column(table, task) for task in tasks))
     else:
@@ -204,18 +204,15 @@ def read_scores(source: Any, *, tasks: Sequence[str] | None = None, family: str 
 # Columns
 
 
-def _model_column(table: Table) -> int:
+def _read_models(table: Table) -> tuple[int, list[str]]:
+    """The column of models, and their names, none empty and none twice."""
     column = table.find_column(MODEL_COLUMNS)
-    if column is not None:
-        return column
-    if table.header and table.header[0] == "" and _share_of_numbers(table.column(0)) == 0:
-        return 0  # what DataFrame.to_csv makes of an index
-    names = ", ".join(repr(name) for name in table.header[:_MAX_NAMES])
-    raise InputError(f"{table.source}: expected a column 'model' with model names or row ids; got {names}")
-
-
-def _read_models(table: Table, column: int) -> list[str]:
-    """Model names, none empty and none twice."""
+    if column is None:
+        # A first column without a name, and without numbers, is what DataFrame.to_csv makes of an index.
+        if not table.header or table.header[0] != "" or _share_of_numbers(table.column(0)) > 0:
+            names = ", ".join(repr(name) for name in table.header[:_MAX_NAMES])
+            raise InputError(f"{table.source}: expected a column 'model' with model names or row ids; got {names}")
+        column = 0
     models = [str(cell).strip() if cell is not None else "" for cell in table.column(column)]
     first_line: dict[str, int] = {}
     for line, name in enumerate(models):
@@ -225,7 +222,7 @@ def _read_models(table: Table, column: int) -> list[str]:
             earlier = table.origins[first_line[name]]
             raise InputError(f"{table.origins[line]}: {name} has scores already in {earlier}; keep one")
         first_line[name] = line
-    return models
+    return column, models
 
 
 def _named_column(table: Table, name: str) -> int:
@@ -306,6 +303,7 @@ def _find_position(
     of_name = positions.get(model)
     if of_name is not None and len(of_name) == 1:
         return of_name[0]
+    # No name: a row id or the beginning of a digest, which only the store's own search knows.
     is_digest = len(model) >= 6 and set(model) <= set("0123456789abcdef")
     if of_name is None and not is_digest:
         return None

@@ -94,26 +94,22 @@ def _distances(rows: Rows, where: str = "") -> NDArray[np.float64]:
 
 def _tree_of(distances: NDArray[np.float64], labels: Sequence[str], method: Method) -> Tree:
     """The tree of one distance matrix, without support."""
-    if method == "nj":
-        children, lengths = neighbor_joining(distances)
-    else:
-        children, lengths = _linkage(np.sqrt(distances) if method == "ward" else distances, method)
-    unit = "sqrt(bit/byte)" if method == "ward" else "bit/byte"
-    return Tree(tuple(labels), tuple(children), lengths, np.full(len(lengths), np.nan), method != "nj", unit)
-
-
-def _linkage(distances: NDArray[np.float64], method: str) -> tuple[list[tuple[int, ...]], NDArray[np.float64]]:
-    """Children of the inner nodes, and branch lengths: half the difference of the heights."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    merges = linkage(squareform(distances, checks=False), method=method)
-    children: list[tuple[int, ...]] = [(int(a), int(b)) for a, b in merges[:, :2]]
-    heights = np.concatenate([np.zeros(len(distances)), merges[:, 2]])  # of leaves, then of inner nodes
-    lengths = np.zeros(len(heights))
-    for node, pair in enumerate(children, start=len(distances)):
-        lengths[list(pair)] = np.maximum(heights[node] - heights[list(pair)], 0.0) / 2
-    return children, lengths
+    if method == "nj":
+        children, lengths = neighbor_joining(distances)
+    else:
+        condensed = squareform(np.sqrt(distances) if method == "ward" else distances, checks=False)
+        merges = linkage(condensed, method=method)
+        children = [(int(a), int(b)) for a, b in merges[:, :2]]
+        # A branch is half as long as the heights of its ends differ, so that paths are heights.
+        heights = np.concatenate([np.zeros(len(distances)), merges[:, 2]])  # of leaves, then of inner nodes
+        lengths = np.zeros(len(heights))
+        for node, pair in enumerate(children, start=len(distances)):
+            lengths[list(pair)] = np.maximum(heights[node] - heights[list(pair)], 0.0) / 2
+    unit = "sqrt(bit/byte)" if method == "ward" else "bit/byte"
+    return Tree(tuple(labels), tuple(children), lengths, np.full(len(lengths), np.nan), method != "nj", unit)
 
 
 def _bootstrap_support(
@@ -187,13 +183,31 @@ def neighbor_joining(distances: NDArray[np.float64]) -> tuple[list[tuple[int, ..
     lengths = np.zeros(max(2 * count - 2, 3))
     scratch = np.empty(count * count)  # one buffer for the criterion of all steps
     while len(nodes) > 3:
-        i, j = _pair_to_join(rest, sums, scratch)
+        # The pair i < j that minimises the criterion, divided by m - 2: d_ij - s_i - s_j with s = r / (m - 2).
+        size, last = len(rest), len(rest) - 1
+        share = sums / (size - 2)  # (m,)
+        # d_ij - s_j for the whole matrix; s_i moves no minimum within a row, and is taken off the minima only.
+        criterion = np.subtract(rest, share, out=scratch[: size * size].reshape(size, size))
+        nearest = criterion.argmin(axis=1)
+        k = int(np.argmin(criterion[np.arange(size), nearest] - share))
+        i, j = sorted((k, int(nearest[k])))
         # Branches to the new node, neither of them negative.
-        distance, difference = max(rest[i, j], 0.0), (sums[i] - sums[j]) / (len(nodes) - 2)
+        distance, difference = max(rest[i, j], 0.0), (sums[i] - sums[j]) / (size - 2)
         lengths[nodes[i]] = min(max((rest[i, j] + difference) / 2, 0.0), distance)
         lengths[nodes[j]] = distance - lengths[nodes[i]]
         children.append((nodes[i], nodes[j]))
-        rest, sums = _joined(rest, sums, i, j)
+        # Distances and row sums after joining: the new node takes the position of i, and the last node that of j.
+        to_new = (rest[i] + rest[j] - rest[i, j]) / 2  # (m,)
+        to_new[[i, j]] = 0.0
+        sums = sums + to_new - rest[i] - rest[j]  # those of i and j are set below
+        sums[i] = to_new.sum()
+        rest[i, :] = rest[:, i] = to_new
+        rest[i, i] = np.inf
+        rest[j, :] = rest[last, :]
+        rest[:, j] = rest[:, last]
+        rest[j, j] = np.inf
+        sums[j] = sums[last]
+        rest, sums = rest[:last, :last], sums[:last]
         nodes[i] = count + len(children) - 1
         nodes[j] = nodes[-1]
         nodes.pop()
@@ -201,38 +215,6 @@ def neighbor_joining(distances: NDArray[np.float64]) -> tuple[list[tuple[int, ..
     children.append(tuple(nodes))
     lengths[lengths < _ROUNDING * distances.max(initial=0.0)] = 0.0
     return children, lengths
-
-
-def _pair_to_join(
-    rest: NDArray[np.float64], sums: NDArray[np.float64], scratch: NDArray[np.float64]
-) -> tuple[int, int]:
-    """The pair i < j that minimises the criterion, divided by m - 2: d_ij - s_i - s_j with s = r / (m - 2)."""
-    size = len(rest)
-    share = sums / (size - 2)
-    # d_ij - s_j for the whole matrix; s_i moves no minimum within a row, and is taken off the minima only.
-    criterion = np.subtract(rest, share, out=scratch[: size * size].reshape(size, size))
-    nearest = criterion.argmin(axis=1)
-    i = int(np.argmin(criterion[np.arange(size), nearest] - share))
-    j = int(nearest[i])
-    return (i, j) if i < j else (j, i)
-
-
-def _joined(
-    rest: NDArray[np.float64], sums: NDArray[np.float64], i: int, j: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distances and row sums after joining: the new node takes the position of i, and the last node that of j."""
-    last = len(rest) - 1
-    to_new = (rest[i] + rest[j] - rest[i, j]) / 2  # (m,)
-    to_new[[i, j]] = 0.0
-    sums = sums + to_new - rest[i] - rest[j]  # those of i and j are set below
-    sums[i] = to_new.sum()
-    rest[i, :] = rest[:, i] = to_new
-    rest[i, i] = np.inf
-    rest[j, :] = rest[last, :]
-    rest[:, j] = rest[:, last]
-    rest[j, j] = np.inf
-    sums[j] = sums[last]
-    return rest[:last, :last], sums[:last]
 
 
 def _last_branches(rest: NDArray[np.float64]) -> list[float]:
