@@ -212,6 +212,7 @@ def bench(
         download(source, trust_remote_code=trust_remote_code)
     on_gpu = device != "cpu"
     budgets: list[int | None] = list(dict.fromkeys(batch_tokens)) or (list(_GPU_BUDGETS) if on_gpu else [None])
+    # Each dtype with each budget, in the order of `DTYPES`.
     subject = shape if model is None else source
     trials = [
         Trial(subject, dtype, device, budget, texts, seconds, trust_remote_code=trust_remote_code)
@@ -262,6 +263,7 @@ def _advise(report: Report) -> Advice | None:
         choice, reason = fastest, f"it is {gain:.1f} times as fast as float32; {price}"
     else:
         choice, reason = exact, f"{fastest.dtype} is only {gain:.2f} times as fast; {price}"
+    # A budget is worth naming only where others were tried.
     several_budgets = len({speed.batch_tokens for speed in report.speeds}) > 1
     budget = choice.batch_tokens if several_budgets else None
     return Advice(choice.dtype, budget, f"use {_options(choice.dtype, budget)}: {reason}")

@@ -76,7 +76,7 @@ def _read_file(path: Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a CSV or Parquet file with scores")
     data = path.read_bytes()
-    if data[:4] == b"PAR1":
+    if data[:4] == b"PAR1":  # Parquet, whatever the file is called
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -116,12 +116,14 @@ def _read_csv(text: str, source: str) -> Table:
             raise InputError(
                 f"{origin}: {len(row)} cells under {len(header)} column names; quote cells with {delimiter!r}"
             )
+        # Spreadsheets leave out the empty cells at the end of a line.
         row += [""] * (len(header) - len(row))
     return Table(header, lines[1:], origins[1:], source)
 
 
 def _python_columns(source: Any) -> Mapping[str, Sequence[Any]]:
     """Columns of a mapping, a DataFrame or a pyarrow.Table."""
+    # By what they can do, so that neither library is imported.
     if hasattr(source, "to_pydict"):
         columns: Mapping[str, Sequence[Any]] = source.to_pydict()
         return columns
@@ -135,7 +137,7 @@ def _python_columns(source: Any) -> Mapping[str, Sequence[Any]]:
         tasks = list(dict.fromkeys(str(task) for scores in source.values() for task in scores))
         by_task = {task: [scores.get(task) for scores in source.values()] for task in tasks}
         return {"model": list(source), **by_task}
-    for name, value in source.items():
+    for name, value in source.items():  # a text would count as a list of letters
         if isinstance(value, str) or not hasattr(value, "__len__"):
             raise InputError(
                 f"scores: expected a list a column, or a mapping a model; got {type(value).__name__} for {name!r}"
