@@ -129,7 +129,6 @@ def _same(registry: Registry, plain: Registry, model: str) -> bool:
     return row.record.digest == expected.record.digest and np.array_equal(row.log_likelihood, expected.log_likelihood)
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_and_a_model_that_kills_workers(
     registry: Registry,
     plain: Registry,
@@ -165,7 +164,6 @@ def test_a_worker_that_dies_and_a_model_that_kills_workers(
     assert list((registry.path / ".llreg" / "runs").glob("*.journal")) == []
 
 
-@pytest.mark.slow
 def test_parent_that_is_killed(
     registry: Registry, plain: Registry, wilful: Path, llreg_command: tuple[list[str], dict[str, str]]
 ) -> None:
@@ -222,7 +220,6 @@ class TestCluster:
         ) as cluster:
             yield cluster
 
-    @pytest.mark.slow
     def test_rows_are_those_of_this_machine(
         self, registry: Registry, plain: Registry, steady: Path, toy_model: ToyModel, cluster: Any, tmp_path: Path
     ) -> None:
@@ -237,7 +234,6 @@ class TestCluster:
         assert len(recorder.results) == len(models)
         assert list((registry.path / ".llreg" / "runs").glob("*.journal")) == []
 
-    @pytest.mark.slow
     def test_interrupted(self, registry: Registry, plain: Registry, steady: Path, cluster: Any) -> None:
         """The task stops on the worker, too; what was scored is kept."""
 
@@ -269,7 +265,6 @@ class TestCluster:
         ):
             small_registry.add(["org/x"], cluster=cluster.scheduler_address)
 
-    @pytest.mark.slow
     def test_worker_without_llreg(self, small_registry: Registry) -> None:
         from distributed import LocalCluster
 

@@ -154,7 +154,6 @@ def driven(
     return Driven(dict(zip(calls, json.loads(ran.stdout.splitlines()[-1]), strict=True)), home)
 
 
-@pytest.mark.slow
 class TestHub:
     """Models of a Hub on this machine."""
 
@@ -225,7 +224,6 @@ def stalling_hub() -> Iterator[ModuleType]:
     over.set()
 
 
-@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_download(
     small_registry: Registry, toy_model: ToyModel, llreg_command: Command, stalling_hub: ModuleType
 ) -> None:

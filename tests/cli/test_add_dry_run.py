@@ -66,7 +66,6 @@ def _run_file(tmp_path: Path, *models: str, defaults: str = "{}") -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_a_run_file_from_its_check_to_its_rows(
     cli: Cli, hub: Mapping[str, str], small_registry: Registry, toy: Path, tmp_path: Path
 ) -> None:

@@ -50,7 +50,6 @@ def published(tmp_path: Path, pile: Registry) -> tuple[Path, Path]:
     return raw, metadata
 
 
-@pytest.mark.slow
 def test_modelmap_then_the_usual_commands(
     cli: Cli, pile: Registry, published: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -74,7 +74,6 @@ def test_a_wrong_card_is_not_confirmed(registry: Registry, make_row: MakeRow) ->
     assert list(found.missing_bases) == ["gone/model"]
 
 
-@pytest.mark.slow
 def test_p_values_of_unrelated_models_are_uniform(registry: Registry, make_row: MakeRow) -> None:
     """Not more small ones than their size says, over models of very different spread."""
     rng = np.random.default_rng(5)

@@ -158,7 +158,6 @@ def test_same_input_same_bytes(groups: Registry, method: Any) -> None:
     assert first.tobytes() == again.tobytes()
 
 
-@pytest.mark.slow
 def test_tsne_does_not_depend_on_threads_or_rounding(groups: Registry, llreg_command: Any) -> None:
     code = (
         "import sys, hashlib; from llreg.registry import Registry; from llreg.maps.make import make_map;"

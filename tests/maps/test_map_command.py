@@ -24,7 +24,6 @@ def _run(registry: Registry, *arguments: str) -> None:
 ENDINGS = [".json", ".html", ".png", ".svg", ".pdf", ".parquet", ".csv"]
 
 
-@pytest.mark.slow
 def test_every_ending_at_once(cli: Any, groups: Registry, tmp_path: Path) -> None:
     paths = [tmp_path / f"map{ending}" for ending in ENDINGS]
     result = cli("-r", groups.path, "map", "--method", "pca", *(arg for path in paths for arg in ("-o", path)))
@@ -36,7 +35,6 @@ def test_every_ending_at_once(cli: Any, groups: Registry, tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == len(paths) + 1  # and the directory that it ran in
 
 
-@pytest.mark.slow
 def test_tsne_of_some_rows_is_noted(cli: Any, groups: Registry, tmp_path: Path) -> None:
     names = [record.identity.model for record in groups.records()][:15]
     result = cli("-r", groups.path, "map", *names, "-o", tmp_path / "a.json", "--iterations", "300", "--seed", "3")
@@ -51,7 +49,6 @@ def test_tsne_of_some_rows_is_noted(cli: Any, groups: Registry, tmp_path: Path) 
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-@pytest.mark.slow
 def test_map_place_and_make_again(cli: Any, groups: Registry, tmp_path: Path) -> None:
     names = [record.identity.model for record in groups.records()]
     old, new = tmp_path / "old.json", tmp_path / "new.json"
@@ -70,7 +67,6 @@ def test_map_place_and_make_again(cli: Any, groups: Registry, tmp_path: Path) ->
     assert "held a pca map of registry, to which this one is not aligned" in other.err
 
 
-@pytest.mark.slow
 def test_view_options_reach_the_map(cli: Any, groups: Registry, tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     result = cli("-r", groups.path, "map", "--method", "pca", "--clip", "-900", "-o", path)
@@ -81,7 +77,6 @@ def test_view_options_reach_the_map(cli: Any, groups: Registry, tmp_path: Path) 
     assert json.loads(other.read_text())["view"] == json.loads(path.read_text())["view"]
 
 
-@pytest.mark.slow
 def test_colour_labels_and_scores(cli: Any, groups: Registry, tmp_path: Path) -> None:
     scores = tmp_path / "scores.csv"
     scores.write_text("model,arc\n" + "".join(f"{r.identity.model},{k}\n" for k, r in enumerate(groups.records())))

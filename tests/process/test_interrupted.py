@@ -22,7 +22,7 @@ from llreg.store.rowfile import Row
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = pytest.mark.torch
 
 ToyModel = Callable[..., Path]
 Process = subprocess.Popen[str]

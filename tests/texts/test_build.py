@@ -137,7 +137,6 @@ def items() -> list[dict[str, Any]]:
 class TestAgainstPlain:
     """Byte for byte what the authors' procedure gives."""
 
-    @pytest.mark.slow
     @pytest.mark.datasets
     def test_every_kind_of_source(self, tmp_path: Path, items: list[dict[str, Any]]) -> None:
         count, wanted = plain(items, draw=200, take=50)
@@ -332,7 +331,7 @@ class TestStopping:
 
     @pytest.mark.parametrize(
         ("kind", "population"),
-        [("jsonl", None), pytest.param("datasets of parquet", "known", marks=[pytest.mark.slow, pytest.mark.datasets])],
+        [("jsonl", None), pytest.param("datasets of parquet", "known", marks=pytest.mark.datasets)],
     )
     def test_a_killed_build_goes_on(self, tmp_path: Path, kind: str, population: str | None) -> None:
         """SIGKILL in the middle of the counting pass, then of the other."""

@@ -87,7 +87,6 @@ def same_values(got: list[list[float | None]], expected: np.ndarray[Any, Any]) -
     np.testing.assert_array_equal(np.array(got, dtype=np.float32), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra texts (datasets)")
 class TestDatasets:
     def test_models(self, hub: Hub, there: tuple[str, Registry]) -> None:

@@ -355,7 +355,6 @@ class TestReadOnly:
         assert status["path"] == f"{repo}@{opened.commit[:8]} on the Hub"
         assert (status["rows"], status["retracted"], status["tags"]) == (5, 1, ["v1"])
 
-    @pytest.mark.slow
     def test_commands(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, cli: Cli) -> None:
         publish(hub.api("alice"), repo, small(small_registry, fill).path)
         for args in (["ls"], ["dist"], ["validate"], ["texts", "show", "2"]):

@@ -501,7 +501,6 @@ def test_the_command(site: Site, row: Row, command: Callable[..., tuple[int, str
 
 
 @pytest.mark.torch
-@pytest.mark.slow
 def test_recomputed_rows(site: Site, tmp_path: Path) -> None:
     api = site.hub.api("bob")
     api.create_repo("bob/toy")

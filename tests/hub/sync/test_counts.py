@@ -25,8 +25,6 @@ MANY_TEXTS = 10_000
 
 MakeRow = Callable[..., Row]
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def large(tmp_path: Path, make_row: MakeRow) -> Registry:

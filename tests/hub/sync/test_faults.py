@@ -19,7 +19,7 @@ from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_path
 from llreg_schemas.errors import LlregError, LlregWarning
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]

@@ -111,7 +111,6 @@ def test_a_second_pull_brings_what_is_new(hub: Hub, alices: Registry, copy: Regi
     assert_sound(copy)
 
 
-@pytest.mark.slow
 def test_many_rows_come_as_shards(
     hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, fill: Fill, tmp_path: Path
 ) -> None:
@@ -394,7 +393,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.slow
 def test_a_pull_that_is_killed_leaves_the_old_registry_or_the_new(
     hub: Hub, alices: Registry, copy: Registry, place: str, fill: Fill, make_row: MakeRow, tmp_path: Path
 ) -> None:

@@ -87,7 +87,6 @@ def test_a_recipe_that_a_copy_lacks_comes_with_a_pull(
     assert copy.recipe == closed.recipe
 
 
-@pytest.mark.slow
 @pytest.mark.datasets
 def test_a_data_set_is_streamed_from_a_commit(hub: Hub, repo_name: str, tmp_path: Path, cli: Cli) -> None:
     """The commit that main is at is recorded; later commits do not change what the recipe makes."""

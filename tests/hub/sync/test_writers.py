@@ -85,7 +85,6 @@ def copies(place: str, tmp_path: Path, count: int) -> list[Registry]:
     return [Registry(path) for path in paths]
 
 
-@pytest.mark.slow
 def test_eight_writers_at_once(hub: Hub, place: str, fill: Fill, tmp_path: Path) -> None:
     registries = copies(place, tmp_path, 8)
     rows = [fill(registry, 1, start=10 + k)[0] for k, registry in enumerate(registries)]

@@ -307,7 +307,6 @@ def test_every_point_is_drawn_in_its_colour_at_equal_aspect(show: Callable[..., 
         np.testing.assert_allclose(page.pixel(int(x), int(y)), alpha * wanted + (1 - alpha) * 255, atol=12)
 
 
-@pytest.mark.slow
 def test_a_page_of_twenty_thousand_asks_for_webgl_and_answers(show: Callable[..., Page]) -> None:
     scene = make_scene(40)
     many = 20_000
@@ -328,7 +327,6 @@ def test_a_page_of_twenty_thousand_asks_for_webgl_and_answers(show: Callable[...
     assert page.until(lambda: len(page.texts("#model .neighbors .row"))) == 10
 
 
-@pytest.mark.slow
 def test_webgl_draws_under_the_policy(show: Callable[..., Page]) -> None:
     size = 3000
     rng = np.random.default_rng(0)
