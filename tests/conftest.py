@@ -87,7 +87,8 @@ def _relative(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what was measured to be slow; skip what needs torch or datasets where there is none."""
     for item in items:
-        if {_relative(item.path), item.nodeid.partition("[")[0]} & SLOW:
+        folders = {parent.as_posix() for parent in Path(_relative(item.path)).parents}
+        if {_relative(item.path), item.nodeid.partition("[")[0], *folders} & SLOW:
             item.add_marker(pytest.mark.slow)
     lacking = [] if HAS_TORCH else ["torch"]
     lacking += [] if importlib.util.find_spec("datasets") else ["datasets"]

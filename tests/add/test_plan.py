@@ -259,5 +259,5 @@ def test_a_run_that_is_planned_first(small_registry: Registry, toy_model: ToyMod
 
     with pytest.raises(InputError, match="nothing was added"):
         add.add(small_registry, models, on_plan=refuse, overwrite="always")
-    with pytest.raises(InputError, match="check what this machine can do"):
+    with pytest.raises(InputError, match="on_plan gets what this machine can do, and not a cluster elsewhere"):
         add.add(small_registry, models, on_plan=refuse, cluster="tcp://127.0.0.1:9")

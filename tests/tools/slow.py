@@ -1,11 +1,12 @@
 """Which tests are slow, by measurement: ``python tests/tools/slow.py REPORT.xml`` writes tests/slow.txt.
 
 The report is pytest's: ``pytest --junitxml=REPORT.xml``. A line of slow.txt is a test function, ``file::name`` or
-``file::Class::name``, or a file all of whose tests are slow, which ``pytest -m "not slow"`` then does not even import.
+``file::Class::name``, or a file or folder all of whose tests are slow, which ``pytest -m "not slow"`` then does not even import.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
@@ -13,8 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = ROOT / "tests" / "slow.txt"
-LIMIT = 0.6  # seconds of all cases of a test function together, its fixtures included
-HEAVY = ("torch", "transformers", "selenium")  # a file that imports one of these costs seconds before its first test
+LIMIT = 0.25  # seconds of all cases of a test function together, its fixtures included
+# A file that imports one of these costs seconds before its first test.
+HEAVY = re.compile(
+    r"^(import|from) (torch|transformers|bokeh|matplotlib|openTSNE)\b|importorskip\(.(torch|selenium)", re.MULTILINE
+)
 
 
 def function_of(case: ET.Element) -> str:
@@ -41,8 +45,12 @@ def slow_lines(seconds: dict[str, float]) -> list[str]:
     lines: list[str] = []
     for file, functions in by_file.items():
         slow = [function for function in functions if seconds[function] > LIMIT]
-        heavy = any(f'importorskip("{name}")' in (ROOT / file).read_text("utf-8") for name in HEAVY)
+        heavy = HEAVY.search((ROOT / file).read_text("utf-8"))
         lines += [file] if heavy or len(slow) == len(functions) else slow
+    # A folder whose conftest is heavy is left out whole.
+    folders = [path.parent for path in (ROOT / "tests").rglob("conftest.py") if HEAVY.search(path.read_text("utf-8"))]
+    names = [folder.relative_to(ROOT).as_posix() for folder in folders]
+    lines = [line for line in lines if not line.startswith(tuple(f"{name}/" for name in names))] + names
     return sorted(lines)
 
 
@@ -51,10 +59,7 @@ def main() -> None:
     seconds = seconds_by_function(Path(sys.argv[1]))
     lines = slow_lines(seconds)
     LIST.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    slow = set(lines)
-    quick = sum(
-        time for function, time in seconds.items() if function not in slow and function.partition("::")[0] not in slow
-    )
+    quick = sum(time for function, time in seconds.items() if not function.startswith(tuple(lines)))
     print(f"{len(lines)} lines; {sum(seconds.values()):.0f} s in all, {quick:.0f} s without them, on one core")
 
 
