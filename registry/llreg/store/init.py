@@ -31,32 +31,9 @@ def make_registry(
     licence: str = "CC0-1.0",
     prompt: Rendering | None = None,
 ) -> Path:
-    """Make an empty registry; return its directory.
+    """Make an empty registry and return its directory.
 
-    Parameters
-    ----------
-    path : str or Path
-        Directory; made if it is missing. It may hold other files, but no registry.
-    texts : str or Path
-        "mini", or a JSON Lines or Parquet file with a `text` field. Of one that `llreg texts build` made, the recipe is
-        kept too; and where it says that the texts must not be copied, these stay on this machine. A file with `prompt`
-        and `response` makes a registry of conditional log-likelihoods.
-    name : str, optional
-        By default the directory's name.
-    clip : float, optional
-        Frozen clip threshold of the default view, nats per text; None leaves values as they are.
-    licence : str
-        Licence of the rows.
-    prompt : {"chat-template", "raw"}, optional
-        For texts that are (prompt, response) pairs, and only for these: whether models see a prompt through their own
-        chat template, or as it is. It is part of the protocol.
-
-    Raises
-    ------
-    InputError
-        If there is a registry already, the texts are not usable, or `prompt` does not fit them.
-    StorageError
-        If the directory cannot be written.
+    Behind `llreg.init`, which describes parameters and errors.
     """
     root = Path(path).expanduser().resolve()
     with storage_errors(root):
