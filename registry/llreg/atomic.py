@@ -18,6 +18,7 @@ from llreg_schemas.errors import InputError, storage_errors
 
 # What zipfile raises of a file that is damaged, or no zip.
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError)
+_REMOVALS = 20  # tries, a tenth of a second apart, to remove a staging directory
 STATE = ".llreg"  # directory in a registry: locks, partial runs and temporary files; never published
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -137,7 +138,12 @@ def staging_directory(root: Path) -> Iterator[Path]:
         with storage_errors(root):
             yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        # Threads of zarr may still be writing when the first of them has failed, and fill what is being emptied.
+        for _ in range(_REMOVALS):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.1)
 
 
 def swap_directory(root: Path, new: Path, target: Path) -> None:
