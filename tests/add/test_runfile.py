@@ -133,7 +133,11 @@ def test_what_a_yaml_library_writes_is_read_back(entries: list[dict[str, Any]]) 
         ("models:\n- !!python/object/apply:os.system [ls]\n", 2, "no tag 'tag:yaml.org,2002:python/object/"),
         ("models:\n- !here a/b\n", 2, "no tag '!here' is taken here"),
         ("models:\n- " + "[" * 500, 2, "nested too deep for a run file"),
-        ("models:\n- " + "[" * 5000, 2, "nest"),  # some versions of the YAML library refuse it first
+        (
+            "models:\n- " + "[" * 5000,
+            2,
+            "nested too deep for a run file",
+        ),  # some versions of the YAML library refuse it first
         ("models:\n- model: 'a/b\n", None, "expected YAML; "),
         ("models:\n- a/b\n---\nmodels: []\n", 3, "expected YAML; but found another document"),
         ("- a/b\n", None, "expected a mapping with the key models, a list of models"),

@@ -146,7 +146,10 @@ class _Loader:
             root = yaml.compose(text, Loader=loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise InputError(f"{self.file}:{mark.line + 1 if mark else 1}: expected YAML; {error.problem}") from error
+            # Newer libraries refuse deep nesting before an event of it is seen.
+            deep = "nesting depth" in str(error.problem)
+            reason = "nested too deep for a run file" if deep else f"expected YAML; {error.problem}"
+            raise InputError(f"{self.file}:{mark.line + 1 if mark else 1}: {reason}") from error
         except yaml.YAMLError as error:
             raise InputError(f"{self.file}: expected YAML; {str(error).splitlines()[0]}") from error
         document = None if root is None else self._value(root, "")
