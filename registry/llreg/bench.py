@@ -207,7 +207,9 @@ def bench(
         if dtype not in DTYPES:
             raise InputError(f"unknown dtype {dtype!r}: choose among {', '.join(DTYPES)}")
     _, device = llreg_extract.choose(source, dtype=dtypes[0], device=device)
-    texts = _texts(registry, seed)
+    text_set = mini() if registry is None else registry.texts
+    sample = np.random.default_rng(seed).permutation(len(text_set))[:_TEXTS]
+    texts = text_set.complete(sample.tolist())
     if model is not None:
         download(source, trust_remote_code=trust_remote_code)
     on_gpu = device != "cpu"
@@ -226,13 +228,6 @@ def bench(
             progress(k + 1, len(trials))
     name = f"random-{shape}" if model is None else source.name
     return Report(name, device_name(device), on_gpu, model is None, speeds)
-
-
-def _texts(registry: Contents | None, seed: int) -> list[str]:
-    """Some texts, drawn by the seed."""
-    text_set = mini() if registry is None else registry.texts
-    sample = np.random.default_rng(seed).permutation(len(text_set))[:_TEXTS]
-    return text_set.complete(sample.tolist())
 
 
 def _options(dtype: str, batch_tokens: int | None) -> str:

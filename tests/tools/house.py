@@ -145,6 +145,8 @@ def measure(paths: Iterable[Path]) -> dict[str, str]:
     counts = [comments_and_code(text) for text in texts.values()]
     comments, code = sum(pair[0] for pair in counts), sum(pair[1] for pair in counts)
     once = [name for tree in trees.values() for name in used_once([tree])]  # a helper is private to its module
+    calls = (node.func for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call))
+    called = {getattr(function, "id", getattr(function, "attr", None)) for function in calls}
     deictic = Counter(name for name in names if is_deictic(name))
     sizes = [len(text.splitlines()) for text in texts.values()]
     commands = [
@@ -162,6 +164,7 @@ def measure(paths: Iterable[Path]) -> dict[str, str]:
         "functions": f"{len(functions):,}",
         "lines of a function, median and 90 %": _quantiles([_size(function) for function in functions]),
         "helpers used once": f"{len(once)}, {100 * len(once) / len(functions):.1f} % of functions",
+        "of these handed over, not called": f"{sum(name not in called for name in once)}",
         "deictic names": f"{sum(deictic.values())}, {100 * sum(deictic.values()) / len(names):.1f} % of bound names",
     }
     if commands:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +69,15 @@ def predict(
     prediction = registry.predict(scores, tasks=tasks or None, view=through, seeds=range(seeds), **options)
     if output:
         prediction.write(output)
-    print_result(
-        as_json, quiet, prediction.to_json, _unscored_lines(prediction), lambda: _print(prediction, through, output)
+    # Row id, task and prediction of the rows without a score.
+    lines = (
+        f"{line['row_id']}\t{printable(line['task'])}\t{line['predicted']!r}"
+        for line in prediction.table()
+        if not math.isnan(line["predicted"])
     )
+    print_result(as_json, quiet, prediction.to_json, lines, lambda: _print(prediction, through, output))
     for text in prediction.notes:
         note(printable(text))
-
-
-def _unscored_lines(prediction: Prediction) -> Iterator[str]:
-    """Row id, task and prediction of the rows without a score."""
-    for line in prediction.table():
-        if not math.isnan(line["predicted"]):
-            yield f"{line['row_id']}\t{printable(line['task'])}\t{line['predicted']!r}"
 
 
 def _print(prediction: Prediction, view: View, output: Path | None) -> None:

@@ -45,16 +45,12 @@ def list_texts(context: Context, /, as_json: bool, quiet: bool) -> None:
     elif quiet:
         print_lines(texts.sha256)
     else:
+        # On one line each; a text whose licence forbids a copy is not in the registry.
+        lines = ["(not copied)" if t is None else " ".join(beginning(t)[:80].split())[:50] for t in texts.texts]
         table = [
-            [str(index), texts.subset[index], str(texts.num_bytes[index]), _beginning(text)]
-            for index, text in enumerate(texts.texts)
+            [str(index), texts.subset[index], str(texts.num_bytes[index]), lines[index]] for index in range(len(texts))
         ]
         print_table(["INDEX", "SUBSET", "BYTES", "TEXT"], table, right=(0, 2))
-
-
-def _beginning(text: Text | None) -> str:
-    """A text on one line; None where its licence forbids a copy in the registry."""
-    return "(not copied)" if text is None else " ".join(beginning(text)[:80].split())[:50]
 
 
 @texts.command()

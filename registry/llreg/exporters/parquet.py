@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from llreg.store.arrays import is_count
 from llreg_schemas import canonical_json
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
     from llreg.exporters.selection import Selection
 
 
@@ -67,12 +64,12 @@ def write_parquet(selection: Selection, path: Path, *, progress: Callable[[int, 
             ]
             columns = [array[block.start : block.stop] for array in head.values()]
             arrays = [values, selection.tokens(block), *(selection.read(name, block) for name in selection.further)]
-            lists = [_lists(array) for array in arrays]
+            lists = [
+                # Of n_texts values each, one behind another.
+                pa.ListArray.from_arrays(
+                    pa.array(np.arange(len(array) + 1, dtype=np.int32) * np.int32(array.shape[1])),
+                    pa.array(array.ravel()),
+                )
+                for array in arrays
+            ]
             writer.write_table(pa.table([*columns, pa.array(means, type=pa.float64()), *lists], schema=schema))
-
-
-def _lists(values: NDArray[Any]) -> pa.Array:
-    import pyarrow as pa
-
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
