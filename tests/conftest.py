@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from tests.tools import launcher
 from tests.tools.commands import Cli, Result, run_in_process
 
 import llreg
@@ -252,6 +253,27 @@ def llreg_command() -> tuple[list[str], dict[str, str]]:
     paths = [str(ROOT / name) for name in ("registry", "extract", "schemas")]
     extra = {"PYTHONPATH": os.pathsep.join(paths)} if installed_from.is_relative_to(ROOT) else {}
     return [sys.executable, "-m", "llreg"], extra
+
+
+@pytest.fixture(scope="session")
+def _launcher(
+    tmp_path_factory: pytest.TempPathFactory, llreg_command: tuple[list[str], dict[str, str]]
+) -> Iterator[Path]:
+    own = tmp_path_factory.getbasetemp()
+    with launcher.use(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own, llreg_command[1]) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def warm_command(_launcher: Path, llreg_command: tuple[list[str], dict[str, str]]) -> tuple[list[str], dict[str, str]]:
+    """As `llreg_command`, of processes that are forked with their imports done, by tests/tools/launcher.py."""
+    return [sys.executable, "-IS", launcher.__file__, str(_launcher), "store"], llreg_command[1]
+
+
+@pytest.fixture(scope="session")
+def warm_scoring_command(warm_command: tuple[list[str], dict[str, str]]) -> tuple[list[str], dict[str, str]]:
+    """As `warm_command`, with torch and transformers."""
+    return [*warm_command[0][:-1], "store,scoring"], warm_command[1]
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ class TestBrokenPipe:
     """`llreg ls | head -1`: the reader leaves early."""
 
     @pytest.mark.parametrize("args", ["ls", "ls --json"])
-    def test_is_quiet(self, many: Registry, llreg_command: Command, args: str) -> None:
-        argv, extra = llreg_command
+    def test_is_quiet(self, many: Registry, warm_command: Command, args: str) -> None:
+        argv, extra = warm_command
         env = {**os.environ, **extra, "LLREG_REGISTRY": str(many.path)}
         with subprocess.Popen(
             [*argv, *args.split()], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=4096
@@ -59,8 +59,8 @@ class TestBrokenPipe:
             assert process.stderr.read() == b""
         assert process.returncode == 0
 
-    def test_closed_from_the_start(self, many: Registry, llreg_command: Command) -> None:
-        argv, extra = llreg_command
+    def test_closed_from_the_start(self, many: Registry, warm_command: Command) -> None:
+        argv, extra = warm_command
         env = {**os.environ, **extra, "LLREG_REGISTRY": str(many.path)}
         shell = '"$@" | true; echo "${PIPESTATUS[0]}"'
         done = subprocess.run(

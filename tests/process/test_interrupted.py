@@ -32,14 +32,14 @@ DEADLINE = 120.0  # seconds
 
 @pytest.fixture(scope="session")
 def slow_model(toy_model: ToyModel) -> Path:
-    """A model that needs a few seconds for the embedded text set."""
-    return toy_model("slow", n_layer=2, n_embd=256, n_head=4)
+    """A model that needs a second or two for the embedded text set: time enough to be stopped in some of its 170 batches."""
+    return toy_model("slow", n_layer=1, n_embd=128)
 
 
 @pytest.fixture(scope="session")
-def start(llreg_command: tuple[list[str], dict[str, str]]) -> Start:
+def start(warm_scoring_command: tuple[list[str], dict[str, str]]) -> Start:
     """Start ``llreg -r REGISTRY add MODEL`` and return the process."""
-    argv, extra = llreg_command
+    argv, extra = warm_scoring_command
 
     def run(registry: Registry, model: Path, *options: str) -> Process:
         return subprocess.Popen(
@@ -146,9 +146,9 @@ def test_killed_again_and_again(registry: Registry, slow_model: Path, start: Sta
     for attempt in range(3):
         process = start(registry, slow_model)
         if attempt == 0:
-            time.sleep(rng.uniform(0.5, 5.0))  # imports take a few seconds
+            time.sleep(rng.uniform(0.0, 0.3))  # it looks for the model and loads it
         elif _wait_for_growth(process, registry, kept):
-            time.sleep(rng.uniform(0.0, 0.3))
+            time.sleep(rng.uniform(0.0, 0.1))
         if process.poll() is None:
             process.kill()
             kills += 1

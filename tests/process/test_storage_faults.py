@@ -33,11 +33,11 @@ def _may_mount() -> bool:
 
 
 @pytest.fixture
-def in_namespace(llreg_command: Command) -> InNamespace:
+def in_namespace(warm_command: Command) -> InNamespace:
     """Run a script where mounting is permitted and ``llreg`` is the command; return code, stdout, stderr."""
     if not _may_mount():
         pytest.skip("mounting in a user namespace (unshare -rm) is not permitted here")
-    argv, extra = llreg_command
+    argv, extra = warm_command
 
     def run(script: str) -> tuple[int, str, str]:
         function = f'llreg() {{ {shlex.join(argv)} "$@"; }}\n'
@@ -161,8 +161,8 @@ class TestFullDisk:
 class TestFileSizeLimit:
     """RLIMIT_FSIZE needs no rights: a write beyond it fails with EFBIG."""
 
-    def _limited(self, llreg_command: Command, limit: int, *args: str) -> subprocess.CompletedProcess[str]:
-        argv, extra = llreg_command
+    def _limited(self, warm_command: Command, limit: int, *args: str) -> subprocess.CompletedProcess[str]:
+        argv, extra = warm_command
         return subprocess.run(
             [*argv, *args],
             env={**os.environ, **extra},
@@ -177,10 +177,10 @@ class TestFileSizeLimit:
         [(2000, "build"), (2000, "build --check"), (100, "tag v1"), (100, "retract org/m0 --why x")],
     )
     def test_refused_and_nothing_changed(
-        self, filled: Registry, llreg_command: Command, limit: int, command: str
+        self, filled: Registry, warm_command: Command, limit: int, command: str
     ) -> None:
         before = _tree(filled.path)
-        done = self._limited(llreg_command, limit, "-r", str(filled.path), *command.split())
+        done = self._limited(warm_command, limit, "-r", str(filled.path), *command.split())
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "the file size limit of this process is reached" in done.stderr
@@ -188,8 +188,8 @@ class TestFileSizeLimit:
         assert list((filled.path / ".llreg" / "tmp").iterdir()) == []
         assert Registry(filled.path).validate() == []
 
-    def test_init(self, tmp_path: Path, llreg_command: Command) -> None:
-        done = self._limited(llreg_command, 1000, "init", str(tmp_path / "new"))
+    def test_init(self, tmp_path: Path, warm_command: Command) -> None:
+        done = self._limited(warm_command, 1000, "init", str(tmp_path / "new"))
         assert done.returncode == 1
         assert "the file size limit of this process is reached" in done.stderr
         assert not (tmp_path / "new" / "registry.json").exists()
