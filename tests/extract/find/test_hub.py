@@ -1,59 +1,37 @@
 """Hub models end to end, against a server on this machine and the real client library.
 
-The library reads its endpoint when it is imported, so each scenario runs in a process of its own; one
-process goes through all cases that share an endpoint, and the tests look at what it reported.
+All cases that share an endpoint and a cache are gone through once, and the tests look at what was reported.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import io
 import json
+import logging.handlers
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.tools import model_hub
+from tests.tools.commands import read_client_settings
 
 import llreg_extract
+from llreg_schemas import Identity
+from llreg_schemas.errors import LlregError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER_SHA = "89abcdef0123456789abcdef0123456789abcdef"
 HAS_PEFT = importlib.util.find_spec("peft") is not None
 TOKEN = "hf_secretsecretsecret"
-RUNNER = """
-import dataclasses, json, sys
-import llreg_extract
-from llreg_schemas import Identity
-
-def run(case):
-    try:
-        source = llreg_extract.resolve(case["model"], revision=case.get("revision"), **case.get("options", {}))
-        told = {"source": {**dataclasses.asdict(source)}, "identity": source.identity}
-        identity = Identity(**source.identity, weight_dtype="float32", text_set="0" * 64, protocol="0" * 64)
-        try:
-            told["again"] = llreg_extract.resolve_identity(identity) == source
-        except Exception as error:
-            told["again"] = f"{type(error).__name__}: {error}"
-        if case.get("needs"):
-            told["download"] = llreg_extract.needs(source, dtype="float32").download_bytes
-            llreg_extract.fetch(source)
-            told["left"] = llreg_extract.needs(source, dtype="float32").download_bytes
-        if case.get("text"):
-            model = llreg_extract.load(source, device="cpu")
-            told["value"] = float(llreg_extract.score(model, [case["text"]]).log_likelihood[0])
-        return told
-    except Exception as error:
-        return {"error": type(error).__name__, "message": str(error)}
-
-print(json.dumps({name: run(case) for name, case in json.load(sys.stdin).items()}))
-"""
-
 CASES: dict[str, dict[str, Any]] = {
     "whole": {"model": "org/toy", "text": "Some words."},
     "branch": {"model": "org/toy", "revision": "side"},
@@ -85,30 +63,69 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 
 
 def client(cases: dict[str, dict[str, Any]], endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
-    """What a fresh process with `endpoint` and the cache `home` says to each case."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    ran = subprocess.run(
-        [sys.executable, "-c", RUNNER],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={
-            **inherited,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            **environment,
-        },
+    """What is said to each case with `endpoint` and the cache `home`, as JSON holds it; nothing else is said."""
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        **environment,
+    }
+    logged, said = logging.handlers.BufferingHandler(1000), io.StringIO()
+    libraries = [logging.getLogger(name) for name in ("huggingface_hub", "transformers")]
+    with pytest.MonkeyPatch.context() as patch, quiet_as_a_fresh_python() as warned, redirect_stderr(said):
+        for name in [name for name in os.environ if name.startswith("HF_")]:
+            patch.delenv(name)
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        read_client_settings(patch)
+        huggingface_hub.close_session()  # its connections would outlive a server that is gone
+        for library in libraries:
+            library.addHandler(logged)
+        try:
+            told = {name: answer(case) for name, case in cases.items()}
+        finally:
+            for library in libraries:
+                library.removeHandler(logged)
+    assert (said.getvalue(), [record.getMessage() for record in logged.buffer], [str(w.message) for w in warned]) == (
+        "",
+        [],
+        [],
     )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr == ""
-    told: dict[str, Any] = json.loads(ran.stdout)
-    return told
+    return dict(json.loads(json.dumps(told)))
+
+
+@contextmanager
+def quiet_as_a_fresh_python() -> Iterator[list[warnings.WarningMessage]]:
+    """Record the warnings that a fresh Python would show."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        yield warned
+
+
+def answer(case: dict[str, Any]) -> dict[str, Any]:
+    """What one case gives: the source, what leads back to it, bytes to fetch, a value; or the error."""
+    try:
+        source = llreg_extract.resolve(case["model"], revision=case.get("revision"), **case.get("options", {}))
+        told: dict[str, Any] = {"source": dataclasses.asdict(source), "identity": source.identity}
+        identity = Identity(**source.identity, weight_dtype="float32", text_set="0" * 64, protocol="0" * 64)
+        try:
+            told["again"] = llreg_extract.resolve_identity(identity) == source
+        except LlregError as error:
+            told["again"] = f"{type(error).__name__}: {error}"
+        if case.get("needs"):
+            told["download"] = llreg_extract.needs(source, dtype="float32").download_bytes
+            llreg_extract.fetch(source)
+            told["left"] = llreg_extract.needs(source, dtype="float32").download_bytes
+        if case.get("text"):
+            model = llreg_extract.load(source, device="cpu")
+            told["value"] = float(llreg_extract.score(model, [case["text"]]).log_likelihood[0])
+        return told
+    except LlregError as error:
+        return {"error": type(error).__name__, "message": str(error)}
 
 
 def shard(folder: Path) -> None:
