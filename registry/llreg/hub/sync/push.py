@@ -238,7 +238,10 @@ class _Attempt:
             files = settings_files(self.registry, remote, ours=True)
             files |= {ATTRIBUTES: self.registry.path / ATTRIBUTES, CARD: staging / CARD}
             commit = make_commit(self.target, Upload(files), "Make a registry", "", parent=remote.commit)
-        return list_state(self.target, str(commit.oid), self.pin)
+        made = list_state(self.target, str(commit.oid), self.pin)
+        # All of it is here: nothing is downloaded, and the build here stays.
+        self.pin = pin_at(self.pin, made, made.commit)
+        return made
 
     def _first_result(self) -> PushResult:
         """What would be sent to a repository that is still to be made."""
