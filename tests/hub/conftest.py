@@ -18,6 +18,7 @@ from tests.hub.client import Hub, serving
 from tests.hub.people import hasten
 from tests.tools.commands import read_client_settings
 
+from llreg.hub.sync.pull import clone
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
 from llreg.store.pin import Pin, read_pin, write_pin
@@ -26,6 +27,7 @@ if shutil.which("git") is None or importlib.util.find_spec("aiohttp") is None:
     collect_ignore_glob = ["*"]
 
 AsUser = Callable[[str | None], None]
+Clone = Callable[[str, Path], Registry]
 
 _NUMBERS = itertools.count(1)
 
@@ -90,6 +92,18 @@ def _published() -> dict[tuple[str, int | str], Path]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def _cloned() -> dict[str, Path]:
+    """Clones of them, by the repository that was pushed."""
+    return {}
+
+
+@pytest.fixture
+def _originals() -> dict[str, str]:
+    """Of which repository a test's own ones are copies."""
+    return {}
+
+
 @pytest.fixture
 def publish_rows(
     hub: Hub,
@@ -99,6 +113,7 @@ def publish_rows(
     fill: Callable[[Registry, int], object],
     tmp_path_factory: pytest.TempPathFactory,
     _published: dict[tuple[str, int | str], Path],
+    _originals: dict[str, str],
 ) -> Callable[..., str]:
     """Factory: ``publish_rows("lab", 4)`` fills `small_registry` with four rows and pushes it as alice; its repository.
 
@@ -122,9 +137,25 @@ def publish_rows(
             shutil.copytree(kept, root, dirs_exist_ok=True)
             write_pin(root, _at(root, repo))
             small_registry.reload()
+        _originals[repo] = _at(_published[kind]).repo
         return repo
 
     return publish
+
+
+@pytest.fixture
+def clone_rows(_cloned: dict[str, Path], _originals: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Factory: ``clone_rows(repo, path)`` is a clone of what `publish_rows` has published, and nobody has changed since."""
+
+    def copy(repo: str, path: Path) -> Registry:
+        original = _originals[repo]
+        if original not in _cloned:
+            _cloned[original] = clone(original, tmp_path_factory.mktemp("cloned") / "registry").path
+        shutil.copytree(_cloned[original], path)
+        write_pin(path, _at(path, repo))
+        return Registry(path)
+
+    return copy
 
 
 def _at(root: Path, repo: str | None = None) -> Pin:

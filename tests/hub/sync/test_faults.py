@@ -14,7 +14,7 @@ import pytest
 from tests.hub.client import Hub
 from tests.hub.people import built_anew, head, held, row_names, tree
 
-from llreg.hub.sync.pull import clone, pull
+from llreg.hub.sync.pull import pull
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_path
@@ -22,6 +22,7 @@ from llreg_schemas.errors import LlregError, LlregWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+Clone = Callable[[str, Path], Registry]
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]
 
@@ -250,10 +251,12 @@ def test_a_first_push(
 
 
 @pytest.mark.parametrize("open_already", [False, True])
-def test_a_pull_request(world: World, fill: Fill, as_user: AsUser, tmp_path: Path, open_already: bool) -> None:
+def test_a_pull_request(
+    world: World, fill: Fill, as_user: AsUser, tmp_path: Path, open_already: bool, clone_rows: Clone
+) -> None:
     hub, repo = world.hub, world.repo
     as_user("bob")
-    mine = Registry(clone(repo, tmp_path / "mine").path)
+    mine = clone_rows(repo, tmp_path / "mine")
     main = tree(hub, repo)
     if open_already:
         fill(mine, 1, start=30)
@@ -280,9 +283,9 @@ def test_a_pull_request(world: World, fill: Fill, as_user: AsUser, tmp_path: Pat
             number += 1
 
 
-def test_a_pull(world: World, small_registry: Registry, fill: Fill, tmp_path: Path) -> None:
+def test_a_pull(world: World, small_registry: Registry, fill: Fill, tmp_path: Path, clone_rows: Clone) -> None:
     hub = world.hub
-    copy = Registry(clone(world.repo, tmp_path / "copy").path)
+    copy = clone_rows(world.repo, tmp_path / "copy")
     fill(copy, 1, start=20)
     fill(small_registry, 1, start=5)
     small_registry.retract("org/m1", why="Wrong tokenizer")

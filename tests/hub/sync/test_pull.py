@@ -24,6 +24,7 @@ from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputErr
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+Clone = Callable[[str, Path], Registry]
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]
 
@@ -45,9 +46,9 @@ def place(alices: Registry) -> str:
 
 
 @pytest.fixture
-def copy(place: str, tmp_path: Path, hub: Hub) -> Registry:
+def copy(place: str, tmp_path: Path, hub: Hub, clone_rows: Clone) -> Registry:
     """A clone of it."""
-    registry = Registry(clone(place, tmp_path / "copy").path)
+    registry = clone_rows(place, tmp_path / "copy")
     hub.clear()
     return registry
 

@@ -43,9 +43,9 @@ def place(publish_rows: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def copy(place: str, tmp_path: Path) -> Registry:
+def copy(place: str, tmp_path: Path, clone_rows: Callable[[str, Path], Registry]) -> Registry:
     """A clone of it, all of whose rows are in the store."""
-    return Registry(clone(place, tmp_path / "copy").path)
+    return clone_rows(place, tmp_path / "copy")
 
 
 def named(place: str, hub: Hub, path: str) -> bytes:

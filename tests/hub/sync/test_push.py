@@ -33,6 +33,8 @@ from llreg_schemas.errors import (
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 AsUser = Callable[[str | None], None]
+Clone = Callable[[str, Path], Registry]
+Publish = Callable[..., str]
 Fill = Callable[..., list[Row]]
 
 
@@ -62,9 +64,10 @@ def test_the_first_push_makes_a_registry(
     assert (push(small_registry).commit, changing(hub.requests())) == (None, [])
 
 
-def test_one_commit_holds_rows_and_build(hub: Hub, place: str, small_registry: Registry, fill: Fill) -> None:
-    fill(small_registry, 2)
-    push(small_registry, place)
+def test_one_commit_holds_rows_and_build(
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, publish_rows: Publish
+) -> None:
+    publish_rows("alice", 2)
     before = head(hub, place)
     (row,) = fill(small_registry, 1, start=5)
     made = push(small_registry)
@@ -76,14 +79,12 @@ def test_one_commit_holds_rows_and_build(hub: Hub, place: str, small_registry: R
 
 
 def test_a_push_on_an_older_head_is_made_again_on_the_new_one(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, tmp_path: Path
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, tmp_path: Path, publish_rows: Publish, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
-    clone(place, tmp_path / "b")
+    publish_rows("alice", 1)
+    second = clone_rows(place, tmp_path / "b")
     fill(small_registry, 1, start=1)
     push(small_registry)
-    second = Registry(tmp_path / "b")
     fill(second, 1, start=2)
     hub.fault("stale", path="/revision/main", times=2)  # main is read as it was: the commit's parent is not its head
     hub.clear()
@@ -142,10 +143,15 @@ def test_a_repository_of_something_else_is_refused(
 
 
 def test_a_registry_of_other_texts_is_refused(
-    hub: Hub, place: str, small_registry: Registry, registry: Registry, fill: Fill, as_user: AsUser
+    hub: Hub,
+    place: str,
+    small_registry: Registry,
+    registry: Registry,
+    fill: Fill,
+    as_user: AsUser,
+    publish_rows: Publish,
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
+    publish_rows("alice", 1)
     fill(registry, 1)
     before = tree(hub, place)
     for dry_run in (True, False):
@@ -184,10 +190,9 @@ def test_nobody_is_told_to_log_in(
 
 
 def test_a_token_that_may_only_read_is_told(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, publish_rows: Publish
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
+    publish_rows("alice", 1)
     fill(small_registry, 1, start=1)
     as_user("alice:read")
     hub.clear()
@@ -198,10 +203,9 @@ def test_a_token_that_may_only_read_is_told(
 
 @pytest.mark.parametrize("fault", ["504-after", "drop-after"])
 def test_a_commit_whose_answer_was_lost_is_recognised(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, fault: str
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, fault: str, publish_rows: Publish
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
+    publish_rows("alice", 1)
     (row,) = fill(small_registry, 1, start=1)
     hub.clear()
     hub.fault(fault, method="POST", path="/commit/")
@@ -213,9 +217,10 @@ def test_a_commit_whose_answer_was_lost_is_recognised(
     assert made.tries == 2
 
 
-def test_uploads_that_fail_for_good_are_told(hub: Hub, place: str, small_registry: Registry, fill: Fill) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
+def test_uploads_that_fail_for_good_are_told(
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, publish_rows: Publish
+) -> None:
+    publish_rows("alice", 1)
     before = head(hub, place)
     fill(small_registry, 1, start=1)
     hub.fault("500", method="PUT", times=1000)
@@ -230,12 +235,10 @@ def test_uploads_that_fail_for_good_are_told(hub: Hub, place: str, small_registr
 
 
 def test_registry_json_goes_both_ways(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, tmp_path: Path
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, tmp_path: Path, publish_rows: Publish, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 2)
-    push(small_registry, place)
-    clone(place, tmp_path / "b")
-    second = Registry(tmp_path / "b")
+    publish_rows("alice", 2)
+    second = clone_rows(place, tmp_path / "b")
 
     freeze_view(small_registry, replace(small_registry.view, clip=-50.0))
     made = push(small_registry)
@@ -375,10 +378,9 @@ def test_versions_become_tags(hub: Hub, place: str, small_registry: Registry, fi
 
 
 def test_a_version_is_named_though_a_row_of_it_was_retracted_since(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, tmp_path: Path
+    hub: Hub, place: str, small_registry: Registry, tmp_path: Path, publish_rows: Publish
 ) -> None:
-    fill(small_registry, 2)
-    push(small_registry, place)
+    publish_rows("alice", 2)
     small_registry.tag("v1")
     small_registry.retract("org/m1", why="Wrong tokenizer")
     made = push(small_registry)
@@ -438,11 +440,16 @@ def on_subset(row: Row, subset: str) -> Row:
 
 
 def test_the_same_values_of_two_people_are_one_row(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, make_row: MakeRow, tmp_path: Path
+    hub: Hub,
+    place: str,
+    small_registry: Registry,
+    make_row: MakeRow,
+    tmp_path: Path,
+    publish_rows: Publish,
+    clone_rows: Clone,
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
-    second = Registry(clone(place, tmp_path / "b").path)
+    publish_rows("alice", 1)
+    second = clone_rows(place, tmp_path / "b")
     published = make_row(small_registry, "org/m5", 5, provenance={"contributor": "Ada"})
     again = make_row(second, "org/m5", 5, provenance={"contributor": "Bob"}, added_at="2026-03-03T03:03:03.000000Z")
     assert published.record.digest == again.record.digest

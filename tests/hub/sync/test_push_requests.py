@@ -9,33 +9,29 @@ import pytest
 from tests.hub.client import Hub
 from tests.hub.people import changing, head, row_names
 
-from llreg.hub.sync.pull import clone
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+Clone = Callable[[str, Path], Registry]
 AsUser = Callable[[str | None], None]
 Fill = Callable[..., list[Row]]
 
 
 @pytest.fixture
-def place(hub: Hub, as_user: AsUser, repo_name: str) -> str:
-    """A repository that is not there yet, and its future owner logged in."""
-    as_user("alice")
-    return f"alice/{repo_name}"
+def place(publish_rows: Callable[..., str]) -> str:
+    """A repository of one row, its owner logged in."""
+    return publish_rows("alice", 1)
 
 
 def test_without_the_right_to_write_a_push_is_a_pull_request(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, tmp_path: Path
+    hub: Hub, place: str, fill: Fill, as_user: AsUser, tmp_path: Path, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
     main = head(hub, place)
     as_user("bob")
-    clone(place, tmp_path / "b")
-    second = Registry(tmp_path / "b")
+    second = clone_rows(place, tmp_path / "b")
     (row,) = fill(second, 1, start=1)
     made = push(second)
     assert (made.pull_request, made.rows) == (1, (row.record.row_id,))
@@ -53,13 +49,10 @@ def test_without_the_right_to_write_a_push_is_a_pull_request(
 
 
 def test_an_open_pull_request_is_added_to(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, tmp_path: Path
+    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, tmp_path: Path, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
     as_user("bob")
-    clone(place, tmp_path / "b")
-    second = Registry(tmp_path / "b")
+    second = clone_rows(place, tmp_path / "b")
     fill(second, 1, start=1)
     push(second)
     hub.clear()
@@ -96,13 +89,10 @@ def test_an_open_pull_request_is_added_to(
 
 @pytest.mark.parametrize("end", ["merged", "closed"])
 def test_after_its_end_a_new_pull_request_is_opened(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, tmp_path: Path, end: str
+    hub: Hub, place: str, fill: Fill, as_user: AsUser, tmp_path: Path, end: str, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
     as_user("bob")
-    clone(place, tmp_path / "b")
-    second = Registry(tmp_path / "b")
+    second = clone_rows(place, tmp_path / "b")
     fill(second, 1, start=1)
     push(second)
     if end == "merged":
@@ -118,13 +108,10 @@ def test_after_its_end_a_new_pull_request_is_opened(
 
 @pytest.mark.parametrize("fault", ["504-after", "drop-after"])
 def test_a_pull_request_whose_answer_was_lost_is_not_made_twice(
-    hub: Hub, place: str, small_registry: Registry, fill: Fill, as_user: AsUser, tmp_path: Path, fault: str
+    hub: Hub, place: str, fill: Fill, as_user: AsUser, tmp_path: Path, fault: str, clone_rows: Clone
 ) -> None:
-    fill(small_registry, 1)
-    push(small_registry, place)
     as_user("bob")
-    clone(place, tmp_path / "b")
-    second = Registry(tmp_path / "b")
+    second = clone_rows(place, tmp_path / "b")
     for start in (1, 2):  # the one that opens it, and one that adds to it
         (row,) = fill(second, 1, start=start)
         hub.clear_faults()

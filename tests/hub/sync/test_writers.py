@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +10,13 @@ from tests.conftest import MakeRow
 from tests.hub.client import Hub
 from tests.hub.people import answer, ask, built_anew, commits, models, python, row_names, tree
 
-from llreg.hub.sync.pull import clone, pull
-from llreg.hub.sync.push import push
+from llreg.hub.sync.pull import pull
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, row_path, to_zip, write_row
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-AsUser = Callable[[str | None], None]
+Copies = Callable[[int], list[Registry]]
 Fill = Callable[..., list[Row]]
 
 # Loads everything once, forks a process for each registry, and lets all of them push when a pipe closes.
@@ -67,26 +65,19 @@ def push_at_once(hub: Hub, writers: list[tuple[Registry, str]]) -> list[list[obj
 
 
 @pytest.fixture
-def place(hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, fill: Fill) -> str:
+def place(publish_rows: Callable[..., str]) -> str:
     """A registry of the organisation's with one row, which alice and carol may write to."""
-    as_user("alice")
-    fill(small_registry, 1)
-    push(small_registry, f"lab/{repo_name}")
-    hub.clear()
-    return f"lab/{repo_name}"
+    return publish_rows("lab", 1)
 
 
-def copies(place: str, tmp_path: Path, count: int) -> list[Registry]:
-    """As many clones."""
-    first = clone(place, tmp_path / "w0").path
-    paths = [first, *(tmp_path / f"w{k}" for k in range(1, count))]
-    for path in paths[1:]:
-        shutil.copytree(first, path)
-    return [Registry(path) for path in paths]
+@pytest.fixture
+def copies(place: str, tmp_path: Path, clone_rows: Callable[[str, Path], Registry]) -> Callable[[int], list[Registry]]:
+    """Factory: as many clones."""
+    return lambda count: [clone_rows(place, tmp_path / f"w{k}") for k in range(count)]
 
 
-def test_eight_writers_at_once(hub: Hub, place: str, fill: Fill, tmp_path: Path) -> None:
-    registries = copies(place, tmp_path, 8)
+def test_eight_writers_at_once(hub: Hub, place: str, copies: Copies, fill: Fill, tmp_path: Path) -> None:
+    registries = copies(8)
     rows = [fill(registry, 1, start=10 + k)[0] for k, registry in enumerate(registries)]
     hub.clear()
     ends = push_at_once(hub, [(registry, "carol" if k % 2 else "alice") for k, registry in enumerate(registries)])
@@ -107,8 +98,10 @@ def test_eight_writers_at_once(hub: Hub, place: str, fill: Fill, tmp_path: Path)
     assert (last.validate(), last.check_build()) == ([], [])
 
 
-def test_two_people_push_the_same_model_at_once(hub: Hub, place: str, make_row: MakeRow, tmp_path: Path) -> None:
-    registries = copies(place, tmp_path, 4)
+def test_two_people_push_the_same_model_at_once(
+    hub: Hub, place: str, copies: Copies, make_row: MakeRow, tmp_path: Path
+) -> None:
+    registries = copies(4)
     one, *others = [
         make_row(
             registries[0], "org/same", 5, provenance={"contributor": name}, added_at=f"2026-03-0{k}T00:00:00.000000Z"
