@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from tests.hub.client import Hub
 
 
 def publish(
@@ -38,6 +41,24 @@ def publish(
         revision=revision,
     )
     return done.pr_url if pull_request and done.pr_url else done.oid
+
+
+def put(hub: Hub, repo: str, files: Mapping[str, bytes]) -> None:
+    """Make files the next commit of main past the client, which needs several requests for each large one."""
+    bare = hub.root / "datasets" / f"{repo}.git"
+    parts = [b"commit refs/heads/main\ncommitter alice <alice@localhost> 0 +0000\ndata 1\nx\n"]
+    parts.append(f"from {hub.git(repo, 'rev-parse', 'main')}".encode())
+    for name, data in files.items():
+        content = data
+        if b"\0" in data:
+            oid = hashlib.sha256(data).hexdigest()
+            path = bare.with_suffix(".lfs") / oid[:2] / oid
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            content = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(data)}\n".encode()
+        parts += [f'M 100644 inline "{name}"\ndata {len(content)}\n'.encode(), content, b"\n"]
+    command = ["git", f"--git-dir={bare}", "fast-import", "--quiet"]
+    subprocess.run(command, input=b"".join(parts), check=True, capture_output=True)
 
 
 def published(directory: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""How much a pull of a large registry asks for. Requests do not depend on the number of texts, so there are few here."""
+"""A pull of a large registry: its rows come as shards, and how much it asks for.
+
+Requests do not depend on the number of texts, so there are few here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.hub.client import Hub, Request
+from tests.hub.people import held
+from tests.hub.publishing import put
+from tests.hub.reviewing import files_of
 
 import llreg
 from llreg import Registry, Row
@@ -35,29 +41,36 @@ def large(tmp_path: Path, make_row: MakeRow) -> Registry:
     rows = [make_row(registry, f"org/m{k}", k) for k in range(MODELS)]
     records = [row.record for row in rows]
     write_store(registry.path / "store.zarr", iter(rows), records, registry.text_index, {"registry": registry.name})
-    return llreg.open(registry.path)
+    registry = llreg.open(registry.path)
+    registry.build()
+    return registry
 
 
 def received(requests: list[Request]) -> int:
     return sum(request.sent for request in requests)
 
 
-def test_pulls_of_a_large_registry_stay_within_their_limits(
-    hub: Hub, as_user: Any, large: Registry, tmp_path: Path, repo_name: str, make_row: MakeRow
-) -> None:
-    name = f"alice/{repo_name}"
-    as_user("alice")
-    push(large, name)
+def values(registry: Registry) -> Any:
+    """Of all rows, in their order by digest."""
+    records = sorted(registry.records(), key=lambda record: record.digest)
+    return registry.values(records)
 
+
+def test_pulls_of_a_large_registry_stay_within_their_limits(
+    hub: Hub, as_user: Any, large: Registry, tmp_path: Path, repo: str, make_row: MakeRow
+) -> None:
+    put(hub, repo, held(large) | files_of(*(make_row(large, f"org/m{k}", k) for k in range(MODELS))))
     as_user(None)
     hub.clear()
-    assert clone(name, tmp_path / "reader").rows == MODELS
+    assert clone(repo, tmp_path / "reader").rows == MODELS
     first = hub.requests()
     assert len(first) <= FIRST_PULL
     assert not [request.path for request in first if "/resolve/" in request.path and "/rows/" in request.path]
 
     hub.clear()
     reader = llreg.open(tmp_path / "reader")
+    assert not reader.row_files()
+    assert np.array_equal(values(reader), values(large))
     assert pull(reader).added == ()
     asked = hub.requests()
     assert len(asked) == 1
@@ -67,7 +80,7 @@ def test_pulls_of_a_large_registry_stay_within_their_limits(
     new = [make_row(large, f"org/new{k}", MODELS + k) for k in range(5)]
     for row in new:
         write_row(large.path, row)
-    push(large)
+    push(large, repo)
 
     as_user(None)
     hub.clear()
@@ -75,6 +88,8 @@ def test_pulls_of_a_large_registry_stay_within_their_limits(
     assert result.added == tuple(row.record.row_id for row in new)
     asked = hub.requests()
     assert len(asked) <= len(first)
+    assert np.array_equal(values(reader), values(large))
+    assert reader.check_build() == []
     # All but the row files is as long for many texts as for these few.
     beside = received(asked) - sum(len(to_zip(row)) for row in new)
     assert beside > 0

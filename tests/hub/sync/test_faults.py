@@ -235,6 +235,8 @@ def test_a_first_push(
     as_user("alice")
     fill(small_registry, 1)
     small_registry.build()
+    assert_sound(small_registry)
+    here = held(small_registry)
     for number, case in enumerate(FIRST_PUSH):
         repo = f"alice/{repo_name}-{number}"
         path = tmp_path / "trial"
@@ -245,7 +247,7 @@ def test_a_first_push(
         there = tree(hub, repo)
         assert len(row_names(there)) == 1, case
         assert hub.git(repo, "rev-list", "--count", "main").strip() == "3", case
-        assert_sound(Registry(path))
+        assert held(Registry(path)) == here, case
         shutil.rmtree(path)
     assert there == built_anew(there, tmp_path / "anew")
 

@@ -17,7 +17,6 @@ import llreg
 from llreg.hub.sync.pull import clone, pull
 from llreg.hub.sync.push import push
 from llreg.registry import Registry
-from llreg.settings import SHARD_ROWS
 from llreg.store.pin import read_pin
 from llreg.store.rowfile import Row, row_path, to_zip
 from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, InputError
@@ -110,29 +109,6 @@ def test_a_second_pull_brings_what_is_new(hub: Hub, alices: Registry, copy: Regi
     assert sum(request.sent for request in asked) < 80_000
     assert contents(copy) == contents(alices)
     assert_sound(copy)
-
-
-def test_many_rows_come_as_shards(
-    hub: Hub, as_user: AsUser, repo_name: str, small_registry: Registry, fill: Fill, tmp_path: Path
-) -> None:
-    place, count = f"alice/{repo_name}", SHARD_ROWS + 30
-    as_user("alice")
-    fill(small_registry, count)
-    push(small_registry, place)
-    hub.clear()
-    done = clone(place, tmp_path / "copy")
-    copy = Registry(done.path)
-    assert done.rows == count
-    assert len(hub.requests()) < 60
-    assert contents(copy) == contents(small_registry)
-    assert not copy.row_files()
-    fill(small_registry, 5, start=count)
-    push(small_registry)
-    hub.clear()
-    assert len(pull(copy).added) == 5
-    assert len(hub.requests()) < 40
-    assert contents(copy) == contents(small_registry)
-    assert copy.check_build() == []
 
 
 def test_a_merged_row_comes_before_it_is_built(hub: Hub, copy: Registry, place: str, make_row: MakeRow) -> None:
@@ -340,6 +316,7 @@ def test_what_comes_changed_is_not_taken(
     wanted, count = held(Registry(fresh)), len(downloads(hub.requests()))
     assert count >= 7  # registry of two documents, a row file, four of the store
     before = held(copy)
+    assert_sound(copy)
     for at in range(1, count + 1):
         trial = tmp_path / f"trial{at}"
         shutil.copytree(copy.path, trial)
@@ -353,7 +330,7 @@ def test_what_comes_changed_is_not_taken(
             with pytest.raises(HubUnreachableError, match="other bytes than it has there"):
                 pull(registry)
             assert held(registry) == before
-            assert_sound(registry)
+            assert Registry(trial).validate() == []
             hub.clear_faults()
             pull(registry)
         assert held(registry) == wanted
@@ -418,10 +395,12 @@ def test_a_pull_that_is_killed_leaves_the_old_registry_or_the_new(
         assert not told["killed"]
         new, wanted = contents(whole), held(whole)
         assert new != old
+        assert_sound(whole)
         swap = steps.index("ctypes.dlsym") + 1
         assert 10 < swap < len(steps) - 5
         states = set()
-        for at in sorted({*range(1, swap, 13), *range(swap - 1, len(steps) + 1)}):
+        # While files come, while the build is written (in ever the same way: a few moments suffice), and at each step of the swap.
+        for at in sorted({1, swap // 4, swap // 2, 3 * swap // 4, *range(swap - 1, len(steps) + 1)}):
             registry, told = trial(at)
             assert told["killed"]
             found = contents(registry)
@@ -436,7 +415,6 @@ def test_a_pull_that_is_killed_leaves_the_old_registry_or_the_new(
             }
             assert not {name for name in there if any(path.endswith("/" + name) for path in asked)}
             assert held(registry) == wanted
-            assert_sound(registry)
             shutil.rmtree(registry.path)
         assert states == {False, True}  # killed before and after the swap
 
@@ -467,9 +445,9 @@ def test_a_reader_sees_the_rows_of_before_or_of_after(
     with python(_READER, copy.path) as process:
         assert process.stdin is not None
         assert dict(answer(process)) == contents(alices)
-        for turn in range(4):
+        for turn in range(3):
             fill(alices, 2, start=10 + 2 * turn)
-            alices.retract(f"org/m{turn if turn < 3 else 10}", why="To see it go")
+            alices.retract(f"org/m{turn}", why="To see it go")
             push(alices)
             pull(copy)
             # A state in between would be a line of its own before this one.
@@ -479,5 +457,5 @@ def test_a_reader_sees_the_rows_of_before_or_of_after(
         assert reads > 5
         assert process.wait() == 0
     assert capfd.readouterr().err == ""
-    assert len(models(copy)) == 7
+    assert len(models(copy)) == 6
     assert_sound(copy)

@@ -76,8 +76,8 @@ def copies(place: str, tmp_path: Path, clone_rows: Callable[[str, Path], Registr
     return lambda count: [clone_rows(place, tmp_path / f"w{k}") for k in range(count)]
 
 
-def test_eight_writers_at_once(hub: Hub, place: str, copies: Copies, fill: Fill, tmp_path: Path) -> None:
-    registries = copies(8)
+def test_five_writers_at_once(hub: Hub, place: str, copies: Copies, fill: Fill, tmp_path: Path) -> None:
+    registries = copies(5)  # ten commits that are refused, if each writer comes first once
     rows = [fill(registry, 1, start=10 + k)[0] for k, registry in enumerate(registries)]
     hub.clear()
     ends = push_at_once(hub, [(registry, "carol" if k % 2 else "alice") for k, registry in enumerate(registries)])
@@ -89,24 +89,24 @@ def test_eight_writers_at_once(hub: Hub, place: str, copies: Copies, fill: Fill,
     assert refused  # or they were not at once
     there = tree(hub, place)
     assert row_names(there) >= {row_path(row.record).as_posix() for row in rows}
-    assert len(row_names(there)) == 9
+    assert len(row_names(there)) == 6
     assert there == built_anew(there, tmp_path / "anew")
-    assert hub.git(place, "rev-list", "--count", "main").strip() == str(3 + 8)
+    assert hub.git(place, "rev-list", "--count", "main").strip() == str(3 + 5)
     last = registries[0]
     pull(last)
-    assert len(models(last)) == 9
+    assert len(models(last)) == 6
     assert (last.validate(), last.check_build()) == ([], [])
 
 
 def test_two_people_push_the_same_model_at_once(
     hub: Hub, place: str, copies: Copies, make_row: MakeRow, tmp_path: Path
 ) -> None:
-    registries = copies(4)
+    registries = copies(3)
     one, *others = [
         make_row(
             registries[0], "org/same", 5, provenance={"contributor": name}, added_at=f"2026-03-0{k}T00:00:00.000000Z"
         )
-        for k, name in enumerate(("Ada", "Bob", "Cyd"), 1)
+        for k, name in enumerate(("Ada", "Bob"), 1)
     ]
     assert {row.record.digest for row in others} == {one.record.digest}
     replicate = make_row(registries[0], "org/same", 6)
@@ -114,8 +114,8 @@ def test_two_people_push_the_same_model_at_once(
         write_row(registry.path, row)
     ends = push_at_once(hub, [(registry, "alice") for registry in registries])
     published = [path for path, rows, *_ in ends if rows]
-    assert len(published) == 2  # one of the three, and the replicate
-    assert str(registries[3].path) in published
+    assert len(published) == 2  # one of the two, and the replicate
+    assert str(registries[2].path) in published
     there = tree(hub, place)
     assert len(row_names(there)) == 3
     assert there == built_anew(there, tmp_path / "anew")
