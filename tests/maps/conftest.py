@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,6 @@ def groups(tmp_path_factory: pytest.TempPathFactory, make_row: MakeRow) -> Regis
 
 
 @pytest.fixture
-def own_groups(tmp_path: Path, make_row: MakeRow) -> Registry:
+def own_groups(tmp_path: Path, groups: Registry) -> Registry:
     """The same, for a test to change."""
-    return fill_groups(init(tmp_path / "groups"), make_row)
+    return Registry(shutil.copytree(groups.path, tmp_path / "groups"))

@@ -57,6 +57,7 @@ READER = """
 @contextmanager
 def reader(root: Path, tmp_path: Path, env: dict[str, str]) -> Iterator[Callable[[], list[int]]]:
     """A process that reads the registry in a loop; calling what this gives stops it and returns the rows it saw."""
+    tmp_path.mkdir(exist_ok=True)
     stop, ready = tmp_path / "stop", tmp_path / "ready"
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(READER), str(root), str(stop), str(ready)],
@@ -82,31 +83,34 @@ def reader(root: Path, tmp_path: Path, env: dict[str, str]) -> Iterator[Callable
             process.communicate()
 
 
-@pytest.mark.parametrize("with_row_files", [True, False], ids=["rows and build", "build only"])
-def test_reader_sees_a_whole_old_or_new_registry(
-    small_registry: Registry, fill: Fill, tmp_path: Path, llreg_command: Command, with_row_files: bool
+def test_readers_see_a_whole_old_or_new_registry(
+    small_registry: Registry, fill: Fill, tmp_path: Path, llreg_command: Command
 ) -> None:
-    """Twenty rebuilds, each with a row more; every read is consistent, and rows only ever come.
+    """Eight rebuilds, each with a row more; every read is consistent, and rows only ever come.
 
-    "build only" is a copy that gets each new build, as a pull would bring it, and has no row files.
+    One reader is at the registry itself; the other at a copy that gets each new build, as a pull would bring it, and has no
+    row files. A read takes a tenth of a rebuild, so that dozens of them meet every step of one.
     """
     fill(small_registry, 3)
     small_registry.build()
     copy = Path(shutil.copytree(small_registry.path, tmp_path / "copy"))
     shutil.rmtree(copy / "rows")
-    with reader(small_registry.path if with_row_files else copy, tmp_path, llreg_command[1]) as finish:
-        for k in range(20):
+    env = llreg_command[1]
+    with (
+        reader(small_registry.path, tmp_path / "of rows and build", env) as finish,
+        reader(copy, tmp_path / "of a build", env) as finish_copy,
+    ):
+        for k in range(8):
             fill(small_registry, 1, start=3 + k)
             small_registry.build()
-            if not with_row_files:
-                with atomic.staging_directory(copy) as staging:
-                    shutil.copytree(small_registry.path / "store.zarr", staging / "store.zarr")
-                    atomic.swap_directory(copy, staging / "store.zarr", copy / "store.zarr")
-        seen = finish()
-    assert seen == sorted(seen)
-    assert seen[0] >= 3
-    assert seen[-1] == 23
-    assert len(set(seen)) > 2  # it did read in between
+            with atomic.staging_directory(copy) as staging:
+                shutil.copytree(small_registry.path / "store.zarr", staging / "store.zarr")
+                atomic.swap_directory(copy, staging / "store.zarr", copy / "store.zarr")
+        for seen in (finish(), finish_copy()):
+            assert seen == sorted(seen)
+            assert seen[0] >= 3
+            assert seen[-1] == 11
+            assert len(set(seen)) > 2  # it did read in between
 
 
 def test_reader_while_a_row_is_retracted_and_another_comes(
@@ -116,7 +120,7 @@ def test_reader_while_a_row_is_retracted_and_another_comes(
     fill(small_registry, 4)
     small_registry.build()
     with reader(small_registry.path, tmp_path, llreg_command[1]) as finish:
-        for k in range(10):
+        for k in range(6):
             fill(small_registry, 1, start=4 + k)
             small_registry.retract(f"org/m{k}", why="superseded")
             small_registry.build()
@@ -155,7 +159,7 @@ def test_many_writers_of_many_rows(small_registry: Registry, make_row: MakeRow) 
 
 def test_two_builds_at_once(small_registry: Registry, fill: Fill, cli_many: Callable[..., list[int]]) -> None:
     fill(small_registry, 3)
-    assert cli_many(*[["-r", str(small_registry.path), "build"]] * 3) == [0, 0, 0]
+    assert cli_many(*[["-r", str(small_registry.path), "build"]] * 2) == [0, 0]
     assert small_registry.check_build() == []
     assert list((small_registry.path / ".llreg" / "tmp").iterdir()) == []
 

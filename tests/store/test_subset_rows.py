@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -29,17 +30,30 @@ ToyModel = Callable[..., Path]
 Document = dict[str, Any]
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory, empty_registries: Path, make_row: MakeRow) -> Path:
+    """What `filled` copies."""
+    registry = Registry(shutil.copytree(empty_registries / "registry", tmp_path_factory.mktemp("filled") / "registry"))
+    for k in range(4):
+        write_row(registry.path, make_row(registry, f"org/m{k}", k))
+    return registry.path
+
+
 @pytest.fixture
-def filled(registry: Registry, fill: Fill) -> Registry:
+def filled(made_once: Path, tmp_path: Path) -> Registry:
     """Four full rows on 128 texts."""
-    fill(registry, 4)
-    return registry
+    return Registry(shutil.copytree(made_once, tmp_path / "filled"))
+
+
+@pytest.fixture(scope="module")
+def drawn(made_once: Path) -> Document:
+    return make_subset(Registry(made_once), 40)
 
 
 @pytest.fixture
-def document(filled: Registry) -> Document:
+def document(drawn: Document) -> Document:
     """A subset of 40 of its texts."""
-    return make_subset(filled, 40)
+    return copy.deepcopy(drawn)
 
 
 def _on(row: Row, document: Document, *, keep_outside: int = 0) -> Row:

@@ -25,15 +25,24 @@ Fill = Callable[..., list[Row]]
 Plant = Callable[[Registry], object]
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory, empty_registries: Path, make_row: MakeRow) -> Path:
+    """What `good` copies."""
+    registry = Registry(shutil.copytree(empty_registries / "small", tmp_path_factory.mktemp("good") / "small"))
+    rows = [make_row(registry, f"org/m{k}", k) for k in range(4)]
+    for row in rows[:3]:
+        write_row(registry.path, row)
+    registry.tag("v1")
+    registry.retract("org/m2", why="wrong")
+    registry.build()
+    write_row(registry.path, rows[3])
+    return registry.path
+
+
 @pytest.fixture
-def good(small_registry: Registry, fill: Fill) -> Registry:
+def good(made_once: Path, tmp_path: Path) -> Registry:
     """Four rows, one retracted, one not in the build, one tag."""
-    fill(small_registry, 3)
-    small_registry.tag("v1")
-    small_registry.retract("org/m2", why="wrong")
-    small_registry.build()
-    fill(small_registry, 1, start=3)
-    return small_registry
+    return Registry(shutil.copytree(made_once, tmp_path / "small"))
 
 
 def _row_of(registry: Registry, name: str) -> Path:

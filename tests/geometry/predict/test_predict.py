@@ -187,9 +187,9 @@ def test_skill_beats_likelihood() -> None:
 
 
 def test_intervals_cover() -> None:
-    """The 90 % intervals hold 86 to 97 % of 750 values of new families, and they are not vacuous."""
+    """The 90 % intervals hold 86 to 97 % of 450 values of new families, and they are not vacuous."""
     inside, widths = [], []
-    for seed in range(25):
+    for seed in range(15):  # the share of 450 values scatters by 1.4 %
         world = World(seed, [5] * 16, texts=60)
         scores = world.scores.copy()
         new = world.family >= 13
@@ -197,7 +197,7 @@ def test_intervals_cover() -> None:
         found = world.predict(scores, seeds=(0,))
         inside += list(((found.low <= world.scores) & (world.scores <= found.high))[new].ravel())
         widths.append(found.tasks[0].half_width)
-    assert len(inside) == 750
+    assert len(inside) == 450
     assert 0.86 < np.mean(inside) < 0.97
     assert np.mean(widths) < 1.3 * np.std(world.scores)
 

@@ -27,7 +27,7 @@ def _problem(seed: int, *, models: int = 40, texts: int = 60, scale: float = 20.
     return points, np.column_stack([60 + 5 * follows, rng.normal(size=models)])
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)  # scikit-learn takes 0.2 s for one
 @given(st.integers(0, 10_000), st.integers(20, 45), st.sampled_from([3, 30, 80]), st.sampled_from([0.5, 20.0, 300.0]))
 def test_the_fit_is_that_of_scikit_learn(seed: int, models: int, texts: int, scale: float) -> None:
     points, scores = _problem(seed, models=models, texts=texts, scale=scale)
@@ -40,10 +40,10 @@ def test_the_fit_is_that_of_scikit_learn(seed: int, models: int, texts: int, sca
         np.testing.assert_allclose(predicted[:, task], theirs.predict(new), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_every_fold_is_that_of_scikit_learn(seed: int) -> None:
-    points, scores = _problem(seed)
-    order = np.random.default_rng(seed).permutation(len(points))
+def test_every_fold_is_that_of_scikit_learn() -> None:
+    """Of even folds and of uneven ones, for two tasks: 32 fits, of 0.1 s in scikit-learn."""
+    points, scores = _problem(0)
+    order = np.random.default_rng(0).permutation(len(points))
     uneven = np.split(order, [3, 20])  # as families make them
     splits = [np.array_split(order, 5), uneven]
     predicted = cross_predict(Ridge.of(_squared(points, points)), scores, splits)
