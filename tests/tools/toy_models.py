@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
 
     def build(name: str = "toy", *, seed: int = 0, gain: float = 1.0, **sizes: Any) -> Path:
         key = repr((name, seed, gain, sorted(sizes.items())))
+        if not made:
+            import transformers  # noqa: F401
+
+            gc.freeze()  # every model that is let go of is followed by a collection: let it not look at torch each time
         if key not in made:
             made[key] = _save(tmp_path_factory.mktemp("models") / name, seed, gain, sizes)
         return made[key]
