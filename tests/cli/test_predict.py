@@ -15,6 +15,7 @@ import pytest
 from llreg.geometry.predict.predict import predict
 from llreg.geometry.predict.scores import read_scores
 from llreg.geometry.view.view import View
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 
@@ -24,24 +25,31 @@ MakeRow = Callable[..., Row]
 COUNT, UNSCORED = 24, 3
 
 
-@pytest.fixture
-def filled(small_registry: Registry, make_row: MakeRow) -> Registry:
-    """24 rows of eight families."""
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, small_texts: Path, make_row: MakeRow) -> Registry:
+    """24 rows of eight families, which tests must not change."""
+    registry = init(tmp_path_factory.mktemp("filled") / "small", texts=small_texts)
     for k in range(COUNT):
-        write_row(small_registry.path, make_row(small_registry, f"org/m{k}", k))
-    return small_registry
+        write_row(registry.path, make_row(registry, f"org/m{k}", k))
+    return registry
 
 
-@pytest.fixture
-def scores(filled: Registry, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def table(filled: Registry) -> str:
     """Scores of all but three rows: arc follows the rows, noise does not, and a column of text is there."""
     rows = filled.rows([f"org/m{k}" for k in range(COUNT)])
     arc = 50 + 20 * rows.q[:, 0] / np.abs(rows.q[:, 0]).max()
     noise = np.random.default_rng(0).uniform(0, 100, COUNT)
     lines = ["model,family,arc,noise,licence"]
     lines += [f"org/m{k},f{k % 8},{arc[k]:.3f},{noise[k]:.3f},mit" for k in range(UNSCORED, COUNT)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def scores(table: str, tmp_path: Path) -> Path:
+    """The table as a file."""
     path = tmp_path / "scores.csv"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text(table)
     return path
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.rowfile import Row
+from llreg.store.rowfile import Row, write_row
 
 Cli = Callable[..., Any]
-Fill = Callable[..., list[Row]]
 Command = tuple[list[str], dict[str, str]]
 InNamespace = Callable[[str], tuple[int, str, str]]
 
@@ -59,13 +59,21 @@ def _tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
-@pytest.fixture
-def filled(small_registry: Registry, fill: Fill) -> Registry:
+@pytest.fixture(scope="module")
+def three_rows(tmp_path_factory: pytest.TempPathFactory, small_texts: Path, make_row: Callable[..., Row]) -> Path:
     """Three rows, two of them in the build."""
-    fill(small_registry, 2)
-    small_registry.build()
-    fill(small_registry, 1, start=2)
-    return small_registry
+    registry = init(tmp_path_factory.mktemp("three") / "small", texts=small_texts)
+    for k in range(3):
+        write_row(registry.path, make_row(registry, f"org/m{k}", k))
+        if k == 1:
+            registry.build()
+    return registry.path
+
+
+@pytest.fixture
+def filled(three_rows: Path, tmp_path: Path) -> Registry:
+    """A copy of its own."""
+    return Registry(Path(shutil.copytree(three_rows, tmp_path / "small")))
 
 
 @pytest.mark.root
