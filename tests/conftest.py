@@ -288,6 +288,13 @@ def warm_scoring_command(warm_command: tuple[list[str], dict[str, str]]) -> tupl
 
 
 @pytest.fixture
+def warm_spawning(_launcher: Path) -> Iterator[None]:
+    """Processes that `multiprocessing` spawns are forked with torch, transformers and distributed."""
+    with launcher.spawning(_launcher, "store,scoring,cluster"):
+        yield
+
+
+@pytest.fixture
 def cli(tmp_path: Path, llreg_command: tuple[list[str], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run ``llreg ARGS`` in an empty directory, or in `cwd`, and return code, stdout and stderr.
 

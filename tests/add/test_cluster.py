@@ -129,6 +129,7 @@ def _same(registry: Registry, plain: Registry, model: str) -> bool:
     return row.record.digest == expected.record.digest and np.array_equal(row.log_likelihood, expected.log_likelihood)
 
 
+@pytest.mark.usefixtures("warm_spawning")
 def test_a_worker_that_dies_and_a_model_that_kills_workers(
     registry: Registry,
     plain: Registry,
@@ -165,34 +166,38 @@ def test_a_worker_that_dies_and_a_model_that_kills_workers(
 
 
 def test_parent_that_is_killed(
-    registry: Registry, plain: Registry, wilful: Path, llreg_command: tuple[list[str], dict[str, str]]
+    registry: Registry, plain: Registry, wilful: Path, warm_scoring_command: tuple[list[str], dict[str, str]]
 ) -> None:
     """Its worker ends with it, and another run goes on from what was kept."""
     import psutil
 
-    argv, extra = llreg_command
+    kept = _journals_of(registry, "wilful", plain)
+    argv, extra = warm_scoring_command
     options = ["--trust-remote-code", "--workers", "1", "--device", "cpu"]
     process = subprocess.Popen(
         [*argv, "-r", str(registry.path), "add", str(wilful), *options],
-        env={**os.environ, **extra, "OWN_KEPT": _journals_of(registry, "wilful", plain)},
+        env={**os.environ, **extra, "OWN_KEPT": kept},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     runs = registry.path / ".llreg" / "runs"
     _wait(lambda: process.poll() is not None or any(path.stat().st_size for path in runs.glob("*.journal")))
-    started = psutil.Process(process.pid).children(recursive=True)
+    found = psutil.process_iter(["environ"])  # what was started anew, and so with this environment
+    started = [
+        child for child in found if (child.info["environ"] or {}).get("OWN_KEPT") == kept and child.pid != process.pid
+    ]
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert len(started) >= 1
     _wait(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in started))
     (journal,) = runs.glob("*.journal")
-    kept = len(Journal(journal).read())
-    assert 0 < kept < TEXTS
+    scored = len(Journal(journal).read())
+    assert 0 < scored < TEXTS
     recorder = Recorder()
     (result,) = registry.add([str(wilful)], trust_remote_code=True, reporter=recorder)
-    assert f"wilful: {kept} of {TEXTS} texts are scored already; going on" in recorder.notes
-    assert (result.status, result.texts) == ("added", TEXTS - kept)
+    assert f"wilful: {scored} of {TEXTS} texts are scored already; going on" in recorder.notes
+    assert (result.status, result.texts) == ("added", TEXTS - scored)
     assert _same(registry, plain, "wilful")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from tests.tools.commands import read_client_settings
 
 from llreg.add.reporter import AddResult, Reporter
 from llreg.locate import init
@@ -33,60 +33,35 @@ MODEL_HUB = Path(__file__).resolve().parents[1] / "tools" / "model_hub.py"
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DEADLINE = 120.0  # seconds
 
-# The client library reads its endpoint when it is imported, so what needs the Hub happens in one process of its own.
-DRIVER = """
-import importlib.util, json, os, sys, time
-from pathlib import Path
-
-given = json.load(sys.stdin)
-spec = importlib.util.spec_from_file_location("model_hub", given["model_hub"])
-model_hub = importlib.util.module_from_spec(spec)
-sys.modules["model_hub"] = model_hub
-spec.loader.exec_module(model_hub)
-repos = {name: model_hub.Repo(**{**repo, "folder": Path(repo["folder"])}) for name, repo in given["repos"].items()}
-
-def asked(what):
-    return any(line.endswith(what) for line in log)
-
-def run(models, waits_for="", **options):
-    from llreg.add.reporter import Reporter
-
-    class Recorder(Reporter):
-        def note(self, message): told.append(["note", message])
-        def begin(self, model): told.extend([["begin", model], ["asked", asked(waits_for)]])
-        def finish(self, result): told.append(["finish", result.model])
-        def start(self, model, tokens, done):
-            told.append(["start", model])
-            limit = time.monotonic() + 60
-            while waits_for and not asked(waits_for) and time.monotonic() < limit:
-                time.sleep(0.01)  # the model is not scored before the next one was asked for
-            told.append(["asked", asked(waits_for)])
-
-    told = []
-    results = registry.add(models, reporter=Recorder(), device="cpu", **options)
-    return {"results": [result.to_json() for result in results], "told": told, "asked": list(log)}
-
-def plan(models, **options):
-    planned = registry.plan(models, device="cpu", **options)
-    return {"problems": [model.problem for model in planned.problems], "disk_bytes": planned.disk_bytes}
-
-def on_cluster(**call):
-    from distributed import LocalCluster
-
-    place = {"processes": False, "protocol": "tcp", "dashboard_address": None, "resources": {"GPU": 1}}
-    with LocalCluster(n_workers=1, threads_per_worker=2, **place) as cluster:
-        return run(cluster=cluster.scheduler_address, **call)
-
-with model_hub.serve(repos) as (os.environ["HF_ENDPOINT"], log):
-    from llreg.registry import Registry
-
-    registry = Registry(given["registry"])
-    print(json.dumps([globals()[call.pop("do", "run")](**call) for call in given["calls"]]))
-"""
-
-
 ONLINE = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
 WEIGHTS = f"{SHA}/model.safetensors"
+
+
+class Listener(Reporter):
+    """Keeps what it is told, and whether the Hub had been asked for something by then; a model may wait for that."""
+
+    def __init__(self, log: list[str], waits_for: str) -> None:
+        self.told: list[list[Any]] = []
+        self._log, self._waits_for = log, waits_for
+
+    def _was_asked(self) -> bool:
+        return any(line.endswith(self._waits_for) for line in self._log)
+
+    def note(self, message: str) -> None:
+        self.told.append(["note", message])
+
+    def begin(self, model: str) -> None:
+        self.told += [["begin", model], ["asked", self._was_asked()]]
+
+    def finish(self, result: AddResult) -> None:
+        self.told.append(["finish", result.model])
+
+    def start(self, model: str, tokens: int, done: int) -> None:
+        self.told.append(["start", model])
+        limit = time.monotonic() + DEADLINE
+        while self._waits_for and not self._was_asked() and time.monotonic() < limit:
+            time.sleep(0.01)  # the model is not scored before the next one was asked for
+        self.told.append(["asked", self._was_asked()])
 
 
 class Driven(NamedTuple):
@@ -108,22 +83,21 @@ class Driven(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def driven(
-    tmp_path_factory: pytest.TempPathFactory, toy_model: ToyModel, small_texts: Path, llreg_command: Command
-) -> Driven:
+def driven(tmp_path_factory: pytest.TempPathFactory, toy_model: ToyModel, small_texts: Path) -> Driven:
     """Calls one after the other, into one registry and with one cache."""
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     registry, home = init(tmp_path_factory.mktemp("hub") / "small", texts=small_texts), tmp_path_factory.mktemp("home")
     toy, large, garbled = toy_model(), toy_model("large", n_embd=64), toy_model("garbled", seed=9)
     (garbled / "tokenizer.json").write_text("{}")
     over_half = int(shutil.disk_usage(home).free * 0.6)
-    repos: dict[str, dict[str, Any]] = {
-        **{f"org/{name}": {"folder": str(toy)} for name in ("here", "small")},
-        **{f"org/{name}": {"folder": str(large)} for name in ("large", "remote")},
-        "org/garbled": {"folder": str(garbled)},
-        "org/gated": {"folder": str(toy), "gated": True},
-        "org/endless": {"folder": str(toy), "sizes": {"model.safetensors": 1 << 60}},
-        **{f"org/half-{k}": {"folder": str(toy), "sizes": {"model.safetensors": over_half}} for k in range(2)},
+    hub = _load_hub("model_hub")
+    repos = {
+        **{f"org/{name}": hub.Repo(toy) for name in ("here", "small")},
+        **{f"org/{name}": hub.Repo(large) for name in ("large", "remote")},
+        "org/garbled": hub.Repo(garbled),
+        "org/gated": hub.Repo(toy, gated=True),
+        "org/endless": hub.Repo(toy, sizes={"model.safetensors": 1 << 60}),
+        **{f"org/half-{k}": hub.Repo(toy, sizes={"model.safetensors": over_half}) for k in range(2)},
     }
     calls: dict[str, dict[str, Any]] = {
         "before": {"models": ["org/here"]},
@@ -137,21 +111,37 @@ def driven(
             "evict": True,
         },
         "kept": {"models": ["org/endless", "org/gated", {"model": "org/large", "dtype": "bfloat16"}], "order": "given"},
-        "plan": {"do": "plan", "models": ["org/half-0", "org/half-1"]},
-        "plan, evicting": {"do": "plan", "models": ["org/half-0", "org/half-1"], "evict": True},
-        "cluster": {"do": "on_cluster", "models": ["org/endless", "org/remote"], "evict": True, "order": "given"},
+        "cluster": {"models": ["org/endless", "org/remote"], "evict": True, "order": "given"},
     }
-    given = {"model_hub": str(MODEL_HUB), "registry": str(registry.path), "repos": repos, "calls": list(calls.values())}
-    ran = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(given),
-        env={**os.environ, **llreg_command[1], **ONLINE, "HF_HOME": str(home), "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=DEADLINE,
-    )
-    return Driven(dict(zip(calls, json.loads(ran.stdout.splitlines()[-1]), strict=True)), home)
+    with (
+        hub.serve(repos) as (endpoint, log),
+        pytest.MonkeyPatch.context() as environment,
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp",
+            dashboard_address=None,
+            resources={"GPU": 1},
+        ) as cluster,
+    ):
+        for name, value in {**ONLINE, "HF_ENDPOINT": endpoint, "HF_HOME": str(home)}.items():
+            environment.setenv(name, value)
+        import huggingface_hub  # noqa: F401, it reads the environment when it is imported, or now
+
+        read_client_settings(environment)
+        came: dict[str, dict[str, Any]] = {}
+        for name, call in calls.items():
+            listener = Listener(log, call.pop("waits_for", ""))
+            place = {"cluster": cluster.scheduler_address} if name == "cluster" else {}
+            results = registry.add(call.pop("models"), reporter=listener, device="cpu", **place, **call)
+            told = listener.told
+            came[name] = {"results": [result.to_json() for result in results], "told": told, "asked": list(log)}
+        for name, options in {"plan": {}, "plan, evicting": {"evict": True}}.items():
+            planned = registry.plan(["org/half-0", "org/half-1"], device="cpu", **options)
+            problems = [model.problem for model in planned.problems]
+            came[name] = {"problems": problems, "disk_bytes": planned.disk_bytes}
+    return Driven(came, home)
 
 
 class TestHub:
@@ -203,15 +193,20 @@ class TestHub:
         assert driven.cached("org/remote") == set()
 
 
-@pytest.fixture
-def stalling_hub() -> Iterator[ModuleType]:
-    """The Hub's server, whose weights never come."""
-    spec = importlib.util.spec_from_file_location("model_hub_that_stalls", MODEL_HUB)
+def _load_hub(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, MODEL_HUB)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def stalling_hub() -> Iterator[ModuleType]:
+    """The Hub's server, whose weights never come."""
+    module = _load_hub("model_hub_that_stalls")
     answer, over = module._Handler._file, threading.Event()
 
     def stall(handler: Any, repo: Any, name: str) -> None:
@@ -225,9 +220,9 @@ def stalling_hub() -> Iterator[ModuleType]:
 
 
 def test_ctrl_c_does_not_wait_for_a_download(
-    small_registry: Registry, toy_model: ToyModel, llreg_command: Command, stalling_hub: ModuleType
+    small_registry: Registry, toy_model: ToyModel, warm_scoring_command: Command, stalling_hub: ModuleType
 ) -> None:
-    argv, extra = llreg_command
+    argv, extra = warm_scoring_command
     with stalling_hub.serve({"org/stalls": stalling_hub.Repo(toy_model())}) as (endpoint, log):
         process = subprocess.Popen(
             [*argv, "-r", str(small_registry.path), "add", str(toy_model()), "org/stalls", "--order", "given"],

@@ -53,6 +53,7 @@ def _advice(report: Report) -> bench.Advice:
     return report.advice
 
 
+@pytest.mark.usefixtures("warm_spawning")
 def test_measures_each_dtype_and_tells_what_fails(cli: Cli, small_registry: Registry, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[1] / "tools" / "toy_models.py")
     assert spec is not None

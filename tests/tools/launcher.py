@@ -5,7 +5,8 @@ environment, directory, limits, signals and an exit code of its own, which ends 
 encoding, PYTHONPATH, -W) is the launcher's: tests of that start a fresh Python. This file is both ends:
 
     python launcher.py                        the launcher: standard input is the socket on which it listens
-    python -IS launcher.py SOCKET LIST ARGS   stands for ``llreg ARGS`` in shells and `subprocess`, with the imports LIST
+    python -IS launcher.py SOCKET LIST ARGS   stands for ``llreg ARGS`` in shells and `subprocess`, with the imports LIST; or for
+                                              Python, where ARGS are those by which `multiprocessing` starts a process
 
 The stand-in has no part in what the process does: it passes SIGINT on, takes it along if it is killed itself, and ends as it ends.
 """
@@ -19,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,33 @@ ROOT = Path(__file__).resolve().parents[2]
 # What commands import in functions: those that read, build and change registries, and those that score, too.
 IMPORTS = {
     "store": [
-        *(
-            f"llreg.cli.{name}"
-            for name in ("add", "build", "dist", "init", "ls", "retract", "status", "tag", "validate")
-        ),
-        *(f"llreg.store.{name}" for name in ("annotations", "build", "dataset", "listings", "validate")),
-        *(
-            "llreg.add.add",
-            "zarr",
-            "xarray",
-            "jsonschema",
-            "pyarrow.dataset",
-            "pyarrow.parquet",
-            "rich.progress",
-            "rich.table",
-        ),
+        "llreg.cli.add",
+        "llreg.cli.build",
+        "llreg.cli.dist",
+        "llreg.cli.init",
+        "llreg.cli.ls",
+        "llreg.cli.retract",
+        "llreg.cli.status",
+        "llreg.cli.tag",
+        "llreg.cli.validate",
+        "llreg.store.annotations",
+        "llreg.store.build",
+        "llreg.store.dataset",
+        "llreg.store.listings",
+        "llreg.store.validate",
+        "llreg.add.add",
+        "zarr",
+        "xarray",
+        "jsonschema",
+        "pyarrow.dataset",
+        "pyarrow.parquet",
+        "rich.progress",
+        "rich.table",
     ],
     "scoring": ["torch", "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.modeling_auto"],
+    "cluster": ["distributed", "distributed.nanny", "distributed.worker", "llreg.add.worker"],
 }
+SPAWNED = "--multiprocessing-fork"  # last word of the command by which `multiprocessing` starts a process
 SESSION, PROCESS = b"s", b"p"  # how a connection begins
 
 
@@ -80,22 +90,47 @@ def use(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
         process.wait()
 
 
+@contextmanager
+def spawning(path: Path, imports: str) -> Iterator[None]:
+    """Have `multiprocessing` spawn processes of the launcher, in all else as it does: its pipes, its pickles, its exit codes."""
+    import shlex
+    import tempfile
+    from multiprocessing import resource_tracker, spawn
+
+    resource_tracker.ensure_running()  # by Python itself
+    usual = spawn.get_executable()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        script = Path(folder) / "python"
+        words = [sys.executable, "-IS", __file__, str(path), imports]
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        script.chmod(0o755)
+        spawn.set_executable(str(script))
+        try:
+            yield
+        finally:
+            spawn.set_executable(usual)
+
+
 # The stand-in
 
 
 def stand_in(path: str, imports: str, words: list[str]) -> int:
     """Have the launcher start ``llreg WORDS``, and wait; the exit code, or minus the signal that ended it."""
+    files = [
+        int(name) for name in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{name}")
+    ]  # not that of the listing itself
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         asked = {
             "words": words,
+            "files": files,
             "imports": imports.split(","),
             "environment": dict(os.environ),
             "folder": os.getcwd(),
             "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
             "pid": os.getpid(),
         }
-        socket.send_fds(connection, [PROCESS], [0, 1, 2])
+        socket.send_fds(connection, [PROCESS], files)
         connection.sendall(json.dumps(asked).encode() + b"\n")
         answers = connection.makefile("r")
         started = int(answers.readline())
@@ -124,12 +159,16 @@ def launch() -> dict[str, Any]:
             source: Any = key.fileobj
             if source is listener:
                 connection = listener.accept()[0]
-                what, files, _, _ = socket.recv_fds(connection, 1, 3)
-                selector.register(connection, selectors.EVENT_READ)
+                what, files, _, _ = socket.recv_fds(connection, 1, 64)
                 if what == SESSION:
+                    selector.register(connection, selectors.EVENT_READ)
                     sessions.add(connection)
                     continue
-                asked: dict[str, Any] = json.loads(connection.makefile("r").readline())
+                line = connection.makefile("r").readline()
+                if not line.endswith("\n"):  # who asked was killed meanwhile
+                    connection.close()
+                    continue
+                asked: dict[str, Any] = json.loads(line)
                 for name in (name for kind in asked["imports"] for name in IMPORTS[kind]):
                     import_module(name)
                 gc.freeze()  # what the collector never looks at stays shared
@@ -138,11 +177,13 @@ def launch() -> dict[str, Any]:
                     selector.close()
                     for other in (listener, *sessions, *processes, connection):
                         other.close()
-                    return {**asked, "files": files}
+                    return {**asked, "received": files}
                 for file in files:
                     os.close(file)
-                connection.sendall(f"{pid}\n".encode())
                 processes[connection] = pid
+                selector.register(connection, selectors.EVENT_READ)
+                with suppress(BrokenPipeError):
+                    connection.sendall(f"{pid}\n".encode())
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, connection)
             elif isinstance(source, int):  # a process has ended
                 selector.unregister(source)
@@ -150,7 +191,8 @@ def launch() -> dict[str, Any]:
                 code = os.waitstatus_to_exitcode(os.waitpid(processes.pop(key.data), 0)[1])
                 if key.data in selector.get_map():
                     selector.unregister(key.data)
-                    key.data.sendall(f"{code}\n".encode())
+                    with suppress(BrokenPipeError):
+                        key.data.sendall(f"{code}\n".encode())
                 key.data.close()
             else:  # who waited for a process has ended, or a session
                 selector.unregister(source)
@@ -164,11 +206,17 @@ def launch() -> dict[str, Any]:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Make this process, which was just forked, the one that was asked for."""
+    """Run what was asked for in this process, which was just forked."""
+    import fcntl
+    import runpy
+
     import pytest
     from tests.tools.commands import read_client_settings
 
-    for number, file in enumerate(asked["files"]):
+    received = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in asked["received"]]  # above the numbers that they get
+    for file in asked["received"]:
+        os.close(file)
+    for number, file in zip(asked["files"], received, strict=True):
         os.dup2(file, number)
         os.close(file)
     here, there = (os.readlink(f"/proc/{pid}/ns/mnt") for pid in ("self", asked["pid"]))
@@ -179,8 +227,14 @@ def become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["environment"])
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(asked["file_size"]))
     read_client_settings(pytest.MonkeyPatch())
-    sys.argv = ["llreg", *asked["words"]]
     sys.path[0] = asked["folder"]
+    sys.argv = ["llreg", *asked["words"]]
+    if asked["words"][-1:] == [SPAWNED]:
+        program = asked["words"][asked["words"].index("-c") + 1]
+        sys.argv = ["-c", SPAWNED]
+        exec(program, {"__name__": "__main__"})  # noqa: S102
+    else:
+        runpy.run_module("llreg", run_name="__main__", alter_sys=True)
 
 
 def _enter_namespaces(pid: int) -> None:
@@ -201,6 +255,3 @@ if __name__ == "__main__":
         sys.exit(code)
     sys.path[0] = str(ROOT)
     become(launch())
-    import runpy
-
-    runpy.run_module("llreg", run_name="__main__", alter_sys=True)
