@@ -155,6 +155,19 @@ def test_plain_models_and_options(cli: Cli, small_registry: Registry, toy: Path,
     assert (quiet.code, quiet.out, quiet.err) == (0, f"{toy}\n" * 3, "")
 
 
+def test_a_check_of_a_run_on_a_terminal_leaves_its_lines_whole(
+    cli: Cli, small_registry: Registry, tmp_path: Path
+) -> None:
+    run_file = _run_file(tmp_path, "./nothing-here", "./nothing-there")
+    on_a_terminal = {"FORCE_COLOR": "1", "COLUMNS": "200"}
+    result = cli("-r", small_registry.path, "add", "--from-file", run_file, env=on_a_terminal)
+    assert result.code == 1
+    # What a line shows is what follows the last return to its start.
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.rpartition("\r")[2]) for line in result.err.splitlines()]
+    assert "llreg: 2 models: 0 to do, 0 present, 2 problems" in shown
+    assert [line for line in shown if "llreg: " in line and not line.startswith("llreg: ")] == []
+
+
 def test_what_is_wrong_in_the_file_comes_before_everything(
     cli: Cli, small_registry: Registry, toy: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,10 @@ def test_own_registry_without_xdg(cli: Cli) -> None:
 def test_help_and_usage_errors_make_nothing(cli: Cli) -> None:
     for args in (["--help"], ["ls", "--help"], ["--version"], ["info"], ["ls", "--nonsense"]):
         cli(*args)
+    # Where a result cannot be written, nothing is opened for it.
+    for command in (["map"], ["tree"], ["export"], ["predict", "scores.csv"]):
+        for output in ("x.nonsense", "no-folder/x.svg", "no-folder/x.csv"):
+            assert cli(*command, "-o", output).code in (1, 2)
     assert not Path(os.environ["XDG_DATA_HOME"]).exists()
 
 

@@ -249,6 +249,8 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "deep": (_deep(), "containers in containers"),
     "big integer": (10**40, "an integer of more than 64 bits"),
     "pandas": (_named("pandas.core.frame", "DataFrame"), "pandas object: write it with to_parquet.*import parquet"),
+    "pandas itself": (_named("pandas", "DataFrame"), "pandas object: write it with to_parquet.*import parquet"),
+    "torch itself": (_named("torch", "FloatStorage"), "torch object: write it with numpy.savez"),
     "torch": (_named("torch._utils", "_rebuild_tensor_v2"), "torch object: write it with numpy.savez"),
     "later protocol": (b"\x80\x63N.", "protocol 99"),
     "no instruction": (b"\x80\x04\xff.", "no such instruction"),

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 from llreg.texts.textset import mini
-from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, compare, token_difference
+from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, Agreement, compare, token_difference
+from llreg.verify.verify import _judge_files
 from llreg_schemas import row_digest
 from llreg_schemas.errors import InputError, NotFoundError
 
@@ -160,6 +162,22 @@ class TestFloat32:
         assert found.comparison.outcome == "mismatch"
         assert "these are not the row's files: sha256 " in found.why
         assert "their values are others, too: the row was not made with these weights" in found.why
+
+    def test_sentence_about_other_files_where_the_values_stay_open(self, here: Registry, rows: dict[str, Row]) -> None:
+        row = rows["float32"].record
+        files = SimpleNamespace(identity={**row.identity.to_json(), "revision": f"sha256:{'0' * 64}"}, kind="local")
+        comparison = compare(*(np.zeros(3), np.full(3, 1e-9), np.full(3, 9), "float32"))
+        open_outcome = Agreement(
+            row.row_id,
+            "toy",
+            "inconclusive",
+            "",
+            "it stays open: too few texts",
+            comparison=replace(comparison, outcome="inconclusive"),
+        )
+        verdict = _judge_files(open_outcome, row.identity, cast(Any, files))
+        assert (verdict.outcome, verdict.cause) == ("mismatch", "files")
+        assert verdict.why.endswith("; whether their values are the same stays open: too few texts")
 
     def test_forged_row(
         self, here: Registry, rows: dict[str, Row], changed: Callable[[Change], Path], toy_model: ToyModel

@@ -161,7 +161,7 @@ def score_pairs(
 
     Returns
     -------
-    given, alone : Scores
+    with_prompts, alone : Scores
         In the order of the pairs.
 
     Raises
@@ -171,5 +171,7 @@ def score_pairs(
     """
     both = gather(iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens), 2 * len(pairs))
     halves = slice(None, len(pairs)), slice(len(pairs), None)
-    given, alone = (Scores(both.log_likelihood[half], both.num_tokens[half], both.status[half]) for half in halves)
-    return given, alone
+    with_prompts, alone = (
+        Scores(both.log_likelihood[half], both.num_tokens[half], both.status[half]) for half in halves
+    )
+    return with_prompts, alone

@@ -329,7 +329,7 @@ class ClusterScoring:
         with submission.stack:
             try:
                 computed = future.result()
-                if isinstance(computed, LlregError):
+                if isinstance(computed, (LlregError, worker.StoppedError)):
                     raise computed
                 result = task.complete(computed)
             except KilledWorker:
@@ -377,7 +377,11 @@ class ClusterScoring:
             if self._workers.remote:  # each worker has a cache of its own, and knows what it downloaded for this run
                 revisions, addresses = self._evictions.release(task.source), list(slots_of(self._client))
                 if revisions:
-                    self._client.run(worker.evict, self._topic, revisions, workers=addresses, on_error="ignore")
+                    deleted = self._client.run(
+                        worker.evict, self._topic, revisions, workers=addresses, on_error="ignore"
+                    )
+                    if not all(deleted.get(address) for address in addresses):
+                        report.note("not all models were deleted from the workers' caches")
             else:
                 self._evictions.delete(task.source, report)
         return task, result

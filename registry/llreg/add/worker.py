@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEND_SECONDS = 0.5
+_EVICT_SECONDS = 60.0  # for one revision to be deleted
 
 FileStamps = Mapping[str, tuple[int, int]]  # bytes and time in seconds of each file of a local model, by its path
 # What this process has downloaded, by the topic of the run that it was for: `--evict` deletes nothing else.
@@ -67,7 +69,7 @@ def score(
     topic: str,
     expected: Mapping[str, str],
     stamps: FileStamps | None,
-) -> Computed | LlregError:
+) -> Computed | LlregError | StoppedError:
     """Compute a job's row.
 
     Parameters
@@ -86,8 +88,9 @@ def score(
 
     Returns
     -------
-    Computed or LlregError
-        An error is returned and not raised: its traceback would keep the model in memory until the client has it.
+    Computed, LlregError or StoppedError
+        An error is returned and not raised: its traceback would keep the model in memory until the client has it, and Dask
+        would print it.
     """
     events = _Events(topic)
     try:
@@ -99,7 +102,7 @@ def score(
             llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
         computed = Scoring(replace(job, texts=texts), encoded).run(events.keep, events)
         events.flush()
-    except LlregError as error:
+    except (LlregError, StoppedError) as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
     else:
@@ -108,14 +111,19 @@ def score(
         gc.collect()  # modules hold themselves; the next one would be loaded beside this one
 
 
-def evict(topic: str, revisions: Sequence[llreg_extract.Revision]) -> None:
-    """Delete revisions from this worker's cache that it has downloaded for a run."""
+async def evict(topic: str, revisions: Sequence[llreg_extract.Revision]) -> bool:
+    """Delete revisions from this worker's cache that it has downloaded for a run; return whether that was done.
+
+    It runs in the worker's event loop and deletes in a thread, so that the worker still answers the scheduler.
+    """
+    all_deleted = True
     for revision in _downloads[topic].intersection(revisions):
         _downloads[topic].remove(revision)
         try:
-            llreg_extract.evict(revision)
-        except ModelError:
-            continue
+            await asyncio.wait_for(asyncio.to_thread(llreg_extract.evict, revision), _EVICT_SECONDS)
+        except (ModelError, TimeoutError):
+            all_deleted = False
+    return all_deleted
 
 
 def _remember_downloads(source: llreg_extract.Source, topic: str) -> bool:

@@ -150,7 +150,7 @@ def add(
             workers=workers,
             cluster=cluster,
             reporter=bars,
-            on_plan=partial(_check_run, strict=strict, quiet=quiet) if is_run_file and not elsewhere else None,
+            on_plan=partial(_check_run, bars, strict=strict, quiet=quiet) if is_run_file and not elsewhere else None,
             **options,
         )
     return _print_results(results, as_json=as_json, quiet=quiet)
@@ -201,13 +201,14 @@ def _dry_run(registry: Registry, entries: Sequence[Entry], *, as_json: bool, qui
     return 1 if plan.problems else 0
 
 
-def _check_run(plan: Plan, *, strict: bool, quiet: bool) -> None:
+def _check_run(bars: Bars, plan: Plan, *, strict: bool, quiet: bool) -> None:
     """Tell all problems of a run before it begins; with `strict`, end it there."""
-    _note_problems(plan)
+    with bars.paused():
+        _note_problems(plan)
+        if not quiet and not (strict and plan.problems):
+            note("; ".join(_totals(plan)))
     if strict and plan.problems:
         raise click.ClickException("nothing was added (--strict)")
-    if not quiet:
-        note("; ".join(_totals(plan)))
 
 
 def _note_problems(plan: Plan) -> None:

@@ -12,7 +12,7 @@ import click
 from llreg.cli.common import Context, note
 from llreg.cli.options import ViewChoice, in_registry, view_options
 from llreg.cli.progress import counting
-from llreg.maps.draw.outputs import save_map
+from llreg.maps.draw.outputs import check_outputs, save_map
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def map_(
     if onto is not None and (chosen or has_view):
         unused = " and ".join(chosen) or "--view"
         raise click.UsageError(f"--onto keeps the map's own view, method and settings; leave out {unused}")
+    check_outputs(outputs)  # before a registry is opened, or made
     registry = context.registry()
     with counting("maps of resamples") if settings["ellipses"] else nullcontext() as progress:
         result = save_map(

@@ -54,6 +54,13 @@ class Bars(Reporter):
     ) -> None:
         self._progress.stop()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bars off the terminal, so that others may write to it."""
+        self._progress.stop()
+        yield
+        self._progress.start()
+
     def note(self, message: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:

@@ -12,7 +12,7 @@ import click
 from llreg.cli.common import Context, note, print_json
 from llreg.cli.options import ViewChoice, in_registry, json_option, view_options
 from llreg.cli.progress import counting
-from llreg.maps.draw.dendrogram import save_tree
+from llreg.maps.draw.dendrogram import check_endings, save_tree
 from llreg.printable import printable
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def tree(
     Of the MODELs, or of all rows. Branch lengths of average linkage and neighbour joining are bits per byte, those of
     Ward linkage their root. Without -o the Newick goes to stdout.
     """
+    check_endings(outputs)  # before a registry is opened, or made
     registry = context.registry()
     with counting("resamples") if bootstrap else nullcontext() as progress:
         names, through = list(models) or None, view.of(registry)

@@ -352,9 +352,9 @@ class _Machine:
         function = _FUNCTIONS.get((module, name))
         if function is None:
             hint = ""
-            if module.startswith("pandas."):
+            if f"{module}.".startswith("pandas."):
                 hint = " (a pandas object: write it with to_parquet, then: llreg import parquet)"
-            elif module.startswith("torch."):
+            elif f"{module}.".startswith("torch."):
                 hint = " (a torch object: write it with numpy.savez, then: llreg import npz)"
             self.refuse(f"the name {module[:80]}.{name[:80]}{hint}")
         self.push(_Function(function))

@@ -77,8 +77,8 @@ def score_again(
     row, identity = registry.row(record.digest), record.identity
     sample = Sample(registry, row, draw_texts(registry, record, row.log_likelihood, texts, seed))
     # Code that the row was made without is not run, whatever is allowed.
-    made_with_code = record.provenance.get("trust_remote_code")
-    trusted = trust_remote_code and made_with_code is not False
+    made_with_code = bool(record.provenance.get("trust_remote_code", True))
+    trusted = trust_remote_code and made_with_code
     try:
         # The hash of a local model covers its code, if the row was made with it.
         if (identity.revision or "").startswith("sha256:") and made_with_code and not trusted:
@@ -165,6 +165,7 @@ def _judge_files(agreement: Agreement, identity: Identity, source: Source) -> Ag
         values = {
             "match": "their values are the same all the same, as far as can be seen",
             "mismatch": f"their values are others, too: {agreement.why}",
+            "inconclusive": f"whether their values are the same stays open: {agreement.why.removeprefix('it stays open: ')}",
         }.get(outcome or "", agreement.why)
         why = f"these are not the row's files: {difference}; {values}"
         return replace(agreement, outcome="mismatch", cause="files", why=why)

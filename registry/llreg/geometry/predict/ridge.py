@@ -37,8 +37,8 @@ class Ridge:
     -----
     A free intercept makes ridge regression blind to where the origin is, and the solution needs inner products
     only, so centred inner products -1/2 J D J of the squared distances D are all of it (J takes off means). Hence
-    regression on the double-centred q (`llreg.geometry.view.view.double_centred`) is a function of the KL divergences, and the rows over which q was centred
-    do not matter.
+    regression on the double-centred q (`llreg.geometry.view.view.double_centred`) is a function of the KL divergences,
+    and the rows over which q was centred do not matter.
 
     The residuals of a fit are M y with M = J (I + K / alpha)^-1 J. Leaving out a block B of models leaves the
     residuals (M_BB)^-1 (M y)_B on it, exactly: a fit without B is the fit of all models whose dual coefficients
@@ -150,8 +150,8 @@ def cross_predict(
     Notes
     -----
     Each fold's predictions are those of `sklearn.linear_model.RidgeCV(alphas, cv=5)` fitted to the other models, as in
-    Oyama et al. 2025 (arXiv 2502.16173, the section on predicting benchmark scores). Fewer than ten models leave room for fewer than five inner folds of two, and fewer than four for none: then the strongest
-    penalty is taken.
+    Oyama et al. 2025 (arXiv 2502.16173, the section on predicting benchmark scores). Fewer than ten models leave room
+    for fewer than five inner folds of two, and fewer than four for none: then the strongest penalty is taken.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

@@ -57,7 +57,7 @@ class Tree:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"<llreg.geometry.Tree of {len(self)} models by {self.attrs.get('method', 'unknown')}>"
+        return f"<llreg.geometry.tree.Tree of {len(self)} models by {self.attrs.get('method', 'unknown')}>"
 
     def newick(self) -> str:
         """The tree as one line of Newick, ending in a newline.
