@@ -73,8 +73,17 @@ class Identity:
 
     @property
     def id(self) -> str:
-        """sha256 of the identity; rows that share it are replicates."""
+        """sha256 of the identity; rows that share it are replicates, where it says which weights were measured."""
         return hash_json(self.to_json())
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it says which weights were measured: an imported row may know no revision, and another none either."""
+        return self.revision is not None
+
+    def is_replicate_of(self, other: Identity) -> bool:
+        """Whether two rows are one measurement made twice: one identity, which says of which weights."""
+        return self.is_pinned and self.id == other.id
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def test_lm_eval(cli: Cli, small_registry: Registry, tmp_path: Path) -> None:
     refused = cli("import", "lm-eval", path, *options)
     assert refused.code == 1
     assert "say --bos" in refused.err
+    results = {"config": {"model": "hf"}, "lm_eval_version": "0.4.9", "max_length": 4096}
+    (tmp_path / "results_2026.json").write_text(json.dumps(results))
     assert cli("import", "lm-eval", path, "--bos", "-q", *options).out.startswith("org/x@")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def _wide(path: Path, registry: Registry, values: np.ndarray) -> str:
         [name, *(column[k] for column in ABOUT.values()), *map(repr, map(float, values[k]))]
         for k, name in enumerate(MODELS)
     ]
-    return _csv(path, ["model", *ABOUT, *(f"some text {k}" for k in range(6))], rows)
+    return _csv(path, ["model", *ABOUT, *(f"text {'abcdef'[k]}" for k in range(6))], rows)
 
 
 def _wide_hashes(path: Path, registry: Registry, values: np.ndarray) -> str:
@@ -142,6 +143,79 @@ def test_the_dtype_must_be_known(small_registry: Registry, values: np.ndarray, t
         import_table(small_registry, path, "npz")
     import_table(small_registry, path, "npz", dtype="float32")
     assert {record.identity.weight_dtype for record in small_registry.records()} == {"float32"}
+
+
+TITLES: dict[str, tuple[list[str], list[int] | str | None, str]] = {
+    # titles, texts that they name (None: by position), and what is said
+    "as programs sort them": ([f"text_{k}" for k in (0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9)], [], "text_10 on text 10"),
+    "zeros before": ([f"Doc-{k:03} nats" for k in range(12)], list(range(12)), ""),
+    "from 1": ([f"x{k}" for k in (12, *range(1, 12))], [11, *range(11)], "titles count from 1: x1 was put on text 0"),
+    "bare, from 1": ([str(k) for k in range(1, 13)], list(range(12)), "titles count from 1: 1 was put on text 0"),
+    "shards": (
+        [f"shard0_text{k}" for k in (*range(6, 12), *range(6))],
+        [*range(6, 12), *range(6)],
+        "shard0_text6 on text 6",
+    ),
+    "some": ([f"text_{k}" for k in (0, 10, 2)], [0, 10, 2], "text_10 on text 10"),
+    "some, by index": ([f"t{k}" for k in (5, 7)], [5, 7], ""),
+    "by position": ([f"{word} text" for word in "abcdefghijkl"], None, "in the file's order"),
+    "numbers of two wordings": (
+        [f"{w}_{k}" for w in ("arxiv", "github") for k in range(6)],
+        None,
+        "in the file's order",
+    ),
+    "two wordings, out of order": (
+        [f"{w}_{k}" for w in ("arxiv", "github") for k in (1, 0, 2, 3, 4, 5)],
+        "column 'arxiv_0' stands after 'arxiv_1'",
+        "",
+    ),
+    "some from 1": ([f"text_{k}" for k in range(1, 12)], "count from 0 or from 1 cannot be told", ""),
+    "beyond": ([f"text_{k}" for k in range(13)], "1 are not of it, as '12'", ""),
+    "twice": ([*(f"text_{k}" for k in range(11)), "text_07"], "a text is named twice", ""),
+    "one for something else": (
+        [*(f"text_{k}" for k in range(11)), "mean"],
+        "column 'mean' is not titled like the others",
+        "",
+    ),
+    "a hash and not": (["a" * 64, *map(str, range(11))], "column '0' is titled with no sha256", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A registry on twelve texts."""
+    folder = tmp_path_factory.mktemp("twelve")
+    (folder / "texts.jsonl").write_text("".join(f'{{"text": "text number {k}"}}\n' for k in range(12)))
+    return init(folder / "registry", texts=folder / "texts.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", TITLES)
+def test_titles(name: str, kind: str, tmp_path: Path, twelve: Registry) -> None:
+    """A column's value goes to the text that its title says, wherever it stands; a title that disagrees is refused."""
+    registry, model = twelve, f"{kind}/{re.sub('[^a-z0-9]+', '-', name)}"
+    titles, texts, said = TITLES[name]
+    texts = [int(title.removeprefix("text_")) for title in titles] if texts == [] else texts
+    values = -20 - np.arange(len(titles)) / 7
+    path = tmp_path / f"table.{kind}"
+    if kind == "csv":
+        _csv(path, ["model", *titles], [[model, *values.tolist()]])
+    else:
+        pq.write_table(
+            pa.table({"model": [model], **{title: [v] for title, v in zip(titles, values, strict=True)}}), path
+        )
+    if isinstance(texts, str):
+        with pytest.raises(InputError, match=texts):
+            import_table(registry, path, kind, dtype="float32")
+        return
+    result = import_table(registry, path, kind, dtype="float32")
+    expected = np.full(12, np.nan, np.float32)
+    expected[list(range(12)) if texts is None else texts] = values
+    assert np.array_equal(registry.row(model).log_likelihood, expected, equal_nan=True)
+    assert any("in the file's order" in note for note in result.notes) == (texts is None)
+    assert (
+        [note for note in result.notes if said in note] if said else not any("titles" in note for note in result.notes)
+    )
 
 
 def test_some_texts_only(small_registry: Registry, values: np.ndarray, tmp_path: Path) -> None:

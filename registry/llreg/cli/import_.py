@@ -84,7 +84,8 @@ def lm_eval(
     """One model's samples_*.jsonl of lm_eval --log_samples, a rolling log-likelihood task on these texts.
 
     Each sample finds its text by sha256. lm-eval scores the first token of a text, which this registry's protocol does
-    only for models whose tokenizer puts BOS before it: say --bos if this model's does.
+    only for models whose tokenizer puts BOS before it: say --bos if this model's does. The run's results_*.json, named or
+    beside the samples, says what its version of lm-eval put there, and how long its window was: longer texts are left out.
     """
     result = import_lm_eval(context.registry(), files, progress=_progress(as_json or quiet), **options)
     _print_result(result, as_json=as_json, quiet=quiet)

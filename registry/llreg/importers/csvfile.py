@@ -69,7 +69,7 @@ def _lines(data: bytes, name: str) -> _Lines:
 
 def _read_wide(lines: _Lines, header: Sequence[str], model: int, name: str) -> Table:
     """A line a model."""
-    columns, texts = text_columns(header)
+    columns = text_columns(header)
     about_columns = _columns(header, (*ABOUT, *STAMP))
     models: list[str] = []
     values: list[NDArray[np.float64]] = []
@@ -79,7 +79,8 @@ def _read_wide(lines: _Lines, header: Sequence[str], model: int, name: str) -> T
         values.append(np.array([_number(cells[k], location) for k in columns], dtype=np.float64))
         for title, k in about_columns.items():
             about[title].append(cells[k].strip())
-    return Table(models, values, texts, about, _pop_stamp(about, name))
+    stamp = _pop_stamp(about, name)
+    return Table(models, values, None, about, stamp, [header[k] for k in columns])
 
 
 def _read_long(lines: _Lines, header: Sequence[str], model: int, name: str) -> Table:
@@ -136,7 +137,7 @@ CSV = Format(
     read_csv,
     """A CSV file: a column model and a column a text, or columns model, text and log_likelihood.
 
-    Texts are named by index or sha256, in the header or in the column text; under other headers they are taken in the
-    registry's order. Columns as revision and weight_dtype are understood; see: llreg import npz --help
+    Texts are named by index or sha256, in the column text or in the header, where the number in titles like text_10 is the
+    index; under other headers they are taken in the registry's order. Columns as revision and weight_dtype are understood; see: llreg import npz --help
     """,
 )

@@ -18,6 +18,7 @@ from llreg.importers.npz import NPZ
 from llreg.importers.parquet import PARQUET
 from llreg.importers.rows import ImportResult, import_rows, order_note
 from llreg.importers.table import ABOUT, SHA256, Format, Table
+from llreg.importers.titles import texts_of_titles
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,11 +73,16 @@ def import_table(
             f"{path}: its values are those of a view, clipped perhaps; rows are stored raw: export them raw"
         )
 
-    indices = None if table.texts is None else _text_indices(registry, table.texts, str(path))
+    texts, title_note = table.texts, None
+    if table.titles is not None:
+        texts, title_note = texts_of_titles(table.titles, registry.num_texts, str(path))
+    indices = None if texts is None else _text_indices(registry, texts, str(path))
     measurements = [_measurement(registry, table, k, indices, dtype, str(path)) for k in range(len(table.models))]
     result = import_rows(registry, measurements, Origin.of(kind, path, data), dry_run=dry_run, progress=progress)
     if indices is None:
         result.notes.append(order_note(registry))
+    if title_note is not None:
+        result.notes.append(title_note)
     return result
 
 

@@ -5,6 +5,18 @@ token before every text, BOS or else EOS, and scores all of the text's own. Prot
 only where the model's own tokenizer puts BOS before the text. So for such models both say the same; for all others the
 harness's values hold one token more, under a context that the protocol does not have, and are no rows of this registry.
 A samples file does not say which kind the tokenizer is: whoever imports it must.
+
+What the harness does with BOS is a matter of its version and of its class of models, whatever the user says (read from the
+source of its releases 0.4.0 to 0.4.13, models/huggingface.py, vllm_causallms.py and sglang_causallms.py):
+
+- Up to 0.4.2 the token before a text is EOS (vLLM: up to 0.4.3). `lm_eval_version` is in results files since 0.4.9, what the
+  tokenizer is since 0.4.3.
+- From 0.4.3 on it is BOS, and the text is encoded without special tokens, unless ``add_bos_token`` is set. For Gemma (by
+  model_type; vLLM and SGLang: by name) the harness sets it: BOS comes twice, and the second one is scored.
+- From 0.4.9.2 on (but for SGLang) the text is encoded as the tokenizer's default is, so that a tokenizer that puts BOS
+  puts a second one, which is scored. Only ``add_bos_token=False`` prevents that.
+
+A text of more tokens than the window is scored in windows, the later ones without their context; its value is no row's.
 """
 
 from __future__ import annotations
@@ -14,6 +26,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +48,25 @@ _QUANTISED = re.compile(r"load_in_[48]bit|gptq|awq|bnb|gguf", re.IGNORECASE)
 _DEPTH = 4  # a response in lists of one
 _ADVICE = "score the texts with output_type: loglikelihood_rolling"
 
-# Model arguments under which the values mean something else than the protocol, and why.
+# Model arguments that change what the values are of, and why.
 _REFUSED_ARGUMENTS = {
-    "add_bos_token=True": "BOS itself was scored, too",
-    "prefix_token_id=": "another token was put before the texts",
-    "peft=": "an adapter was laid over the model",
-    "delta=": "differences were added to the model's weights",
+    "prefix_token_id": "another token was put before the texts",
+    "custom_prefix_token_id": "another token was put before the texts",
+    "peft": "an adapter was laid over the model",
+    "lora_local_path": "an adapter was laid over the model",
+    "delta": "differences were added to the model's weights",
+    "steer_path": "the model was steered",
+    "subfolder": "the weights are of a folder inside the repository, which the row could not say",
+    "gguf_file": "the weights are of one of the repository's files, which the row could not say",
+    "mixed_precision_dtype": "its arithmetic was not of its weights' dtype",
 }
+_TRANSFORMERS, _VLLM, _SGLANG = ("hf", "hf-auto", "huggingface"), ("vllm",), ("sglang",)
+_SPARE_TOKENS = 2  # of the window, that vLLM and SGLang do not use for a text: one or two, by version
+_Version = tuple[int, ...]
+_EOS_UNTIL: dict[str, _Version] = {"vllm": (0, 4, 3)}  # the last version with EOS before a text, where not this one:
+_EOS_UNTIL_ELSE: _Version = (0, 4, 2)
+_DEFAULT_TOKENS: _Version = (0, 4, 9, 2)  # the first version that encodes texts as the tokenizer does by default
+_GEMMA_BOS = ["<bos>", "2"]  # what a Gemma model is known by where its name does not say it
 
 
 def import_lm_eval(
@@ -95,25 +120,45 @@ def import_lm_eval(
         if not isinstance(results, dict) or not isinstance(results.get("config", {}), dict):
             raise InputError(f"{path}: expected the JSON object of an lm-eval run, with config")
     name = str(samples[0])
-    _check_protocol(results, bos, name)
+    arguments = _arguments(results)
+    _check_protocol(results, arguments, bos, name)
+    window = _window(results, arguments, name)
     contents = [read_bounded(path) for path in samples]  # kept for the origin's hash
     values, num_strange = _values(registry, list(zip(map(str, samples), contents, strict=True)))
-    quantised = _QUANTISED.search(_arguments(results))
+    # A text has at most as many tokens as bytes, and perhaps one for a space that is put before it.
+    maybe_windowed = ~np.isnan(values) & (registry.text_index.bytes_per_text + 1 > window)
+    values[maybe_windowed] = np.nan
+    if np.isnan(values).all():
+        raise InputError(
+            f"{name}: no text is sure to have fitted into the run's window of {window:,} tokens, all have more bytes; texts "
+            "that do not fit are scored in windows, which this registry's protocol leaves out: use llreg add"
+        )
+    quantised = _QUANTISED.search(",".join(f"{key}={value}" for key, value in arguments.items() if value is not False))
     if quantization is None and quantised:  # how exactly is not in the arguments
         raise InputError(
             f"{name}: the model was quantised ({quantised[0]}); say how with --quantization, for example bnb:nf4"
         )
-    measurement = _measurement(results, values, name, model, dtype, quantization)
+    measurement = _measurement(results, arguments, values, name, model, dtype, quantization)
+    if maybe_windowed.any():
+        measurement = replace(
+            measurement, provenance={**measurement.provenance, "maybe_windowed": int(maybe_windowed.sum())}
+        )
     origin = Origin.of("lm-eval", samples[0], b"".join(contents))
     result = import_rows(registry, [measurement], origin, dry_run=dry_run, progress=progress)
-    result.notes.extend(_notes(registry, results, values, num_strange))
+    if num_strange:
+        result.notes.append(f"{num_strange:,} samples are of texts that this registry has not; they were left out")
+    if maybe_windowed.any():
+        result.notes.append(
+            f"{int(maybe_windowed.sum()):,} texts were left out: they have more bytes than the run's window of {window:,} has "
+            "tokens, and lm-eval scores in windows what does not fit; its files do not count tokens: use llreg add for all texts"
+        )
     return result
 
 
 # The results file
 
 
-def _check_protocol(results: Mapping[str, Any], bos: bool, name: str) -> None:
+def _check_protocol(results: Mapping[str, Any], arguments: Mapping[str, Any], bos: bool, name: str) -> None:
     """Refuse values that the registry's protocol does not mean."""
     if not bos:
         raise InputError(
@@ -122,26 +167,89 @@ def _check_protocol(results: Mapping[str, Any], bos: bool, name: str) -> None:
             "Llama's and Mistral's do), say --bos; if not (as GPT-2's, GPT-NeoX's and Qwen's), the values are not "
             "comparable with rows here: use llreg add"
         )
+    if not results:
+        raise InputError(
+            f"{name}: expected the run's results_*.json beside it, or named as well: it says which version of lm-eval put "
+            "which token before the texts, and how long its window was"
+        )
+    for argument, why in _REFUSED_ARGUMENTS.items():
+        if arguments.get(argument) is not None and arguments[argument] is not False:  # a token's id may be 0
+            raise InputError(f"{name}: the model was run with {argument}: {why}; use llreg add")
+    tokenizer = arguments.get("tokenizer")
+    if tokenizer not in (None, arguments.get("pretrained")):
+        raise InputError(f"{name}: the model was run with tokenizer={tokenizer}, another's; use llreg add")
     # The results file may say that there is no BOS, whatever the user says.
     token = results.get("tokenizer_bos_token")
     if isinstance(token, list) and token and token[0] in (None, "None", ""):
         raise InputError(f"{name}: --bos: by the results file the tokenizer has no BOS token; use llreg add")
-    arguments = _arguments(results)
-    for argument, why in _REFUSED_ARGUMENTS.items():
-        if argument in arguments:
-            raise InputError(f"{name}: the model was run with {argument.rstrip('=')}: {why}; use llreg add")
+
+    # Which token came before the texts.
+    kind = results.get("config", {}).get("model")
+    if kind not in (*_TRANSFORMERS, *_VLLM, *_SGLANG):
+        raise InputError(
+            f"{name}: which token lm-eval's model class {str(kind)[:40]!r} puts before a text is not known; known are "
+            f"{', '.join((*_TRANSFORMERS, *_VLLM, *_SGLANG))}; use llreg add"
+        )
+    version = _version(results)
+    stated = results.get("lm_eval_version") or "before 0.4.9, for its results file does not say"
+    if version <= _EOS_UNTIL.get(kind, _EOS_UNTIL_ELSE):
+        raise InputError(
+            f"{name}: --bos: up to {'.'.join(map(str, _EOS_UNTIL.get(kind, _EOS_UNTIL_ELSE)))} lm-eval ({stated}) puts EOS before "
+            "every text, not BOS; run a newer one, or use llreg add"
+        )
+    # Whether BOS came twice, so that the second one was scored.
+    add_bos = arguments.get("add_bos_token")
+    if kind not in _SGLANG and version >= _DEFAULT_TOKENS:
+        if add_bos is None:
+            raise InputError(
+                f"{name}: this version of lm-eval ({stated}) puts BOS before a text and lets the tokenizer put another, which "
+                "is scored; run it with --model_args …,add_bos_token=False, or use llreg add"
+            )
+    elif "gemma" in str(arguments.get("pretrained")).lower() or token == _GEMMA_BOS:
+        raise InputError(
+            f"{name}: BOS itself was scored, for lm-eval {stated} sets add_bos_token for Gemma models, whatever model_args "
+            f"say; run {'.'.join(map(str, _DEFAULT_TOKENS))} or newer with hf or vllm and add_bos_token=False, or use llreg add"
+        )
+    if add_bos:
+        raise InputError(f"{name}: the model was run with add_bos_token: BOS itself was scored, too; use llreg add")
 
 
-def _arguments(results: Mapping[str, Any]) -> str:
-    """The run's model arguments as key=value pairs, whichever way its version wrote them."""
-    arguments = results.get("config", {}).get("model_args") or ""
-    if isinstance(arguments, dict):
-        return ",".join(f"{key}={value}" for key, value in arguments.items() if value is not None)
-    return str(arguments)
+def _version(results: Mapping[str, Any]) -> _Version:
+    """The harness's version; of those that did not state it yet, the first one that results of this form are from."""
+    stated = re.match(r"\d+(\.\d+)+", str(results.get("lm_eval_version")))
+    if stated:
+        return tuple(map(int, stated[0].split(".")))
+    return (0, 4, 3) if "tokenizer_bos_token" in results else (0, 4, 0)
+
+
+def _window(results: Mapping[str, Any], arguments: Mapping[str, Any], name: str) -> int:
+    """The most tokens of a text that the harness scored at once."""
+    window = results.get("max_length") or arguments.get("max_length")
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise InputError(
+            f"{name}: the run's window is not in its results file (max_length); texts that do not fit it are scored in "
+            "windows, and which these are cannot be told: use llreg add"
+        )
+    return window if results["config"]["model"] in _TRANSFORMERS else window - _SPARE_TOKENS
+
+
+def _arguments(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's model arguments by name, whichever way its version wrote them; True, False and integers as such."""
+    arguments = results.get("config", {}).get("model_args") or {}
+    if not isinstance(arguments, dict):
+        pairs = (pair.partition("=") for pair in str(arguments).split(","))
+        arguments = {key.strip(): value.strip() for key, _, value in pairs}
+    words: dict[Any, Any] = {"true": True, "false": False, "none": None, "": None}
+    plain = {}
+    for key, value in arguments.items():
+        text = str(value).lower()
+        plain[str(key)] = words.get(text, int(text) if re.fullmatch(r"\d{1,18}", text) else value)
+    return plain
 
 
 def _measurement(
     results: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     values: NDArray[np.float64],
     name: str,
     model: str | None,
@@ -153,8 +261,7 @@ def _measurement(
     if not model:
         model = results.get("model_name")
         if not isinstance(model, str) or not model:
-            pretrained = re.search(r"(?:^|,)pretrained=([^,]+)", _arguments(results))
-            model = pretrained[1] if pretrained else ""
+            model = str(arguments.get("pretrained") or "")
         if not is_name(model):
             raise InputError(f"{name}: the model's name is not known ({model[:100]!r} is none); give it with --model")
     if not dtype:
@@ -238,21 +345,3 @@ def _samples(data: bytes, name: str) -> Iterator[tuple[str, str, float]]:
                 f"{location}: expected one log-likelihood in filtered_resps; got {str(response)[:80]!r}; {_ADVICE}"
             )
         yield location, text, value
-
-
-def _notes(registry: Contents, results: Mapping[str, Any], values: NDArray[np.float64], num_strange: int) -> list[str]:
-    notes = []
-    if num_strange:
-        notes.append(f"{num_strange:,} samples are of texts that this registry has not; they were left out")
-    if not results:
-        notes.append("no results_*.json was given: commit, context length and version of lm-eval are not known")
-    context = results.get("max_length")
-    num_bytes = registry.text_index.bytes_per_text[~np.isnan(values)]
-    # A text has at most as many tokens as bytes: those that may not have fitted into the context.
-    num_long = int((num_bytes > context).sum()) if isinstance(context, int) else 0
-    if num_long:
-        notes.append(
-            f"{num_long:,} texts have more bytes than the model's context of {context:,} has tokens: where they have more "
-            "tokens, too, lm-eval scored them in windows, which this registry's protocol leaves NaN"
-        )
-    return notes

@@ -53,10 +53,10 @@ def read_parquet(data: bytes, name: str) -> Table:
             raise InputError(f"{name}: expected a list of numbers a model in {VALUES}; got {kind}")
         values = [_floats(cell.values, f"{name}: {VALUES}") for cell in table[VALUES]]
         return Table(models, values, texts, about, stamp)
-    columns, texts = text_columns(titles)
+    columns = text_columns(titles)
     vectors = [_floats(table[k].combine_chunks(), f"{name}: column {titles[k][:60]}") for k in columns]
     matrix = np.stack(vectors, axis=1) if vectors else np.empty((len(models), 0))  # (n_models, n_texts)
-    return Table(models, list(matrix), texts, about, stamp)
+    return Table(models, list(matrix), None, about, stamp, [titles[k] for k in columns])
 
 
 def _read_table(data: bytes, name: str) -> Any:

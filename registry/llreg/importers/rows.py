@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from llreg import atomic, settings
 from llreg._version import __version__
 from llreg.importers.measurement import Measurement, Origin, make_declared
+from llreg.importers.precision import value_precision
 from llreg.names import is_name
 from llreg.store.rowfile import Row, row_path, to_zip
 from llreg_schemas import Identity, RowRecord, check, row_digest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 QUANTILE = 0.02  # of all values: the clip threshold of Oyama et al. 2025 (arXiv 2502.16173)
 _ORDER_TEXTS = 100  # below that many texts, sizes and values may be unrelated by chance
 _ORDER_CORRELATION = 0.1
+_ROUNDING = 0.01  # nats a text: less than any 16-bit arithmetic puts there
 
 
 @dataclass(frozen=True)
@@ -235,9 +237,10 @@ def _make_rows(
             row_digest(identity.to_json(), values, num_tokens),
         )
         check("row", record.to_json(), each.location)
-        row = Row(record, values, num_tokens)
-        registry.check_row(row, each.location)
-        rows.append(row)
+        registry.check_row(Row(record, values, num_tokens), each.location)
+        value_dtype, rounding = value_precision(matrix[k])
+        precision = {"value_dtype": value_dtype, "value_rounding": float(f"{rounding:.3g}")}
+        rows.append(Row(replace(record, provenance={**record.provenance, **precision}), values, num_tokens))
     return rows
 
 
@@ -266,6 +269,14 @@ def _notes(
         notes.append(
             f"of {len(doubled):,} of these models there are other rows here, too, as of {min(doubled)}; name such rows by "
             "their ids"
+        )
+    coarse = [row.record.provenance for row in new if row.record.provenance["value_rounding"] > _ROUNDING]
+    if coarse:
+        worst = max(coarse, key=lambda provenance: float(provenance["value_rounding"]))
+        kind = f" ({worst['value_dtype']})" if worst["value_dtype"] != "float32" else ""
+        notes.append(
+            f"the values of {len(coarse):,} rows were rounded before they came{kind}: an error of up to "
+            f"{worst['value_rounding']:.2g} nats a text, which noise floors count; import them in full precision if you can"
         )
     correlation = _size_correlation(matrix, registry.text_index.bytes_per_text)
     if correlation is not None and correlation < _ORDER_CORRELATION:

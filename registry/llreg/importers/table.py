@@ -40,11 +40,13 @@ class Table:
     values : sequence of array
         One a model, of shape (n_texts,), nats.
     texts : sequence of str or None
-        Index or sha256 of the text of each value; None where they are in the registry's order.
+        Index or sha256 of the text of each value; None where they are in the registry's order, or have titles.
     about : mapping of str to sequence
         Columns of `ABOUT`, one entry a model.
     stamp : mapping of str to str
         Of `STAMP`, where the file says it: ids, perhaps cut short, and "raw" or "view".
+    titles : sequence of str or None
+        Of the columns of values, where each is a column; what they say of texts, `llreg.importers.titles` reads.
     """
 
     models: Sequence[str]
@@ -52,6 +54,7 @@ class Table:
     texts: Sequence[str] | None
     about: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     stamp: Mapping[str, str] = field(default_factory=dict)
+    titles: Sequence[str] | None = None
 
     def cell(self, column: str, k: int) -> Any:
         """What a column of `ABOUT` says of model `k`; None where it says nothing."""
@@ -75,18 +78,8 @@ class Format:
     help: str
 
 
-def text_columns(titles: Sequence[str]) -> tuple[list[int], list[str] | None]:
-    """Which columns hold values, and the texts that their titles name, if they do.
-
-    Those titled ``t`` and an index, as in an export of llreg; else all that say nothing else, titled with texts' sha256s
-    or with all numbers from 0, or with anything, in the registry's order.
-    """
-    exported = [k for k, title in enumerate(titles) if re.fullmatch(r"t\d+", title)]
-    if exported:
-        return exported, [titles[k][1:] for k in exported]
+def text_columns(titles: Sequence[str]) -> list[int]:
+    """Which columns hold values: those titled ``t`` and an index, as in an export of llreg, or else all that say nothing else."""
     about = {*MODEL, *ABOUT, *STAMP}
-    columns = [k for k, title in enumerate(titles) if title.lower() not in about]
-    texts = [titles[k].lower() for k in columns]
-    by_hash = all(SHA256.fullmatch(text) for text in texts)
-    by_index = sorted(texts) == sorted(map(str, range(len(texts))))
-    return columns, texts if texts and (by_hash or by_index) else None
+    exported = [k for k, title in enumerate(titles) if re.fullmatch(r"t\d+", title)]
+    return exported or [k for k, title in enumerate(titles) if title.lower() not in about]

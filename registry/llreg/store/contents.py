@@ -352,7 +352,7 @@ class Contents:
 
     def replicates(self, identity: Identity) -> list[RowRecord]:
         """Accepted rows with this identity: the same measurement, made more than once."""
-        return [record for record in self.records() if record.identity.id == identity.id]
+        return [record for record in self.records() if record.identity.is_replicate_of(identity)]
 
     def row(self, name: str) -> Row:
         """One row with its values; `name` as in `find`."""

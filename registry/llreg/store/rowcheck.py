@@ -93,6 +93,16 @@ def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: 
             field=f"provenance.tokens{suffix}",
         )
     check_left_out(provenance, suffix, int(missing.sum()), "as many as are NaN", label)
+    # What a row says of its own error widens what passes for equal to it: no more than bfloat16 or whole numbers have.
+    rounding = provenance.get("value_rounding")
+    if rounding and not suffix:
+        step = 1.01 * max(1.0, 2.0**-7 * float(np.sqrt(np.nanmean(values.astype(np.float64) ** 2))))
+        if rounding > step / np.sqrt(12):
+            raise InvalidFileError(
+                label,
+                f"expected at most {step / np.sqrt(12):.3g} nats, as of whole nats or bfloat16 at this size; got {rounding}",
+                field="provenance.value_rounding",
+            )
 
 
 def refuse(wrong: NDArray[np.bool_], label: str, field: str, expected: str, values: NDArray[Any]) -> None:

@@ -102,3 +102,26 @@ def test_robust_z_is_the_ordinary_one_of_a_normal_sample() -> None:
     known = np.random.default_rng(0).normal(3, 2, 100_000)
     assert robust_z(np.array([3.0, 5.0]), known) == pytest.approx([0, 1], abs=0.03)
     assert np.isnan(robust_z(np.array([3.0]), known[:19])).all()
+
+
+@pytest.mark.parametrize("revision", [None, "c" * 40])
+def test_imports_that_say_no_revision_are_no_replicates(
+    revision: str | None, crowd: Registry, make_row: MakeRow
+) -> None:
+    """Of one name and nothing more, they may be of other weights: their difference is no noise, and no fault."""
+    over: dict[str, Any] = {"source": "imported", "revision": revision}
+    sizes = crowd.text_index.bytes_per_text
+    one, other = (
+        make_row(crowd, "org/same", k, log_likelihood=-sizes * (0.7 + 0.02 * np.sin(k + np.arange(6))), **over)
+        for k in range(2)
+    )
+    write_row(crowd.path, one)
+    told = _judged(crowd, other)
+    replicates = Registry(crowd.path).replicates(other.record.identity)
+    if revision is None:
+        assert "attention: of org/same without a revision, as org/same@" in told
+        assert "refused" not in told
+        assert replicates == []
+    else:
+        assert "refused: it claims the identity of org/same@" in told
+        assert len(replicates) == 2

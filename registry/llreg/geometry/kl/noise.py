@@ -37,11 +37,14 @@ def noise_variances(
     -------
     float64 array of shape (n_models,), nats**2
         It depends on the dtype, and grows with the number of tokens, as that of a sum does. Of imported rows, whose
-        tokens are not known, as of texts of 300 tokens.
+        tokens are not known, as of texts of 300 tokens, and with the error by which their values were rounded before they
+        came (provenance `value_rounding`): in float16 0.3 nats on a text of -1,500.
     """
     tokens = np.array([float(record.provenance.get(f"tokens{suffix}") or 0) for record in records])
     per_text = np.where(tokens > 0, np.maximum(tokens / np.maximum(num_scored, 1), 1.0), _RMS_TOKENS)
-    return text_variances([record.identity.weight_dtype for record in records], per_text)
+    rounding = np.array([float(record.provenance.get("value_rounding") or 0) for record in records])
+    arithmetic = text_variances([record.identity.weight_dtype for record in records], per_text)
+    return np.asarray(arithmetic + rounding**2)
 
 
 def text_variances(dtypes: Sequence[str], num_tokens: NDArray[np.floating]) -> NDArray[np.float64]:

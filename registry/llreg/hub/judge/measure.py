@@ -141,10 +141,10 @@ def measure(new: Rows, population: Population) -> list[Measured]:
         bases = sorted(nearest_of_model[model] for model in declared & nearest_of_model.keys())
         # The same model measured otherwise: other dtype, quantisation, file or revision.
         same_model = [k for k in comparable if records[k].identity.name == identity.name]
-        siblings = [k for k in same_model if records[k].identity.id != identity.id][:NEAREST]
+        siblings = [k for k in same_model if not records[k].identity.is_replicate_of(identity)][:NEAREST]
         # The same model measured in the same way. Those that share too few texts have no distance; nor has the row itself.
         same_identity = [
-            k for k, row in enumerate(records) if row.identity.id == identity.id and row.digest != record.digest
+            k for k, row in enumerate(records) if row.identity.is_replicate_of(identity) and row.digest != record.digest
         ]
         replicates = [k for k in comparable if k in same_identity][-REPLICATES:]
         replicates += [k for k in same_identity if np.isnan(bits_of_row[k])][:REPLICATES]

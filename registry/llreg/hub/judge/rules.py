@@ -69,6 +69,11 @@ def _judge_record(record: RowRecord, population: Population) -> Iterator[tuple[L
         )
     if identity.source == "imported":
         yield "note", "imported: its values come from elsewhere and cannot be recomputed"
+    # No replicates: whether their weights are the same is not known, so their difference is no noise.
+    alike = [row.row_id for row in population.records if row.identity.id == identity.id and row.digest != record.digest]
+    if alike and not identity.is_pinned:
+        message = f"of {identity.name} without a revision, as {alike[0]} is: whether both are of the same weights is not known"
+        yield "attention", f"{message}; that name then means two rows"
     if identity.source == "local":
         yield "note", "scored from local files: only who has them can score it again"
     if record.provenance.get("trust_remote_code"):
