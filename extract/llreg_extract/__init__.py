@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llreg_extract.scoring.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
     from llreg_extract.scoring.reference import reference_scores
     from llreg_extract.scoring.scores import Batch, Scores, Status, iter_scores, score
-    from llreg_extract.source import Adapter, Source
+    from llreg_extract.source import Adapter, Source, suggest_name
 
 __all__ = [
     "Adapter",
@@ -67,6 +67,7 @@ __all__ = [
     "revisions",
     "score",
     "score_pairs",
+    "suggest_name",
     "tokenise",
     "tokenise_pairs",
 ]
@@ -86,7 +87,7 @@ _NAMES = {
     "scoring.pairs": ("encode_pairs", "prompt_provenance", "score_pairs", "tokenise_pairs"),
     "scoring.reference": ("reference_scores",),
     "scoring.scores": ("Batch", "Scores", "Status", "iter_scores", "score"),
-    "source": ("Adapter", "Source"),
+    "source": ("Adapter", "Source", "suggest_name"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

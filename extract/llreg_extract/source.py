@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from llreg_schemas.errors import InputError
@@ -15,6 +16,14 @@ Kind = Literal["hub", "local"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _FILE = re.compile(r"(?!.*(^|/)\.\.(/|$))[A-Za-z0-9][A-Za-z0-9._ +=@/-]*")
 _NAME_LENGTH, _FILE_LENGTH = 200, 300
+
+# Words that say which part or step of a run something is, what format it has, or just that it is a model.
+_ROLES = re.compile(
+    "adapters?|base|best|bf|bit|checkpoints?|ckpts?|converted|end|epochs?|export|final|finetuned?|fp?|full|gguf|ggml|global|hf|"
+    "huggingface|init|initial|int|iq|iters?|iteration|k|l|last|latest|m|merged?|models?|new|old|outputs?|out|pytorch|q|results?|"
+    "runs?|s|safetensors|saved?|snapshots?|start|steps?|temp|test|tmp|train|trained|trainer|training|transformers|tuned|v|"
+    "weights|xs|xxs"
+)
 
 # What weights can be packed to when they are loaded, and how a row names it.
 QUANTIZATIONS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
@@ -135,6 +144,36 @@ def local_name(stem: str, name: str | None) -> str:
     if not valid:
         raise InputError(f"no model name can be made of {stem!r}: give one with --name")
     return valid
+
+
+def suggest_name(source: Source) -> str | None:
+    """A name to suggest for a local model whose own could be any run's; None where it could not, or is the user's.
+
+    A name that says only which step or part of a run it is, as checkpoint-500, final_model or ggml-model-q4_0, is that of
+    many models. The folders around it say more: sft-a-checkpoint-500.
+    """
+    adapter = source.adapter
+    kind, location = (adapter.kind, adapter.location) if adapter else (source.kind, source.location)
+    if kind != "local" or not _is_generic(source.name):
+        return None
+    path = Path(location)
+    # The file of a GGUF, or the folder itself, has this name unless the user gave it.
+    is_file = source.file is not None and adapter is None
+    if local_name(Path(source.file or "").stem if is_file else path.name, None) != source.name:
+        return None
+    parts = [source.name]
+    for folder in [path, *path.parents] if is_file else path.parents:
+        if folder.name:
+            parts.insert(0, folder.name)
+            if not _is_generic(folder.name):
+                break
+    return local_name("-".join(parts), None) if len(parts) > 1 else f"run-{source.name}"
+
+
+def _is_generic(name: str) -> bool:
+    words = re.findall("[a-z]+|[0-9]+", name.lower())
+    is_commit = re.fullmatch("[0-9a-f]{40}", name) is not None  # a folder of the Hub client's cache
+    return is_commit or all(word.isdigit() or _ROLES.fullmatch(word) for word in words)
 
 
 def check_file_name(file: str) -> None:

@@ -1,4 +1,4 @@
-"""Names of models, text sets and registries: ``name`` or ``org/name``, as ``row.schema.json`` and the Hub have them."""
+"""Names: of models, text sets and registries, as ``row.schema.json`` and the Hub have them; and of files that are no part of one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def valid_name(text: str) -> str:
     """The valid name nearest to `text`, without an organisation: letters, digits, ".", "_" and "-"."""
     name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in text)
     return name.lstrip("._-")[:_SUGGESTED_LENGTH] or "unnamed"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or directory is none of ours: macOS writes ._NAME beside NAME on foreign disks, and .DS_Store."""
+    return name.startswith(".")
 
 
 def check_name(name: str) -> str:

@@ -81,6 +81,11 @@ class Identity:
         """Whether it says which weights were measured: an imported row may know no revision, and another none either."""
         return self.revision is not None
 
+    @property
+    def weights(self) -> tuple[str | None, ...]:
+        """What tells the weights of rows of one name apart: commit or hash, and folder; not how they were packed or loaded."""
+        return self.revision, self.subfolder, self.adapter["revision"] if self.adapter else None
+
     def is_replicate_of(self, other: Identity) -> bool:
         """Whether two rows are one measurement made twice: one identity, which says of which weights."""
         return self.is_pinned and self.id == other.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from llreg.add.reporter import Reporter
+from llreg.add.request import read_requests
+from llreg.add.task import Task
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
 from llreg_schemas import Identity, RowRecord, row_digest
@@ -101,6 +104,29 @@ def test_row_is_complete_and_valid(
     assert sum(tokens for _, tokens, _ in recorder.starts) == recorder.advanced
     assert small_registry.validate() == []
     assert list((small_registry.path / ".llreg" / "runs").glob("*.journal")) == []
+
+
+def test_a_name_that_any_run_has(small_registry: Registry, toy_model: ToyModel, make_row: Any, tmp_path: Path) -> None:
+    """Told before a model is scored: its directory's name says nothing, or is the name of another model here."""
+    folder = tmp_path / "run-a" / "checkpoint-500"
+    shutil.copytree(toy_model(), folder)
+
+    def advice(model: Path, **options: Any) -> str | None:
+        return Task(small_registry, read_requests(small_registry, [str(model)], options)[0]).name_advice()
+
+    said = advice(folder)
+    assert said is not None
+    assert said.startswith("checkpoint-500 is a name that any run may have")
+    assert said.endswith("give it one of its own with --name, for example run-a-checkpoint-500")
+    assert advice(folder, name="mine") is None
+    assert advice(toy_model()) is None
+    write_row(small_registry.path, make_row(small_registry, "mine", source="local", revision="sha256:" + "1" * 64))
+    assert re.match(
+        "mine is the name of other weights here, too .*for example mine-", advice(folder, name="mine") or ""
+    )
+    recorder = Recorder()
+    small_registry.add([str(folder)], reporter=recorder, name="mine")
+    assert [note for note in recorder.notes if "other weights" in note]
 
 
 def test_values_are_those_of_the_plain_formula(small_registry: Registry, toy_model: ToyModel, toy_row: Row) -> None:

@@ -19,7 +19,7 @@ from llreg.store.annotations import (
     write_annotations,
 )
 from llreg.store.rowfile import Row, write_row
-from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
+from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 
 @pytest.fixture
@@ -115,3 +115,28 @@ def test_commands(filled: Registry, tmp_path: Path, cli: Cli) -> None:
     assert listed.out.splitlines()[0].endswith("ADDED             ARC")
     assert listed.out.splitlines()[1].endswith("1,5")
     assert cli("-r", filled.path, "annotate").out.splitlines()[1].split() == ["bench", "2", "arc"]
+
+
+def test_a_name_of_different_weights(filled: Registry, tmp_path: Path, make_row: MakeRow) -> None:
+    """Of two runs' checkpoint-500: a line by that name would be of both, and is refused; later ones are left out."""
+    weights = {"source": "local", "revision": "sha256:" + "1" * 64}
+    one = make_row(filled, "checkpoint-500", 5, **weights)
+    half = make_row(filled, "checkpoint-500", 6, **weights, weight_dtype="bfloat16")
+    for row in (one, half):
+        write_row(filled.path, row)
+    text = "model,arc\norg/m0,1\ncheckpoint-500,0.5\n"
+    filled.annotate(_csv(tmp_path / "a.csv", text))  # of both dtypes of one model
+    assert column_of(filled, "arc", filled.records())[-2:] == [0.5, 0.5]
+
+    other = make_row(filled, "checkpoint-500", 7, source="local", revision="sha256:" + "2" * 64)
+    write_row(filled.path, other)
+    with pytest.warns(LlregWarning, match="a: left out, checkpoint-500 is the name of rows of different weights"):
+        assert column_of(filled, "arc", filled.records())[-3:] == [None, None, None]
+    with pytest.raises(
+        InputError, match=r"a\.csv, line 3: checkpoint-500 is the name of rows of different weights: name one"
+    ):
+        filled.annotate(_csv(tmp_path / "a.csv", text), name="b")
+    assert annotation_names(filled) == ["a"]
+    filled.annotate(_csv(tmp_path / "a.csv", f"model,arc\n{other.record.row_id},0.5\n"))
+    assert annotations_of(filled, other.record) == {"a": {"arc": 0.5}}
+    assert annotations_of(filled, one.record) == {}

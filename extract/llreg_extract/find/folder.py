@@ -95,12 +95,12 @@ class LocalFolder:
         """Names of the files in its folder."""
         if not self.folder.is_dir():
             raise ModelNotFoundError(f"{self.path.name} has no folder {self.subfolder}: check the name")
-        return [entry.name for entry in self.folder.iterdir() if entry.is_file()]
+        return file_names(self.folder)
 
     @cached_property
     def root(self) -> list[str]:
         """Names of the files in the directory."""
-        return [entry.name for entry in self.path.iterdir() if entry.is_file()]
+        return file_names(self.path)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -134,6 +134,11 @@ class LocalFolder:
         """Open a file of its folder."""
         with (self.folder / file).open("rb") as stream:
             yield stream
+
+
+def file_names(directory: Path) -> list[str]:
+    """Names of the files in a directory, but for the ._NAME that macOS writes beside NAME on foreign disks."""
+    return [entry.name for entry in directory.iterdir() if entry.is_file() and not entry.name.startswith("._")]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def _look_up(
         try:
             task = Task(registry, request, gpus=gpus)
             tasks.append(task.present() or task)
+            if tasks[-1] is task and (advice := task.name_advice()):
+                report.note(advice)
         except (ModelError, InputError) as error:
             tasks.append(AddResult(request.model, "failed", None, str(error)))
     report.look_up(len(requests), len(requests))

@@ -131,6 +131,28 @@ class Task:
         records = registry.replicates(replace(identity, subset=None)) if identity.subset else []
         return records[-1] if records else None
 
+    def name_advice(self) -> str | None:
+        """What to say of a local model's name that other models have, too, or could have; None if nothing."""
+        identity, suggestion = self.identity, llreg_extract.suggest_name(self.source)
+        namesakes = [
+            record.row_id
+            for record in self.registry.records()
+            if record.identity.name == identity.name
+            and record.identity.is_pinned
+            and record.identity.weights != identity.weights
+        ]
+        revision = identity.adapter["revision"] if identity.adapter else identity.revision or ""
+        if namesakes and revision.startswith("sha256:"):
+            why = f"is the name of other weights here, too ({namesakes[0]})"
+        elif suggestion is not None:
+            why = "is a name that any run may have"
+        else:
+            return None
+        return (
+            f"{identity.name} {why}, and scores and annotations go by names: give it one of its own with --name, for example "
+            f"{suggestion or f'{identity.name}-{revision[-4:]}'}"
+        )
+
     def present(self) -> AddResult | None:
         """The result if its row is there already, unless it must be (partly) scored again."""
         record = self.present_record()

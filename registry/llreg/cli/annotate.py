@@ -26,9 +26,9 @@ _MODELS_NAMED = 5  # of those without a row
 def annotate(context: Context, /, table: Path | None, name: str | None, as_json: bool) -> None:
     """Join your own columns to the rows: scores, families, anything by model. Rows are not touched.
 
-    TABLE is a CSV or Parquet file with a column `model` (names, row ids or digests). `llreg info` shows what it says of a
-    row, `llreg ls --columns` lists it, and `llreg predict NAME` and `llreg map --scores NAME` take it by its name. Without
-    TABLE, the tables that are there are listed.
+    TABLE is a CSV or Parquet file with a column `model` (names, row ids or digests; a name of rows of different weights is
+    refused). `llreg info` shows what it says of a row, `llreg ls --columns` lists it, and `llreg predict NAME` and
+    `llreg map --scores NAME` take it by its name. Without TABLE, the tables that are there are listed.
     """
     registry = context.registry()
     if table is None:

@@ -138,7 +138,7 @@ def annotated_columns(registry: Contents, records: Sequence[RowRecord], reserved
     used = {*reserved, *STAMP, *_OTHERS, *_OF_TEXTS}
     columns = []
     for table in tables:
-        lines = table.lines_of(records)
+        lines = table.lines_of(registry, records)
         for title, cells in table.columns.items():
             is_free = title and counts[title] == 1 and title not in used and not _TEXT_COLUMN.fullmatch(title)
             name = _unused(title if is_free else f"{table.name}.{title}", used)

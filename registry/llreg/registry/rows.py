@@ -283,7 +283,8 @@ class RowVerbs(Contents):
         Raises
         ------
         InputError
-            If it is no table with a column of models, a model stands there twice, or two names differ only in case.
+            If it is no table with a column of models, a model stands there twice, two names differ only in case, or one is
+            the name of rows of different weights.
         StorageError
             If it cannot be written.
 

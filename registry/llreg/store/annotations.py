@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.atomic import write_atomic
 from llreg.store.layout import ANNOTATIONS, annotation_file
+from llreg.store.lookup import ambiguous_names
 from llreg.tables import MODEL_COLUMNS, read_table
 from llreg_schemas import RowRecord
-from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
+from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,12 +45,19 @@ class Annotations:
     columns: Mapping[str, list[Any]]
     models: list[str]
 
-    def lines_of(self, records: Sequence[RowRecord]) -> list[int | None]:
-        """The line about each row: that of its digest or id before that of its model; None where there is none."""
-        # The most specific first: a line about one row counts before one about its model.
+    def lines_of(self, registry: Contents, records: Sequence[RowRecord]) -> list[int | None]:
+        """The line about each row: that of its digest or id before that of its model; None where there is none.
+
+        A name whose rows are by now of different weights is none of them, with a warning.
+        """
         lines = {model: line for line, model in enumerate(self.models)}
-        keys_of_rows = ((record.digest, record.row_id, record.identity.name) for record in records)
-        return [next((lines[key] for key in keys if key in lines), None) for keys in keys_of_rows]
+        ambiguous = ambiguous_names(registry.records())
+        # The most specific first: a line about one row counts before one about its model.
+        keys_of_rows = [(record.digest, record.row_id, record.identity.name) for record in records]
+        keys = [next((key for key in keys if key in lines), None) for keys in keys_of_rows]
+        for name in sorted({key for key in keys if key in ambiguous}):
+            warnings.warn(f"{self.name}: left out, {_ambiguity(name, ambiguous[name])}", LlregWarning, stacklevel=3)
+        return [None if key is None or key in ambiguous else lines[key] for key in keys]
 
     def unknown(self, records: Sequence[RowRecord]) -> list[str]:
         """Models in the table that have no row."""
@@ -79,6 +88,11 @@ def annotate(registry: Contents, source: Any, *, name: str | None = None) -> Ann
         if first != line:
             clash = "stands there" if models[first] == model else f"differs only in case from {models[first]}"
             raise InputError(f"{table.origins[line]}: {model} {clash} ({table.origins[first]}); keep one of the two")
+    # Whatever it says of such a name, it says of one of its rows only.
+    ambiguous = ambiguous_names(registry.records())
+    for model, origin in zip(models, table.origins, strict=True):
+        if model in ambiguous:
+            raise InputError(f"{origin}: {_ambiguity(model, ambiguous[model])}")
     columns = {title: _typed(table.column(k)) for k, title in enumerate(table.header) if k != models_at}
     write_annotations(registry, name, to_table({_MODEL: models, **columns}))
     return read_annotation(registry, name)
@@ -179,7 +193,7 @@ def annotations_of(registry: Contents, record: RowRecord) -> dict[str, dict[str,
     """What the tables say of a row: column and value by table; values that are missing are left out."""
     annotations = {}
     for table in read_annotations(registry):
-        (line,) = table.lines_of([record])
+        (line,) = table.lines_of(registry, [record])
         if line is not None:
             values = {column: cells[line] for column, cells in table.columns.items()}
             annotations[table.name] = {column: value for column, value in values.items() if not _missing(value)}
@@ -205,7 +219,7 @@ def column_of(registry: Contents, name: str, records: Sequence[RowRecord]) -> li
     if len(matches) > 1:
         raise InputError(f"{name} is in {len(matches)} tables; name one: {', '.join(matches)}")
     table, column = columns[matches[0]]
-    values = [None if line is None else table.columns[column][line] for line in table.lines_of(records)]
+    values = [None if line is None else table.columns[column][line] for line in table.lines_of(registry, records)]
     return [None if _missing(value) else value for value in values]
 
 
@@ -231,6 +245,11 @@ def _typed(cells: Sequence[Any]) -> list[Any]:
         except ValueError:
             continue
     return texts
+
+
+def _ambiguity(name: str, row_ids: Sequence[str]) -> str:
+    shown = ", ".join(row_ids[:4]) + (", …" if len(row_ids) > 4 else "")
+    return f"{name} is the name of rows of different weights: name one by its id: {shown}"
 
 
 def _missing(value: Any) -> bool:

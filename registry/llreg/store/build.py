@@ -13,6 +13,7 @@ from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.card import make_card
 from llreg.store.columns import ROW_COLUMNS
+from llreg.store.folder import files_below
 from llreg.store.layout import CARD, STORE, TABLE
 from llreg.store.rowfile import Row, write_row
 from llreg.store.zarr_write import write_store
@@ -230,7 +231,7 @@ def differences(current: Path, fresh: Path) -> list[str]:
 
 def _bytes_below(path: Path) -> dict[Path, bytes]:
     """Content of a file, or of all files below a directory."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    files = [file for file in files_below(path) if file.is_file()] if path.is_dir() else [path]
     return {file.relative_to(path): file.read_bytes() for file in files}
 
 

@@ -131,7 +131,7 @@ def status(registry: Contents) -> dict[str, Any]:
         "build_current": not not_built and not to_leave_out and has_build,
         "not_built": not_built,
         "to_leave_out": to_leave_out,
-        "unfinished": len(list((registry.path / RUNS).glob("*.journal"))),
+        "unfinished": sum(name.endswith(".journal") for name in registry.folder.names(registry.path / RUNS)),
         "remote": remote,
     }
 

@@ -15,6 +15,22 @@ def find_records(records: Sequence[RowRecord], names: Sequence[str]) -> list[Row
     return [by_id[name] if name in by_id else find_record(records, name) for name in names]
 
 
+def ambiguous_names(records: Sequence[RowRecord]) -> dict[str, list[str]]:
+    """Names whose rows are of different weights, as checkpoint-500 of two training runs, and the ids of these rows.
+
+    Rows that differ in dtype, quantisation or text subset are of one model; so may be a row that was imported without a
+    revision.
+    """
+    rows: dict[str, list[str]] = {}
+    weights: dict[str, set[tuple[str | None, ...]]] = {}
+    for record in records:
+        identity = record.identity
+        rows.setdefault(identity.name, []).append(record.row_id)
+        if identity.is_pinned:
+            weights.setdefault(identity.name, set()).add(identity.weights)
+    return {name: rows[name] for name, kinds in weights.items() if len(kinds) > 1}
+
+
 def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
     """The one record that `name` means: a model or adapter name, a row id, or a digest prefix of 6 or more digits.
 

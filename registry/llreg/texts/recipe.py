@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from llreg.names import check_name, valid_name
+from llreg.names import check_name, is_hidden, valid_name
 from llreg_schemas import hash_json, parse, pretty_json
 from llreg_schemas.errors import InputError, InvalidFileError
 from llreg_schemas.records import FORMAT_VERSION
@@ -312,7 +312,7 @@ def recipe_for(
 def presets() -> dict[str, Recipe]:
     """The recipes that come with llreg, by name."""
     folder = resources.files("llreg.texts").joinpath("presets")
-    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
+    files = sorted(e.name for e in folder.iterdir() if e.name.endswith(".json") and not is_hidden(e.name))
     recipes = [read_recipe(folder.joinpath(file).read_bytes(), file) for file in files]
     return {recipe.name: recipe for recipe in recipes}
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from llreg import atomic
 from llreg.hub.client.repo import MAIN, Entry, Repo
+from llreg.names import is_hidden
 from llreg.store.layout import CONFIG
 from llreg_schemas.errors import HubNotFoundError, HubUnreachableError, LlregError
 
@@ -119,7 +120,9 @@ class HubFolder:
         return self.has(self._name(path))
 
     def _inside(self, directory: Path, which: int) -> list[str]:
-        return sorted(self._directories.get(self._name(directory), ([], []))[which])
+        return sorted(
+            name for name in self._directories.get(self._name(directory), ([], []))[which] if not is_hidden(name)
+        )
 
     # Of the Hub
 
@@ -134,7 +137,11 @@ class HubFolder:
 
     def files(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted."""
-        return sorted(name for name in self._entries if name.startswith(folder + "/"))
+        return sorted(
+            name
+            for name in self._entries
+            if name.startswith(folder + "/") and not any(map(is_hidden, name[len(folder) + 1 :].split("/")))
+        )
 
     def is_here(self, name: str) -> bool:
         """Whether a file was downloaded whole."""

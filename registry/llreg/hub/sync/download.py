@@ -15,6 +15,7 @@ from llreg.atomic import state_dir
 from llreg.hub.client.repo import Progress, Repo, same_content
 from llreg.hub.sync.sizes import check_size
 from llreg.hub.sync.state import RemoteState, check_document, intact_records, is_valid_document
+from llreg.names import is_hidden
 from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import PAIR_VARIABLES
 from llreg.store.contents import Contents, open_folder
@@ -176,7 +177,7 @@ def download_directory(root: Path, commit: str) -> Path:
     target = state_dir(root) / "pull" / commit
     with storage_errors(target):
         target.parent.mkdir(exist_ok=True)
-        for old in sorted(target.parent.iterdir()):
+        for old in sorted(path for path in target.parent.iterdir() if not is_hidden(path.name)):
             if not target.exists():
                 old.rename(target)
             elif old != target:

@@ -263,7 +263,7 @@ def tables_to_download(remote: RemoteState, root: Path, pin: Pin) -> list[str]:
 def tables_to_upload(remote: RemoteState, root: Path, pin: Pin) -> dict[str, Path]:
     """Tables that a push sends: those the commit lacks, and those changed here only."""
     tables = {}
-    for path in sorted((root / ANNOTATIONS).glob("*.parquet")):
+    for path in sorted(path for path in (root / ANNOTATIONS).glob("*.parquet") if is_table(path.name)):
         name = path.relative_to(root).as_posix()
         entry = remote.tables.get(name)
         if entry is None or (pin.tables.get(name) == entry.oid and not same_content(entry, path)):

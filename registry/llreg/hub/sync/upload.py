@@ -13,6 +13,7 @@ from llreg.hub.sync.state import ATTRIBUTES, RemoteState
 from llreg.store.build import store_attributes
 from llreg.store.card import make_card
 from llreg.store.contents import Contents
+from llreg.store.folder import files_below
 from llreg.store.layout import (
     BUILD,
     CARD,
@@ -246,7 +247,7 @@ def build_files(directory: Path, remote: RemoteState) -> tuple[dict[str, Path], 
     # One part is a directory, the others are files.
     for part in BUILD:
         root = directory / part
-        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        for path in sorted(files_below(root)) if root.is_dir() else [root]:
             if path.is_file():
                 files[path.relative_to(directory).as_posix()] = path
     entries = {**remote.store, **{name: entry for name, entry in remote.root.items() if not entry.is_folder}}
