@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -21,8 +22,29 @@ _SCALARS = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {
 _STRING, _ARRAY = 8, 9
 _MAX_COUNT = 1 << 24  # entries of a list; real vocabularies stay below 2^19
 _MAX_STRING = 1 << 24  # bytes; chat templates take some 10^4
+_MAX_DIMENSIONS = 8  # of a tensor; ggml has 4
 _MAX_BASES = 32
+_ALIGNMENT = 32  # bytes, where general.alignment says nothing else
 _REPO_URL = re.compile(r"https://huggingface\.co/([^/?#]+/[^/?#]+)/?")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies in a GGUF file.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        As numpy has it: the dimension that moves fastest is last.
+    kind : int
+        GGML type.
+    offset : int
+        From the beginning of the data, in bytes.
+    """
+
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -32,16 +54,24 @@ class GGUFHeader:
     Attributes
     ----------
     metadata : dict
-        Scalars and strings by key; arrays are left out.
-    num_parameters : int
-        Elements of all tensors.
-    tensor_type : int
-        GGML type of most of the elements.
+        Scalars and strings by key.
+    arrays : dict
+        Lists by key; empty unless they were asked for.
+    tensors : dict
+        Tensors by name, in the file's order.
+    data_start : int
+        Where the tensors' data begin in the file.
     """
 
-    metadata: dict[str, Any]
-    num_parameters: int
-    tensor_type: int
+    metadata: Mapping[str, Any]
+    arrays: Mapping[str, list[Any]]
+    tensors: Mapping[str, TensorEntry]
+    data_start: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     @property
     def architecture(self) -> str | None:
@@ -69,18 +99,31 @@ class GGUFHeader:
         """Type of the weights, as "gguf:Q4_K_M"; None for float32."""
         from gguf import GGMLQuantizationType, LlamaFileType
 
+        elements: Counter[int] = Counter()
+        for tensor in self.tensors.values():
+            elements[tensor.kind] += math.prod(tensor.shape)
+        prevailing = elements.most_common(1)[0][0] if elements else 0
         try:
             label = LlamaFileType(self.metadata["general.file_type"]).name.removeprefix("MOSTLY_")
         except (KeyError, ValueError):
             try:
-                label = GGMLQuantizationType(self.tensor_type).name
+                label = GGMLQuantizationType(prevailing).name
             except ValueError:
-                label = f"type-{self.tensor_type}"
+                label = f"type-{prevailing}"
         return None if label in ("ALL_F32", "F32") else f"gguf:{label}"
 
 
-def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
+def read_gguf_header(stream: BinaryIO, name: str, *, arrays: bool = False) -> GGUFHeader:
     """Read the header at the start of `stream`.
+
+    Parameters
+    ----------
+    stream : file
+        Open for reading, at its beginning.
+    name : str
+        The model, for messages.
+    arrays : bool
+        Whether the metadata's lists are wanted, which the vocabulary is among.
 
     Raises
     ------
@@ -95,21 +138,30 @@ def read_gguf_header(stream: BinaryIO, name: str) -> GGUFHeader:
             raise _bad(name, f"version {version}, expected 2 or 3 in little-endian order")
         num_tensors, num_entries = _count(stream), _count(stream)
         # Layout: magic, version, counts; then keys and values; then name, shape, type and offset of each tensor.
-        metadata = {}
+        metadata, lists = {}, {}
         for _ in range(num_entries):
             key = _string(stream)
-            value = _value(stream, _number(stream, "<I"))
-            if value is not None:
+            value = _value(stream, _number(stream, "<I"), arrays)
+            if isinstance(value, list):
+                lists[key] = value
+            elif value is not None:
                 metadata[key] = value
-        elements: Counter[int] = Counter()  # by GGML type
+        tensors: dict[str, TensorEntry] = {}
         for _ in range(num_tensors):
-            _string(stream)
-            shape = [_number(stream, "<Q") for _ in range(_number(stream, "<I"))]
-            elements[_number(stream, "<I")] += math.prod(shape)
-            _number(stream, "<Q")  # offset
+            tensor, dimensions = _string(stream), _number(stream, "<I")
+            if dimensions > _MAX_DIMENSIONS:
+                raise _MalformedError(f"a tensor of {dimensions} dimensions")
+            shape = tuple(reversed([_number(stream, "<Q") for _ in range(dimensions)]))
+            if tensor in tensors:
+                raise _MalformedError(f"two tensors are called {tensor}")
+            tensors[tensor] = TensorEntry(shape, _number(stream, "<I"), _number(stream, "<Q"))
+        alignment = metadata.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
+            raise _MalformedError(f"general.alignment is {alignment}")
+        data_start = -(-stream.tell() // alignment) * alignment
     except (struct.error, UnicodeDecodeError, _MalformedError) as error:
         raise _bad(name, str(error)) from error
-    return GGUFHeader(metadata, elements.total(), elements.most_common(1)[0][0] if elements else 0)
+    return GGUFHeader(metadata, lists, tensors, data_start)
 
 
 class _MalformedError(Exception):
@@ -141,8 +193,8 @@ def _string(stream: BinaryIO) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _value(stream: BinaryIO, kind: int) -> Any:
-    """One value of a type; None for an array, which is skipped."""
+def _value(stream: BinaryIO, kind: int, arrays: bool) -> Any:
+    """One value of a type; None for an array where arrays are not wanted."""
     if kind == _STRING:
         return _string(stream)
     if kind in _SCALARS:
@@ -151,10 +203,9 @@ def _value(stream: BinaryIO, kind: int) -> Any:
         raise _MalformedError(f"value type {kind}")
     item, count = _number(stream, "<I"), _count(stream)
     if item in _SCALARS:
-        stream.read(count * struct.calcsize(_SCALARS[item]))
-    elif item == _ARRAY:
+        data = stream.read(count * struct.calcsize(_SCALARS[item]))
+        return list(struct.unpack(f"<{count}{_SCALARS[item][1]}", data)) if arrays else None
+    if item == _ARRAY:
         raise _MalformedError("an array of arrays")
-    else:
-        for _ in range(count):
-            _string(stream)
-    return None
+    strings = [_string(stream) for _ in range(count)]
+    return strings if arrays else None

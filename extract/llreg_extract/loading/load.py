@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llreg_extract.files.checkpoint import TOKENIZER_FILES, check_tokenizer, matching
 from llreg_extract.files.config import context_length
+from llreg_extract.files.gguf_file import open_gguf
 from llreg_extract.files.hub import adapter_folder, download
 from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require, require_for_model
 from llreg_extract.loading.adapter import lay_over
 from llreg_extract.loading.device import choose, device_name
+from llreg_extract.loading.gguf import load_module
+from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
 from llreg_extract.loading.quantization import chatter_withheld, finish, loading_config, packages
 from llreg_extract.loading.selfcheck import prepare
 from llreg_extract.model import Model
@@ -156,9 +158,8 @@ def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterat
             if source.file is None:
                 yield folder / (source.subfolder or ""), options
                 return
-            # transformers also reads config and tokenizer files that lie beside a GGUF, which its hash does not cover.
-            with _links({"model.gguf": folder / source.file}) as alone:
-                yield alone, {**options, "gguf_file": "model.gguf"}
+            # Nothing that lies beside a GGUF counts: its hash does not cover it.
+            yield folder, {**options, "gguf": open_gguf(folder / source.file, source.name)}
     except LlregError:
         raise
     except Exception as error:
@@ -205,7 +206,9 @@ def _read_tokenizer(source: Source, folder: Path, weights: Path, options: Mappin
 def _tokenizer_from(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    if "gguf_file" not in options and not options["trust_remote_code"]:
+    if "gguf" in options:
+        return gguf_tokenizer(options["gguf"].header, source.name)
+    if not options["trust_remote_code"]:
         check_tokenizer(source.name, [path.name for path in folder.iterdir()])
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -235,17 +238,20 @@ def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtyp
     import torch
     from transformers import AutoModelForCausalLM
 
+    if source.file:
+        device_map = {"": device} if device != "cpu" else None
+        module = load_module(options["gguf"], getattr(torch, dtype), device_map)
+        if source.adapter is not None:
+            module = lay_over(module, adapter_folder(source.adapter, source.name), source.name)
+        return module.eval()
     settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if not source.file:
-        settings["use_safetensors"] = True
+    settings["use_safetensors"] = True
     quantized = loading_config(source, settings["dtype"])
     if quantized is not None:
         settings["quantization_config"] = quantized
     if device != "cpu" or source.quantize or source.settings:  # those choose a device themselves if none is given
         settings["device_map"] = {"": device}
-    # The bar of transformers' GGUF reader heeds no setting; it goes to stderr, which is put back right after.
-    with redirect_stderr(io.StringIO()) if source.file else nullcontext():
-        module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
     absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
     if absent:
         raise UnsupportedModelError(

@@ -1,0 +1,267 @@
+"""GGUF files of many architectures against the checkpoints that they were written from, whose values are computed in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.tools.gguf_files import write_gguf
+
+import llreg_extract
+from llreg_schemas.errors import UnsupportedModelError
+
+transformers = pytest.importorskip("transformers")
+import torch
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest.",
+    "def add(a, b):\n    return a + b\n",
+    "数学は楽しい。",
+]
+ROTATION = {"rope_type": "default", "rope_theta": 777.0}
+BASE: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+    "rope_parameters": ROTATION,
+}
+HALF = {"rope_parameters": {**ROTATION, "partial_rotary_factor": 0.5}}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "tie_word_embeddings": True}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16.0, "beta_slow": 2.0}
+MULTI = {"multi_query": True, "parallel_attn": True, "bias": False, "alibi": False, "layer_norm_epsilon": 0.01}
+NO_HEADS = {
+    "num_attention_heads": None,
+    "num_key_value_heads": None,
+    "intermediate_size": None,
+    "rope_parameters": None,
+    "max_position_embeddings": None,
+}
+
+# llama.cpp's name, transformers' name, config: what differs from the classes' defaults is what a reader may forget.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("llama", "llama", {"rms_norm_eps": 0.01, "head_dim": 16}),
+    "llama-biases": ("llama", "llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "llama-linear": ("llama", "llama", {"rope_parameters": {**ROTATION, "rope_type": "linear", "factor": 4.0}}),
+    "llama-experts": ("llama", "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2-yarn": ("qwen2", "qwen2", {"rms_norm_eps": 0.01, "rope_parameters": {**ROTATION, **YARN}}),
+    "qwen2moe": (
+        "qwen2moe",
+        "qwen2_moe",
+        {**EXPERTS, "shared_expert_intermediate_size": 40, "norm_topk_prob": False},
+    ),
+    "qwen3": ("qwen3", "qwen3", {"head_dim": 16}),
+    "qwen3moe": ("qwen3moe", "qwen3_moe", {**EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
+    "gemma": ("gemma", "gemma", {"head_dim": 16, "tie_word_embeddings": True}),
+    "gemma2": ("gemma2", "gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": (
+        "gemma3",
+        "gemma3_text",
+        {
+            **GEMMA,
+            "num_hidden_layers": 6,
+            "rope_parameters": {
+                "full_attention": {**ROTATION, "rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 99.0},
+            },
+        },
+    ),
+    "phi3": ("phi3", "phi3", {"sliding_window": 8, **HALF}),
+    "starcoder2": ("starcoder2", "starcoder2", {"norm_epsilon": 0.01, "tie_word_embeddings": True}),
+    "stablelm": ("stablelm", "stablelm", {"layer_norm_eps": 0.01, "use_qkv_bias": True, **HALF}),
+    "stablelm-parallel": ("stablelm", "stablelm", {"use_parallel_residual": True, **HALF}),
+    "nemotron": ("nemotron", "nemotron", {"norm_eps": 0.01, "head_dim": 8, **HALF}),
+    "falcon-7b": ("falcon", "falcon", MULTI),
+    "falcon-40b": ("falcon", "falcon", {**MULTI, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "bloom": ("bloom", "bloom", {**NO_HEADS, "num_hidden_layers": None, "n_layer": 2, "n_head": 4}),
+    "gptneox": (
+        "gptneox",
+        "gpt_neox",
+        {"num_key_value_heads": None, "layer_norm_eps": 0.01, "use_parallel_residual": False, **HALF},
+    ),
+    "gpt2": (
+        "gpt2",
+        "gpt2",
+        {
+            **dict.fromkeys(("hidden_size", "num_hidden_layers")),
+            **NO_HEADS,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+            "n_inner": 96,
+            "layer_norm_epsilon": 0.01,
+        },
+    ),
+    "mamba": (
+        "mamba",
+        "mamba",
+        {**NO_HEADS, "state_size": 4, "time_step_rank": 4, "conv_kernel": 3, "layer_norm_epsilon": 0.01},
+    ),
+}
+
+
+@pytest.fixture
+def published(tmp_path: Path, toy_tokenizer: Callable[..., Any]) -> Callable[..., tuple[Path, NDFloat]]:
+    """Factory of checkpoints, with the log-likelihoods of `TEXTS` in float64."""
+
+    def save(kind: str, **settings: Any) -> tuple[Path, NDFloat]:
+        merged = {**BASE, **settings}
+        config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in merged.items() if v is not None})
+        config.pad_token_id = None
+        torch.manual_seed(0)
+        module = transformers.AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if name.endswith("bias") or "norm" in name or "ln_" in name:  # made 0 or 1 otherwise
+                    weight.add_(torch.randn_like(weight) * 0.1)
+        folder = tmp_path / "published"
+        module.save_pretrained(folder)
+        tokenizer = toy_tokenizer()
+        tokenizer.save_pretrained(folder)
+        return folder, exact(module, tokenizer.backend_tokenizer)
+
+    return save
+
+
+NDFloat = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def exact(module: Any, tokenizer: Any) -> NDFloat:
+    """float64 of shape (3,), nats: one text at a time, from the whole logits."""
+    module = module.double()
+    if getattr(module.config, "_experts_implementation", None) == "grouped_mm":
+        module.set_experts_implementation("eager")  # the grouped product takes no float64
+    values = []
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
+        with torch.no_grad():
+            steps = module(ids, use_cache=False).logits[0, :-1].double().log_softmax(-1)
+        values.append(float(steps.gather(-1, ids[0, 1:, None]).sum()))
+    return np.array(values)
+
+
+def scored(path: Path) -> NDFloat:
+    return llreg_extract.score(llreg_extract.load(llreg_extract.resolve(str(path)), device="cpu"), TEXTS).log_likelihood
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_gguf_has_its_checkpoints_values(published: Any, tmp_path: Path, case: str) -> None:
+    architecture, kind, settings = CASES[case]
+    folder, expected = published(kind, **settings)
+    found = scored(write_gguf(folder, tmp_path / "toy.gguf", architecture))
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_llama_3s_frequencies_are_those_of_the_tensor_that_has_their_factors(published: Any, tmp_path: Path) -> None:
+    rotation = {
+        **ROTATION,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    folder, expected = published("llama", rope_parameters=rotation)
+    # As Meta's apply_scaling has it: long waves are stretched, short ones are not.
+    waves = [2 * math.pi * 777.0 ** (step / 8) for step in (0, 2, 4, 6)]
+    blends = [min(max((64 / wave - 1) / 3, 0), 1) for wave in waves]
+    factors = np.array([1 / ((1 - blend) / 8 + blend) for blend in blends])
+    assert 1 < factors[1] < 8
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama", tensors={"rope_freqs.weight": factors})
+    np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
+    assert not np.allclose(scored(write_gguf(folder, tmp_path / "without.gguf", "llama")), expected, rtol=1e-4)
+
+
+def test_phi_3s_long_rope_is_that_of_its_two_tensors(published: Any, tmp_path: Path) -> None:
+    rotation = {
+        **ROTATION,
+        "rope_type": "longrope",
+        "partial_rotary_factor": 0.5,
+        "short_factor": [1.0, 1.1],
+        "long_factor": [2.0, 4.0],
+        "original_max_position_embeddings": 100,
+        "attention_factor": 1.3,
+    }
+    folder, expected = published("phi3", rope_parameters=rotation, original_max_position_embeddings=100)
+    path = write_gguf(
+        folder,
+        tmp_path / "toy.gguf",
+        "phi3",
+        metadata={"rope.scaling.attn_factor": 1.3, "rope.scaling.original_context_length": 100},
+        tensors={"rope_factors_short.weight": np.array([1.0, 1.1]), "rope_factors_long.weight": np.array([2.0, 4.0])},
+    )
+    np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
+
+
+def test_biases_of_some_projections_leave_the_others_without(published: Any, tmp_path: Path) -> None:
+    folder, expected = published("qwen2")  # a llama of which queries, keys and values have biases, and the output none
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama")
+    np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {"block_count": 1}}, r"leave no place for model\.layers\.1\."),
+        ({"metadata": {"block_count": 3}}, r"it lacks model\.layers\.2\."),
+        ({"change": lambda tensors: tensors.pop("blk.1.ffn_up.weight")}, r"it lacks model\.layers\.1\.mlp\.up_proj"),
+        ({"tensors": {"blk.0.attn_sinks.weight": np.ones(4)}}, r"knows no place for blk\.0\.attn_sinks\.weight"),
+        ({"metadata": {"final_logit_softcapping": 3.0}}, r"what final_logit_softcapping 3\.0 means"),
+        ({"metadata": {"attention.clamp_kqv": 8.0}}, r"what attention\.clamp_kqv 8\.0 means"),
+        ({"metadata": {"attention.causal": False}}, "it sees the future"),
+        ({"metadata": {"attention.layer_norm_rms_epsilon": None}}, r"no llama\.attention\.layer_norm_rms_epsilon"),
+        ({"metadata": {"rope.scaling.type": "su"}}, r"rope\.scaling\.type is 'su'"),
+        ({"metadata": {"rope.dimension_count": 4}}, "4 of 8 dimensions of a head are rotated"),
+        ({"metadata": {"attention.value_length": 4}}, "keys have 8 dimensions a head and its values 4"),
+        ({"metadata": {"attention.head_count": 8}}, r"of another size .*q_proj"),
+        ({"metadata": {"feed_forward_length": [64, 32]}}, "differs from block to block"),
+        ({"tensors": {"rope_factors_long.weight": np.ones(4)}}, "long rope lacks"),
+        ({"tensors": {"rope_freqs.weight": np.ones(3)}}, r"rope_freqs\.weight has the shape \(3,\), and 4 frequencies"),
+    ],
+)
+def test_what_would_be_left_over_or_made_up_is_refused(
+    published: Any, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder, _ = published("llama")
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama", **changes)
+    with pytest.raises(UnsupportedModelError, match=rf"toy cannot be loaded: .*{message}"):
+        scored(path)
+
+
+def test_what_changes_no_value_is_no_obstacle(published: Any, tmp_path: Path) -> None:
+    folder, expected = published("llama")
+    inert = {
+        "attention.clamp_kqv": 0.0,
+        "expert_count": 0,
+        "tensor_data_layout": "Meta AI original pth",
+        "vocab_size": 300,
+        "feed_forward_length": [64, 64],
+        "attention.value_length": 8,
+        "rope.scaling.finetuned": False,
+    }
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama", metadata=inert)
+    np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
+
+
+def test_a_file_that_was_cut_short_is_refused_before_it_is_read(published: Any, tmp_path: Path) -> None:
+    folder, _ = published("llama")
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama")
+    whole = path.read_bytes()
+    for missing in (1, 5_000):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(UnsupportedModelError, match=r"the GGUF of toy is cut short: .* fetch it again"):
+            scored(path)
