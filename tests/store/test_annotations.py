@@ -140,3 +140,16 @@ def test_a_name_of_different_weights(filled: Registry, tmp_path: Path, make_row:
     filled.annotate(_csv(tmp_path / "a.csv", f"model,arc\n{other.record.row_id},0.5\n"))
     assert annotations_of(filled, other.record) == {"a": {"arc": 0.5}}
     assert annotations_of(filled, one.record) == {}
+
+
+def test_imports_of_one_name_that_say_no_revision(filled: Registry, tmp_path: Path, make_row: MakeRow) -> None:
+    """One is of a name as any row is; two that say the same of themselves may be of different weights."""
+    table = _csv(tmp_path / "a.csv", "model,arc\norg/m0,1\n")
+    imported = {"source": "imported", "revision": None}
+    for seed, dtype in enumerate(("float32", "bfloat16"), start=5):
+        write_row(filled.path, make_row(filled, "org/m0", seed, **imported, weight_dtype=dtype))
+    filled.annotate(table)
+    assert column_of(filled, "arc", filled.records()).count(1) == 3
+    write_row(filled.path, make_row(filled, "org/m0", 7, **imported, weight_dtype="bfloat16"))
+    with pytest.raises(InputError, match="org/m0 is the name of rows of different weights"):
+        filled.annotate(table)

@@ -16,7 +16,7 @@ source of its releases 0.4.0 to 0.4.13, models/huggingface.py, vllm_causallms.py
 - From 0.4.9.2 on (but for SGLang) the text is encoded as the tokenizer's default is, so that a tokenizer that puts BOS
   puts a second one, which is scored. Only ``add_bos_token=False`` prevents that.
 
-A text of more tokens than the window is scored in windows, the later ones without their context; its value is no row's.
+A text of more tokens than the window is scored in windows, the later ones with a part of their context; its value is no row's.
 """
 
 from __future__ import annotations

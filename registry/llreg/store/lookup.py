@@ -19,16 +19,22 @@ def ambiguous_names(records: Sequence[RowRecord]) -> dict[str, list[str]]:
     """Names whose rows are of different weights, as checkpoint-500 of two training runs, and the ids of these rows.
 
     Rows that differ in dtype, quantisation or text subset are of one model; so may be a row that was imported without a
-    revision.
+    revision, but not two of them that say the same of themselves and have other values.
     """
     rows: dict[str, list[str]] = {}
     weights: dict[str, set[tuple[str | None, ...]]] = {}
+    unpinned: set[str] = set()  # identities
+    twins: set[str] = set()
     for record in records:
         identity = record.identity
         rows.setdefault(identity.name, []).append(record.row_id)
         if identity.is_pinned:
             weights.setdefault(identity.name, set()).add(identity.weights)
-    return {name: rows[name] for name, kinds in weights.items() if len(kinds) > 1}
+        elif identity.id in unpinned:
+            twins.add(identity.name)
+        else:
+            unpinned.add(identity.id)
+    return {name: ids for name, ids in rows.items() if len(weights.get(name, ())) > 1 or name in twins}
 
 
 def find_record(records: Sequence[RowRecord], name: str) -> RowRecord:
