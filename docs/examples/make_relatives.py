@@ -7,32 +7,24 @@ Each relative is a directory that transformers loads, so `llreg add` can measure
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from llreg_extract.files.gguf_file import open_gguf
+from llreg_extract.loading.gguf import load_module
+from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
 
 Weights = dict[str, torch.Tensor]
 Change = Callable[[Weights], Weights]
 
 REMOVED_LAYERS = (14, 15)  # two in the middle of 30
 NOISE = 0.02  # standard deviation, as a share of each matrix's own
-
-
-def load(gguf: Path) -> PreTrainedModel:
-    """The model with its GGUF weights dequantised to float32, as an ordinary model that can be saved."""
-    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = copy.deepcopy(packed.config)
-    del config.quantization_config  # the weights are plain float32 now
-    config.dtype = torch.float32
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(packed.state_dict())
-    return model.eval()
 
 
 def matrices(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
@@ -96,8 +88,10 @@ def main(gguf: Path, output: Path) -> None:
     """Write every relative into its own directory under `output`."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = load(gguf)
+    # As llreg reads the file itself: weights dequantised to float32, and the tokenizer that the metadata describe.
+    file = open_gguf(gguf, gguf.stem)
+    tokenizer = gguf_tokenizer(file.header, gguf.stem)
+    model = load_module(file, torch.float32, None)
     with Progress(transient=True) as progress:
         task = progress.add_task("writing relatives", total=7)
         for name, relative in relatives(model):

@@ -328,7 +328,7 @@ def _is_gpt2s(merged: Sequence[str]) -> bool:
         text = bytes(bytes_of.get(symbol, 0) for symbol in token).decode("utf-8", errors="ignore")
         numbers += text.strip().isdigit()
         broken += len(split.pre_tokenize_str(text)) > 1
-    return broken <= len(merged) // 1000 and (numbers > 0 or len(merged) < 5000)
+    return broken <= len(merged) // 100 and (numbers > 0 or len(merged) < 5000)
 
 
 def _by_scores(header: GGUFHeader, name: str, vocabulary: Mapping[str, int], kinds: Sequence[int]) -> tuple[Any, bool]:
