@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llreg_extract.source import Source
@@ -41,6 +41,8 @@ class Model:
         The attention implementation that transformers chose.
     trust_remote_code : bool
         Whether code from the checkpoint was allowed to run.
+    adapter : mapping of str to str
+        How its adapter acts: `llreg_extract.loading.adapter.Adapted.provenance`.
     """
 
     # torch's types are Any here, so that importing this module does not load torch.
@@ -58,6 +60,7 @@ class Model:
     base: Any = None
     library_attention: str = "none"
     trust_remote_code: bool = False
+    adapter: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def declared(self) -> Mapping[str, Any]:

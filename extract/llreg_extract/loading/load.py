@@ -8,6 +8,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,13 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     folder = download(source, trust_remote_code=trust_remote_code)
     with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
         tokenizer = _read_tokenizer(source, folder, weights, options)
-        module = _read_module(source, weights, options, dtype, device)
-        return make_ready(source, module, tokenizer, dtype, trust_remote_code=trust_remote_code)
+        read_module = partial(_read_module, source, weights, options, dtype, device)
+        if source.adapter is None:
+            return make_ready(source, read_module(), tokenizer, dtype, trust_remote_code=trust_remote_code)
+        adapted = lay_over(read_module, adapter_folder(source.adapter, source.name), source.name, tokenizer, dtype)
+        model = make_ready(source, adapted.module, tokenizer, dtype, trust_remote_code=trust_remote_code)
+        model.adapter = adapted.provenance
+        return model
 
 
 def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust_remote_code: bool = False) -> Model:
@@ -128,7 +134,7 @@ def environment(model: Model) -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" as ``row.schema.json`` has them.
+        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" and `Model.adapter`, as ``row.schema.json`` has them.
     """
     names = ("torch", "transformers", "tokenizers", *packages(model.source))
     return {
@@ -138,6 +144,7 @@ def environment(model: Model) -> dict[str, Any]:
         "scoring_path": model.path,
         "batching": model.batching,
         "trust_remote_code": model.trust_remote_code,
+        **model.adapter,
     }
 
 
@@ -220,7 +227,7 @@ def _tokenizer_from(folder: Path, source: Source, options: Mapping[str, Any]) ->
 
 
 def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:
-    """The module of a source, in evaluation mode, with its weights packed and its adapter laid over them as it says.
+    """The module of a source, without its adapter, in evaluation mode, with its weights packed as it says.
 
     Parameters
     ----------
@@ -233,17 +240,14 @@ def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtyp
     Raises
     ------
     UnsupportedModelError
-        Weights are missing, or the adapter does not fit.
+        Weights are missing.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     if source.file:
         device_map = {"": device} if device != "cpu" else None
-        module = load_module(options["gguf"], getattr(torch, dtype), device_map)
-        if source.adapter is not None:
-            module = lay_over(module, adapter_folder(source.adapter, source.name), source.name)
-        return module.eval()
+        return load_module(options["gguf"], getattr(torch, dtype), device_map).eval()
     settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
     settings["use_safetensors"] = True
     quantized = loading_config(source, settings["dtype"])
@@ -259,6 +263,4 @@ def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtyp
             f"({', '.join(absent[:3])}{', …' * (len(absent) > 3)}), which would be random: it was saved from another kind of model"
         )
     finish(module, source, settings["dtype"])
-    if source.adapter is not None:
-        module = lay_over(module, adapter_folder(source.adapter, source.name), source.name)
     return module.eval()

@@ -59,7 +59,7 @@ def prepare(model: Model) -> None:
         # Some tokens without those before: a head that mixes tokens shows by it.
         start = max(1, len(short) // 2)
         part = _log_probs(model, [short], [start])[0]
-        return _close(plain[0], whole, model.weight_dtype) and _close(plain[1][start - 1 :], part, model.weight_dtype)
+        return close(plain[0], whole, model.weight_dtype) and close(plain[1][start - 1 :], part, model.weight_dtype)
 
     _use_replay(model, agrees)
     if model.weight_dtype != "float32":
@@ -68,7 +68,7 @@ def prepare(model: Model) -> None:
     _use_blocks(model, agrees)
     # The short text beside the long one is padded: does that show in its values?
     together = _attempt(lambda: _log_probs(model, [probe, short])[1])
-    model.batching = together is not None and _close(plain[1], together, model.weight_dtype)
+    model.batching = together is not None and close(plain[1], together, model.weight_dtype)
 
 
 def _use_replay(model: Model, agrees: Callable[[], bool]) -> None:
@@ -113,7 +113,7 @@ def _check_causality(model: Model, ids: NDArray[np.int32], log_probs: NDArray[np
     changed[half:] = np.roll(ids, half // 2 + 1)[half:] + (np.arange(half, len(ids)) % 3 + 1)
     changed[half:] %= ids.max() + 1
     after = _alone(model, changed)
-    if not _close(log_probs[: half - 1], after[: half - 1], model.weight_dtype):
+    if not close(log_probs[: half - 1], after[: half - 1], model.weight_dtype):
         raise UnsupportedModelError(
             f"{model.source.name} ({type(model.module).__name__}) is not causal: its early predictions change with later tokens, so it defines no "
             "log-likelihood of a text"
@@ -132,7 +132,7 @@ def _log_probs(
         return token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
 
 
-def _close(a: NDArray[np.float32], b: NDArray[np.float32], dtype: str) -> bool:
+def close(a: NDArray[np.float32], b: NDArray[np.float32], dtype: str) -> bool:
     """Whether `b` is `a` but for rounding; where `a` is NaN or inf, as of a float16 overflow, it says nothing, and scoring tells."""
     finite = np.isfinite(a)
     if not finite.any():

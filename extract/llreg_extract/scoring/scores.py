@@ -175,8 +175,10 @@ def _iterate(
         single=not model.batching,
         boundary=rope_boundary(config),
     )
-    # A GPU takes one batch at a time; a model with state would be disturbed by a second one.
-    workers = 1 if model.device.type != "cpu" or keeps_state(config) else model.threads
+    # A GPU takes one batch at a time; a model with state would be disturbed by a second one. Some of peft's layers have state:
+    # for a forward pass they put themselves in the place of their base's weights.
+    alone = keeps_state(config) or model.adapter.get("adapter_application") == "beside"
+    workers = 1 if model.device.type != "cpu" or alone else model.threads
     threads = torch.get_num_threads()
     running: dict[Future[Batch], list[int]] = {}
     with fast_products(model.device.type):
