@@ -234,7 +234,9 @@ def test_experts_of_older_layouts(make_adapter: MakeAdapter, toy_model: ToyModel
     assert load(folder).adapter == {"adapter_application": "merged"}
     for version in ("0.18.1", "0.19.1.dev0@abcdef", None):
         edit(folder, peft_version=version)
-        with pytest.raises(UnsupportedModelError, match=r"square matrices of experts, .* before 0\.19\.1, which may have"):
+        with pytest.raises(
+            UnsupportedModelError, match=r"square matrices of experts, .* before 0\.19\.1, which may have"
+        ):
             load(folder)
 
     folder = make_adapter(toy_model("mixtral"), **EXPERTS, name="turned")
@@ -244,7 +246,9 @@ def test_experts_of_older_layouts(make_adapter: MakeAdapter, toy_model: ToyModel
         other = key.replace("lora_A", "lora_B")
         tensors[key], tensors[other] = tensors[other].T.contiguous(), tensors[key].T.contiguous()
     save_file(tensors, path)
-    with pytest.raises(UnsupportedModelError, match=r"another one, or laid out by a peft before 0\.19\.1: merge it there"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"another one, or laid out by a peft before 0\.19\.1: merge it there"
+    ):
         load(folder)
 
 
@@ -289,7 +293,9 @@ def test_settings_that_peft_does_not_know(make_adapter: MakeAdapter) -> None:
     folder = edit(make_adapter(), of_my_own="x", and_this=False)
     assert load(folder).adapter == {"adapter_application": "merged", "unknown_adapter_settings": "of_my_own"}
     edit(folder, peft_version="99.0")
-    with pytest.raises(UnsupportedModelError, match=r"made by peft 99\.0 and sets of_my_own, which peft .* does not know"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"made by peft 99\.0 and sets of_my_own, which peft .* does not know"
+    ):
         load(folder)
 
 
@@ -299,5 +305,7 @@ def test_two_weights_for_what_the_base_ties(make_adapter: MakeAdapter, toy_model
     shape = (300, 32)
     whole = {f"base_model.model.{key}.weight": torch.randn(shape) for key in ("lm_head", "model.embed_tokens")}
     save_file({**load_file(path), **whole}, path)
-    with pytest.raises(UnsupportedModelError, match=r"holds a (lm_head|model\.embed_tokens)\.weight of its own, which its base"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"holds a (lm_head|model\.embed_tokens)\.weight of its own, which its base"
+    ):
         load(folder)
