@@ -242,12 +242,14 @@ def _check_experts(module: Any, config: Any, settings: Mapping[str, Any], name: 
                 "with the transformers that made it, and give the merged model"
             )
         return
-    oblong, square = set(), set()
+    # By whether the layer has them input first: that of one shape tells of others only where they are alike.
+    square: set[bool] = set()
+    oblong: set[bool] = set()
     for part in module.modules():
         if type(part).__name__ == "ParamWrapper" and part.get_param().ndim == 3:
-            (square if len(set(part.get_param().shape[1:])) == 1 else oblong).add(
-                bool(getattr(part.get_base_layer(), "is_transposed", False))
-            )
+            _, rows, columns = part.get_param().shape
+            input_first = bool(getattr(part.get_base_layer(), "is_transposed", False))
+            (square if rows == columns else oblong).add(input_first)
     if square - oblong and min(_made_by(settings), Version(peft.__version__)) < Version(_LAYOUT_SINCE):
         raise UnsupportedModelError(
             f"{name} adapts square matrices of experts, and by its config was made by a peft before {_LAYOUT_SINCE}, which may have "
