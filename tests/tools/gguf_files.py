@@ -35,9 +35,11 @@ _KEYS = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-    "conv_kernel": "ssm.conv_kernel",
-    "state_size": "ssm.state_size",
-    "time_step_rank": "ssm.time_step_rank",
+    "conv_kernel linear_conv_kernel_dim": "ssm.conv_kernel",
+    "state_size linear_key_head_dim": "ssm.state_size",
+    "time_step_rank linear_num_value_heads": "ssm.time_step_rank",
+    "linear_num_key_heads": "ssm.group_count",
+    "conv_L_cache": "shortconv.l_cache",
 }
 
 
@@ -140,6 +142,13 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         keys["ssm.inner_size"] = config["hidden_size"] * config["expand"]
         keys["attention.layer_norm_rms_epsilon"] = keys.pop("attention.layer_norm_epsilon")
         keys |= {"context_length": 1 << 20, "attention.head_count": 0, "feed_forward_length": 0}
+    if "linear_value_head_dim" in config:
+        keys["ssm.inner_size"] = config["linear_num_value_heads"] * config["linear_value_head_dim"]
+        keys |= {"rope.dimension_sections": [*rotation["mrope_section"], 0], "full_attention_interval": 2}
+    if config["model_type"] == "lfm2":
+        attends = [kind == "full_attention" for kind in config["layer_types"]]
+        keys["attention.head_count_kv"] = [attend * config["num_key_value_heads"] for attend in attends]
+        keys["attention.layer_norm_rms_epsilon"] = keys.pop("attention.layer_norm_epsilon")
     if config["model_type"] == "bloom":
         keys["feed_forward_length"] = 4 * config["hidden_size"]
     return keys
@@ -155,14 +164,17 @@ def _tensors(folder: Path, architecture: str, config: Mapping[str, Any]) -> dict
     for key, values in load_file(folder / "model.safetensors").items():
         stem = key.removesuffix(".weight").removesuffix(".bias")
         # The published Bloom is saved without its head.
-        name = names.get_name(stem.removeprefix("transformer.") if architecture == "bloom" else stem)
+        stem = stem.removeprefix("transformer.") if architecture == "bloom" else stem
+        name = names.get_name(stem.replace("dt_bias", "dt_proj"))
         if name is None:  # experts, one after another
             parts = key.split(".")
             at = parts.index("experts")
             merged = ".".join([*parts[: at + 1], parts[at + 2]])
             experts.setdefault(f"{names.get_name(merged)}.weight", []).append(values)
             continue
-        name += key[len(stem) :]
+        name += (
+            ".bias" if key.endswith("dt_bias") else key[key.rindex(".") :] if key.endswith((".weight", ".bias")) else ""
+        )
         weights[name] = _converted(architecture, name, values, config)
     return weights | {name: np.stack(parts) for name, parts in experts.items()}
 
@@ -184,7 +196,13 @@ def _converted(architecture: str, name: str, values: Array, config: Mapping[str,
             for half in (0, 1)
         ]
         return values[order]
-    if architecture in ("gemma", "gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
+    if architecture.startswith("qwen35") and leaf != "ssm_norm":
+        values = _tiled(leaf if leaf.startswith(("attn", "ssm")) else name.split(".")[-1], values, config)
+    if (
+        architecture in ("gemma", "gemma2", "gemma3", "nemotron", "qwen35", "qwen35moe")
+        and leaf != "ssm_norm"
+        and name.endswith("norm.weight")
+    ):
         return values + 1
     if architecture == "gpt2" and leaf in ("attn_qkv", "attn_output", "ffn_up", "ffn_down") and values.ndim == 2:
         return values.T
@@ -196,7 +214,28 @@ def _converted(architecture: str, name: str, values: Array, config: Mapping[str,
         return values[np.concatenate(order)]
     if name.endswith("ssm_a"):
         return -np.exp(values)
-    return values.squeeze() if "ssm_conv1d" in name else values
+    return values.squeeze(1) if name.endswith("conv1d.weight") or "shortconv.conv." in name else values
+
+
+def _tiled(leaf: str, values: Array, config: Mapping[str, Any]) -> Array:
+    """Qwen3.5's heads of values: the first of each head of keys, then the second of each."""
+    keys, heads, size = (
+        config["linear_num_key_heads"],
+        config["linear_num_value_heads"],
+        config["linear_value_head_dim"],
+    )
+    order = np.arange(heads).reshape(keys, heads // keys).T.ravel()
+    rows = (order[:, None] * size + np.arange(size)).ravel()
+    if leaf in ("ssm_a", "ssm_dt", "ssm_alpha", "ssm_beta"):
+        return values[order]
+    if leaf == "attn_gate":
+        return values[rows]
+    if leaf == "ssm_out":
+        return values[:, rows]
+    if leaf in ("attn_qkv", "ssm_conv1d"):
+        start = 2 * keys * config["linear_key_head_dim"]
+        return np.concatenate([values[:start], values[start:][rows]])
+    return values
 
 
 def add_tokenizer(writer: Any, tokenizer: Mapping[str, Any], size: int, pre: str | None) -> None:

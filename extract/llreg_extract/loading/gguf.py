@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llreg_extract.files.gguf_file import GGUFFile
 from llreg_extract.loading.gguf_architectures import ARCHITECTURES, Architecture
+from llreg_extract.loading.gguf_hybrids import HYBRIDS
 from llreg_extract.loading.gguf_layout import Shape
 from llreg_extract.loading.gguf_rotation import FACTORS, LONG, SHORT, Rotation
 
@@ -93,9 +94,10 @@ def _keys(file: GGUFFile) -> tuple[dict[str, Any], Architecture]:
     # A value for each block, and all the same.
     keys = {k: v[0] if isinstance(v, list) and v and v.count(v[0]) == len(v) else v for k, v in keys.items()}
     kind = f"{name}+experts" if name == "llama" and keys.get("expert_count") else name
-    if kind not in ARCHITECTURES:
+    known = {**ARCHITECTURES, **HYBRIDS}
+    if kind not in known:
         raise file.refuse(f"llreg does not know what all the metadata of the architecture {name} mean")
-    architecture = ARCHITECTURES[kind]
+    architecture = known[kind]
     needed = ("block_count", "embedding_length", *architecture.required)
     absent = [f"{name}.{key}" for key in needed if key not in keys]
     if absent:
@@ -112,6 +114,16 @@ def _shape(file: GGUFFile, keys: dict[str, Any], architecture: Architecture) -> 
             raise file.refuse(f"its {key} is {value!r:.100}")
     width, depth, heads = map(int, sizes.values())
     groups = keys.setdefault("attention.head_count_kv", heads)
+    recurrent = (0, 0, 0, 0)
+    if architecture.other_blocks:
+        if isinstance(groups, list) and len(set(groups) - {0}) == 1:  # 0 for blocks that do not attend
+            groups = keys["attention.head_count_kv"] = max(groups)
+        # The last blocks only help to write faster: they predict the token after the next.
+        depth = keys["block_count"] = depth - keys.pop("nextn_predict_layers", 0)
+        if "ssm.inner_size" in keys:
+            state_heads = keys["ssm.time_step_rank"]
+            state_sizes = keys["ssm.state_size"], keys["ssm.inner_size"] // state_heads
+            recurrent = (keys["ssm.group_count"], state_heads, *state_sizes)
     size = keys.setdefault("attention.key_length", width // heads)
     values = keys.pop("attention.value_length", size)
     if "attention.head_count_kv" not in architecture.fields and keys.pop("attention.head_count_kv") != heads:
@@ -123,7 +135,7 @@ def _shape(file: GGUFFile, keys: dict[str, Any], architecture: Architecture) -> 
             raise file.refuse(f"its {key} is {value!r:.100}")
     if values != size:
         raise file.refuse(f"its keys have {size} dimensions a head and its values {values}")
-    return Shape(width, depth, heads, groups, size)
+    return Shape(width, depth, heads, groups, size, recurrent)
 
 
 def _fields(file: GGUFFile, keys: dict[str, Any], architecture: Architecture, shape: Shape) -> dict[str, Any]:
@@ -143,6 +155,12 @@ def _fields(file: GGUFFile, keys: dict[str, Any], architecture: Architecture, sh
             raise file.refuse(f"{field} differs from block to block, {value!r:.60}")
     if not values.get("sliding_window", True):  # llama.cpp writes 0 for none
         values["sliding_window"] = None
+    if architecture.other_blocks:
+        kinds = [f"blk.{block}.attn_q.weight" in tensors for block in range(shape.depth)]
+        interval = keys.pop("full_attention_interval", 0)
+        if interval and kinds != [(block + 1) % interval == 0 for block in range(shape.depth)]:
+            raise file.refuse(f"other blocks attend than full_attention_interval {interval} says")
+        values["layer_types"] = ["full_attention" if attends else architecture.other_blocks for attends in kinds]
     if architecture.window_period is None:
         if period not in (None, 0, 1):
             raise file.refuse("attention to a window in some blocks is not known of its architecture")
@@ -185,8 +203,10 @@ def _state(
             continue  # parts of the rotation
         block = _BLOCK.fullmatch(name)
         leaf = block[2] if block else name
+        if block and architecture.other_blocks and int(block[1]) >= shape.depth:
+            continue  # predicts the token after the next
         stem, _, suffix = leaf.rpartition(".")
-        if suffix not in ("weight", "bias"):
+        if suffix not in ("weight", "bias") or leaf in modules:
             stem, suffix = leaf, ""
         if stem not in modules or stem == "blk":
             raise file.refuse(f"llreg knows no place for {name} in a {architecture.model_type}")

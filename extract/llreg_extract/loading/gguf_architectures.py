@@ -53,6 +53,8 @@ class Architecture:
         Whether positions rotate all of a head, or as much of it as the metadata say.
     window_period : int or None
         One block in so many attends to the whole text, and the others to a window.
+    other_blocks : str or None
+        How transformers calls blocks that do not attend, where there are such.
     moved : mapping
         Modules of a tensor that has another place where the tensor named by the key is in the file too.
     """
@@ -66,6 +68,7 @@ class Architecture:
     restore: Restore = as_saved
     rotary: Literal["no", "whole", "partial"] = "whole"
     window_period: int | None = None
+    other_blocks: str | None = None
     moved: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

@@ -17,13 +17,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes that all architectures have: width of the model, number of blocks, heads, heads that keys have, size of a head."""
+    """Sizes: width of the model, number of blocks, heads, heads that keys have, size of a head.
+
+    `recurrent` are the heads of keys and of values, and the sizes of such a head, in blocks that have a state.
+    """
 
     width: int
     depth: int
     heads: int
     groups: int
     head_size: int
+    recurrent: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 Restore = Callable[[str, Array, Shape], Array]

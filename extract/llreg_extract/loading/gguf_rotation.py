@@ -34,6 +34,8 @@ class Rotation:
         transformers' ``rope_scaling``; empty where there is none.
     factors : float array of shape (dimensions // 2,) or None
         What the frequencies are divided by: Llama 3's.
+    sections : list of int
+        Frequencies of each of several axes; a text has one, so that they change no value. Empty for most models.
     local_base : float or None
         Of the blocks that attend to a window, where it is another.
     """
@@ -43,6 +45,7 @@ class Rotation:
     share: float
     scaling: dict[str, Any]
     factors: NDArray[Any] | None
+    sections: list[int]
     local_base: float | None
 
     @classmethod
@@ -85,11 +88,23 @@ class Rotation:
                 f"{FACTORS} has the shape {factors.shape}, and {dimensions // 2} frequencies are divided by it"
             )
         base = keys.pop("rope.freq_base", _BASE)
-        return cls(base, dimensions, dimensions / shape.head_size, scaling, factors, local)
+        sections = keys.pop("rope.dimension_sections", []) if architecture.other_blocks else []
+        axes = [section for section in sections if section]
+        return cls(base, dimensions, dimensions / shape.head_size, scaling, factors, axes, local)
 
     def settings(self, architecture: Architecture) -> dict[str, Any]:
         """Fields of transformers' config."""
         fields: dict[str, Any] = {"rope_theta": self.base, "rope_scaling": self.scaling or None}
+        if self.sections:
+            return {
+                "rope_parameters": {
+                    **(self.scaling or {"rope_type": "default"}),
+                    "rope_theta": self.base,
+                    "partial_rotary_factor": self.share,
+                    "mrope_section": self.sections,
+                    "mrope_interleaved": True,
+                }
+            }
         if architecture.rotary == "partial":
             fields["partial_rotary_factor"] = self.share
         if architecture.model_type == "gpt_neox":

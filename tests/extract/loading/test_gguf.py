@@ -51,6 +51,21 @@ NO_HEADS = {
     "max_position_embeddings": None,
 }
 
+STATES = {
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "rope_parameters": {
+        **ROTATION,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    },
+}
+
 # llama.cpp's name, transformers' name, config: what differs from the classes' defaults is what a reader may forget.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("llama", "llama", {"rms_norm_eps": 0.01, "head_dim": 16}),
@@ -86,6 +101,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nemotron": ("nemotron", "nemotron", {"norm_eps": 0.01, "head_dim": 8, **HALF}),
     "falcon-7b": ("falcon", "falcon", MULTI),
     "falcon-40b": ("falcon", "falcon", {**MULTI, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "qwen35": ("qwen35", "qwen3_5_text", STATES),
+    "qwen35moe": ("qwen35moe", "qwen3_5_moe_text", {**EXPERTS, **STATES, "shared_expert_intermediate_size": 40}),
+    "lfm2": (
+        "lfm2",
+        "lfm2",
+        {
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            "norm_eps": 0.01,
+            "conv_L_cache": 4,
+        },
+    ),
     "bloom": ("bloom", "bloom", {**NO_HEADS, "num_hidden_layers": None, "n_layer": 2, "n_head": 4}),
     "gptneox": (
         "gptneox",
