@@ -52,7 +52,7 @@ def load_plain(setup: Setup) -> tuple[Any, Any]:
     from llreg_extract.measure.shapes import SHAPES, make_module, make_tokenizer
 
     if setup.model in SHAPES:
-        tokenizer = make_tokenizer(setup.texts, SHAPES[setup.model]["vocab_size"])
+        tokenizer = make_tokenizer(setup.texts, SHAPES[setup.model]["vocab_size"]).library
         return make_module(setup.model, "float32", "cpu"), tokenizer
     path = Path(setup.model)
     place, options = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
@@ -95,7 +95,9 @@ class Llreg(Scorer):
 
     def sequences(self, texts: Sequence[str]) -> list[Ids]:
         """The tokens of each text; all but the first are scored."""
-        return [self.model.tokenizer(text)["input_ids"] for text in texts]
+        from llreg_extract import tokenise
+
+        return [ids.tolist() for ids in tokenise(self.model.tokenizer, texts).ids]
 
     def score(self, texts: Sequence[str]) -> list[float]:
         """Log-likelihoods, nats."""

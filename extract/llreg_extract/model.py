@@ -18,7 +18,7 @@ class Model:
     source : Source
     module : torch.nn.Module
         In evaluation mode, on `device`.
-    tokenizer : transformers tokenizer
+    tokenizer : llreg_extract.scoring.encoding.Tokenizer
     device : torch.device
     weight_dtype : str
         "float32", "bfloat16" or "float16".

@@ -17,12 +17,37 @@ from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, Uns
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
+TOKENIZER_FILE = "tokenizer.json"
+# The vocabularies that tokenizer classes of transformers read, by their exact names: "*" would look into folders, too.
+_SENTENCEPIECE = (
+    *(
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "sentencepiece.model",
+        "spm.model",
+        "spm_char.model",
+    ),
+    *("source.spm", "tiktoken.model"),
+)
+TOKENIZER_VOCABULARIES = (TOKENIZER_FILE, "vocab.json", "vocab.txt", "bpe.codes", "*.tiktoken", *_SENTENCEPIECE)
 TOKENIZER_FILES = (
-    *TOKENIZER_VOCABULARIES,
+    *(TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken"),
     *("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
+# What they read besides where there is no tokenizer.json.
+OTHER_TOKENIZER_FILES = (
+    *TOKENIZER_VOCABULARIES,
+    *("emoji.json", "byte_maps.json", "normalizer.json", "word_shape.json", "word_pronunciation.json", "target.spm"),
+    *("prophetnet.tokenizer", "vocab.bpe", "encoder.json"),
+)
+# What a tokenizer's own code may find beside it. The rest of the folder is hidden from it: such code fails, and says so.
+TOKENIZER_CODE_FILES = (
+    *("*.py", "*.txt", "*.model", "*.model.*", "*.tiktoken", "*.spm", "*.bpe", "*.codes", "*.vocab", "*.dict"),
+    *("*vocab*.json", "*token*.json", "*merges*", "*encoder*.json", "*bpe*"),
+)
+TEKKEN_FILE = "tekken.json"  # Mistral's own format
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -139,12 +164,21 @@ def in_folder(folder: str | None, files: Iterable[str]) -> list[str]:
     return [f"{folder}/{file}" for file in files] if folder else list(files)
 
 
-def deciding_files(files: Iterable[str], *, trust_remote_code: bool) -> list[str]:
+def deciding_files(files: Collection[str], *, trust_remote_code: bool) -> list[str]:
     """Of the files in a model's folder those that decide its log-likelihoods beside its weights, sorted."""
-    return matching(files, ["config.json", *TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])])
+    beside = matching(files, ["config.json", *(["*.py"] if trust_remote_code else [])])
+    return sorted({*beside, *tokenizer_files(files, trust_remote_code=trust_remote_code)})
 
 
-def adapter_files(files: Collection[str], name: str) -> list[str]:
+def tokenizer_files(files: Collection[str], *, trust_remote_code: bool) -> list[str]:
+    """Of the files in a folder those that its tokenizer is loaded from, sorted."""
+    patterns = {*TOKENIZER_FILES, *(OTHER_TOKENIZER_FILES if TOKENIZER_FILE not in files else ())}
+    if trust_remote_code and matching(files, ["*token*.py"]):
+        patterns.update(TOKENIZER_CODE_FILES)
+    return matching(files, patterns)
+
+
+def adapter_files(files: Collection[str], name: str, *, trust_remote_code: bool) -> list[str]:
     """The files of a PEFT adapter that decide its values: with a tokenizer of its own if it has a vocabulary.
 
     Raises
@@ -161,8 +195,9 @@ def adapter_files(files: Collection[str], name: str) -> list[str]:
                 "save_pretrained(DIR)"
             )
         raise ModelNotFoundError(f"{name} is an adapter without weights: expected {ADAPTER_WEIGHTS}")
-    tokenizer = matching(files, TOKENIZER_FILES) if matching(files, TOKENIZER_VOCABULARIES) else []
-    return sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer])
+    has_tokenizer = bool(matching(files, TOKENIZER_VOCABULARIES))
+    tokenizer = tokenizer_files(files, trust_remote_code=trust_remote_code) if has_tokenizer else []
+    return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer})
 
 
 def hash_file(path: Path) -> str:
@@ -236,5 +271,11 @@ def check_tokenizer(name: str, files: Iterable[str]) -> None:
     ------
     ModelError
     """
+    files = list(files)
+    if not matching(files, TOKENIZER_VOCABULARIES) and TEKKEN_FILE in files:
+        raise ModelError(
+            f"the only tokenizer of {name} is {TEKKEN_FILE}, Mistral's own format, which llreg does not read: put the "
+            f"{TOKENIZER_FILE} of its transformers version beside the weights"
+        )
     if not matching(files, TOKENIZER_VOCABULARIES):
         raise ModelError(f"{name} has no tokenizer: put its tokenizer.json beside the weights")

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from llreg_extract.files.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    OTHER_TOKENIZER_FILES,
+    TEKKEN_FILE,
+    TOKENIZER_CODE_FILES,
     TOKENIZER_FILES,
     WEIGHTS,
     WEIGHTS_INDEX,
@@ -23,8 +26,9 @@ from llreg_extract.source import Adapter, Source
 from llreg_schemas.errors import ModelAccessError, ModelNotFoundError
 
 TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
-_SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, WEIGHTS_INDEX)
-_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
+_TOKENIZER = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES, TEKKEN_FILE)
+_SMALL_FILES = ("config.json", "generation_config.json", WEIGHTS_INDEX, *_TOKENIZER)
+_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *_TOKENIZER, *TOKENIZER_CODE_FILES)
 
 
 class RepoFile(NamedTuple):
@@ -112,8 +116,9 @@ def _needed_names(source: Source, files: Collection[str], trust_remote_code: boo
 
 def _patterns(source: Source, trust_remote_code: bool) -> list[str]:
     """The small files beside the weights, and a tokenizer's that is at the root."""
-    beside = in_folder(source.subfolder, [*_SMALL_FILES, *(["*.py"] if trust_remote_code else [])])
-    return beside + (list(TOKENIZER_FILES) if source.tokenizer == "root" else [])
+    code = TOKENIZER_CODE_FILES if trust_remote_code else ()
+    beside = in_folder(source.subfolder, [*_SMALL_FILES, *code])
+    return beside + ([*_TOKENIZER, *code] if source.tokenizer == "root" else [])
 
 
 def cache_folder() -> Path:

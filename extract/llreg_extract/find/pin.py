@@ -8,7 +8,6 @@ from dataclasses import replace
 from llreg_extract.files.card import clean, declared
 from llreg_extract.files.checkpoint import (
     ADAPTER_CONFIG,
-    TOKENIZER_FILES,
     TOKENIZER_VOCABULARIES,
     adapter_files,
     check_whole_gguf,
@@ -17,6 +16,7 @@ from llreg_extract.files.checkpoint import (
     matching,
     pick_gguf,
     prevailing_dtype,
+    tokenizer_files,
     tokenizer_location,
 )
 from llreg_extract.files.config import (
@@ -39,10 +39,10 @@ from llreg_extract.source import QUANTIZATIONS, Adapter, Source, check_file_name
 from llreg_schemas.errors import InputError, ModelNotFoundError, UnsupportedModelError
 
 
-def adapter_source(folder: ModelFolder, base: Source) -> Source:
+def adapter_source(folder: ModelFolder, base: Source, trust_remote_code: bool) -> Source:
     """The source of an adapter over a pinned base model."""
     require_for_model("peft")
-    files = in_folder(folder.subfolder, adapter_files(folder.files, folder.name))
+    files = in_folder(folder.subfolder, adapter_files(folder.files, folder.name, trust_remote_code=trust_remote_code))
     adapter = Adapter(base.name, folder.kind, folder.location, folder.revision(files), folder.subfolder)
     declaration = declared(
         folder.card,
@@ -84,7 +84,7 @@ def _checkpoint_source(folder: ModelFolder, quantize: str | None, trust_remote_c
     # The hash of a local model covers its config and weights, and the tokenizer wherever it lies.
     tokenizer = tokenizer_location(folder.files, folder.root) if folder.subfolder else "weights"
     files = in_folder(folder.subfolder, deciding_files(folder.files, trust_remote_code=trust_remote_code))
-    files += matching(folder.root, TOKENIZER_FILES) if tokenizer == "root" else []
+    files += tokenizer_files(folder.root, trust_remote_code=trust_remote_code) if tokenizer == "root" else []
     # Packing is a matter of loading: the revision is that of the weights as they are.
     return Source(
         name=folder.name,

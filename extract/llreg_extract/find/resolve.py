@@ -82,7 +82,7 @@ def resolve(
             return model_source(folder, file, quantize, trust_remote_code)
         config = read_adapter_config(folder.fetch(ADAPTER_CONFIG), folder.name)
         base_folder, file = _find_base(folder, config, base)
-        return adapter_source(folder, model_source(base_folder, file, quantize, trust_remote_code))
+        return adapter_source(folder, model_source(base_folder, file, quantize, trust_remote_code), trust_remote_code)
     except LlregError:
         raise
     except OSError as error:
@@ -127,7 +127,8 @@ def resolve_identity(identity: Identity, *, trust_remote_code: bool = False) -> 
     folder = _open(adapter["model"], adapter["revision"], subfolder)
     read_adapter_config(folder.fetch(ADAPTER_CONFIG), folder.name)  # refuses what llreg cannot score
     base_folder = _open(identity.model, revision, None, identity.file)
-    return adapter_source(folder, model_source(base_folder, identity.file, quantize, trust_remote_code))
+    base = model_source(base_folder, identity.file, quantize, trust_remote_code)
+    return adapter_source(folder, base, trust_remote_code)
 
 
 def _find(model: str, revision: str | None, name: str | None, subfolder: str | None) -> tuple[ModelFolder, str | None]:

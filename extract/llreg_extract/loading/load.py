@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.checkpoint import TOKENIZER_FILES, check_tokenizer, matching
 from llreg_extract.files.config import context_length
 from llreg_extract.files.gguf_file import open_gguf
 from llreg_extract.files.hub import adapter_folder, download
@@ -21,11 +19,11 @@ from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require
 from llreg_extract.loading.adapter import lay_over
 from llreg_extract.loading.device import choose, device_name
 from llreg_extract.loading.gguf import load_module
-from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
 from llreg_extract.loading.quantization import chatter_withheld, finish, loading_config, packages
 from llreg_extract.loading.selfcheck import prepare
+from llreg_extract.loading.tokenizer import read_tokenizer
 from llreg_extract.model import Model
-from llreg_extract.scoring.encoding import PROBE_TEXT, special_prefix
+from llreg_extract.scoring.encoding import Tokenizer
 from llreg_extract.source import Source
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
 
@@ -65,7 +63,7 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
     with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
-        tokenizer = _read_tokenizer(source, folder, weights, options)
+        tokenizer = read_tokenizer(source, folder, weights, options)
         read_module = partial(_read_module, source, weights, options, dtype, device)
         if source.adapter is None:
             return make_ready(source, read_module(), tokenizer, dtype, trust_remote_code=trust_remote_code)
@@ -75,7 +73,9 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         return model
 
 
-def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust_remote_code: bool = False) -> Model:
+def make_ready(
+    source: Source, module: Any, tokenizer: Tokenizer, dtype: str, *, trust_remote_code: bool = False
+) -> Model:
     """Check a module that is loaded, and set the fastest way to score it.
 
     Parameters
@@ -83,7 +83,7 @@ def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust
     source : Source
     module : torch.nn.Module
         Causal language model of transformers, in evaluation mode.
-    tokenizer : transformers tokenizer
+    tokenizer : Tokenizer
     dtype : str
         Of the weights.
     trust_remote_code : bool
@@ -106,7 +106,7 @@ def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust
         context_length=min((limit for limit in limits if limit is not None), default=None),
         attention=attention,
         library_attention=attention,
-        first_token_scored=special_prefix(tokenizer) > 0,
+        first_token_scored=len(tokenizer.prefix) > 0,
         # The cores that this process may use; macOS does not tell them.
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         trust_remote_code=trust_remote_code,
@@ -115,7 +115,7 @@ def make_ready(source: Source, module: Any, tokenizer: Any, dtype: str, *, trust
     return model
 
 
-def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Tokenizer:
     """Load a model's tokenizer alone, as `load` does; all its files are downloaded if need be.
 
     Raises
@@ -125,7 +125,7 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
     """
     folder = download(source, trust_remote_code=trust_remote_code)
     with _checkpoint(source, folder, trust_remote_code) as (weights, options):
-        return _read_tokenizer(source, folder, weights, options)
+        return read_tokenizer(source, folder, weights, options)
 
 
 def environment(model: Model) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def environment(model: Model) -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code" and `Model.adapter`, as ``row.schema.json`` has them.
+        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code", `Tokenizer.provenance` and
+        `Model.adapter`, as ``row.schema.json`` has them.
     """
     names = ("torch", "transformers", "tokenizers", *packages(model.source))
     return {
@@ -143,6 +144,7 @@ def environment(model: Model) -> dict[str, Any]:
         "attention": model.attention,
         "scoring_path": model.path,
         "batching": model.batching,
+        **model.tokenizer.provenance,
         "trust_remote_code": model.trust_remote_code,
         **model.adapter,
     }
@@ -177,53 +179,6 @@ def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterat
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"the disk is full while {source.name} is loaded: free some space") from error
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
-
-
-@contextmanager
-def _links(files: Mapping[str, Path]) -> Iterator[Path]:
-    """A folder of links to files, by their names in it."""
-    with tempfile.TemporaryDirectory(prefix="llreg-") as folder:
-        for name, path in files.items():
-            (Path(folder) / name).symlink_to(path.resolve())
-        yield Path(folder)
-
-
-def _read_tokenizer(source: Source, folder: Path, weights: Path, options: Mapping[str, Any]) -> Any:
-    """The tokenizer of a source, from where it lies; `weights` and `options` are from `_checkpoint`.
-
-    Raises
-    ------
-    ModelError
-        There is none, or it makes no tokens.
-    """
-    if source.tokenizer == "weights":
-        return _tokenizer_from(weights, source, options)
-    # One that lies elsewhere is put beside the model's config, in a folder of links.
-    code = bool(options["trust_remote_code"])
-    if source.adapter and source.tokenizer == "adapter":
-        folder = adapter_folder(source.adapter, source.name)
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    files = {name: folder / name for name in matching(names, [*TOKENIZER_FILES, *(["*.py"] if code else [])])}
-    if source.file is None:
-        files["config.json"] = weights / "config.json"
-    with _links(files) as linked:
-        return _tokenizer_from(linked, source, {"trust_remote_code": code})
-
-
-def _tokenizer_from(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
-    if "gguf" in options:
-        return gguf_tokenizer(options["gguf"].header, source.name)
-    if not options["trust_remote_code"]:
-        check_tokenizer(source.name, [path.name for path in folder.iterdir()])
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:
-        raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {first_line(error)}") from error
-    if not tokenizer(PROBE_TEXT)["input_ids"]:
-        raise ModelError(f"the tokenizer of {source.name} makes no tokens: is its vocabulary there?")
-    return tokenizer
 
 
 def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:

@@ -12,7 +12,7 @@ from llreg_extract.fast import kernels, replay
 from llreg_extract.libraries import is_out_of_memory
 from llreg_extract.model import Model
 from llreg_extract.quirks import rope_boundary
-from llreg_extract.scoring.encoding import PROBE_TEXT
+from llreg_extract.scoring.encoding import PROBE_TEXT, tokenise
 from llreg_extract.scoring.forward import token_log_probs
 from llreg_schemas.errors import UnsupportedModelError
 
@@ -46,7 +46,7 @@ def prepare(model: Model) -> None:
         model.module.set_attn_implementation(model.library_attention)
         model.attention = model.library_attention
 
-    probe = np.asarray(model.tokenizer(PROBE_TEXT)["input_ids"], dtype=np.int32)
+    (probe,) = tokenise(model.tokenizer, [PROBE_TEXT]).ids
     limits = model.context_length, rope_boundary(model.module.config.to_dict())
     length = min([_LENGTH, *(limit for limit in limits if limit is not None)])
     probe = np.resize(probe, length)  # repeated or cut

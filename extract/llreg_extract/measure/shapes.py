@@ -7,8 +7,9 @@ from typing import Any
 
 from llreg_extract.libraries import quiet, require
 from llreg_extract.loading.load import make_ready
+from llreg_extract.loading.tokenizer import follow_backend
 from llreg_extract.model import Model
-from llreg_extract.scoring.encoding import PROBE_TEXT
+from llreg_extract.scoring.encoding import PROBE_TEXT, Tokenizer
 from llreg_extract.source import Source
 from llreg_schemas.errors import InputError
 
@@ -76,12 +77,13 @@ def make_module(shape: str, dtype: str, device: str) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
 
 
-def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `vocabulary` of the texts' own words, which adds no special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -91,4 +93,5 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator([PROBE_TEXT, *texts], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    library = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return follow_backend("random", tokenizer, library, "tokenizer.json")

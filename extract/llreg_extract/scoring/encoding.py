@@ -1,10 +1,10 @@
-"""Texts -> token ids, by protocol ``modelmap-1``: the tokenizer's defaults, nothing cut."""
+"""Texts -> token ids, by protocol ``modelmap-1``: as the checkpoint's own file says, nothing cut and nothing added behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,58 @@ from llreg_schemas.errors import UnsupportedModelError
 
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest."
 
+# What decided the ids, as a row's provenance has it.
+Origin = Literal["tokenizer.json", "gguf", "sentencepiece", "transformers"]
+
+
+class Segmenter(Protocol):
+    """What cuts texts into tokens: one of the classes in `llreg_extract.loading.tokenizer`."""
+
+    def __call__(self, texts: Sequence[str], /) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+        """Ids of each text without any special tokens of the tokenizer's own, and whether a part of it is in no token of
+        the vocabulary: bool array of shape (n_texts,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How texts become token ids.
+
+    Attributes
+    ----------
+    segmenter : Segmenter
+        Cuts a text into tokens.
+    origin : {"tokenizer.json", "gguf", "sentencepiece", "transformers"}
+        What the segmenter follows.
+    prefix : int32 array of shape (n,)
+        Special tokens that go before a text, such as BOS.
+    num_appended : int
+        Special tokens that transformers' tokenizer puts behind a text, such as EOS. They are no part of it, and left off.
+    special : mapping of int to str
+        Spellings of the special tokens by id.
+    library : transformers tokenizer
+        Renders chats; its own ids are not used.
+    conflict : str
+        What files of the checkpoint say otherwise than the one that is followed, in words; "" if nothing.
+    """
+
+    segmenter: Segmenter
+    origin: Origin
+    prefix: NDArray[np.int32]
+    num_appended: int
+    special: Mapping[int, str]
+    library: Any
+    conflict: str = ""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Pieces of a row's provenance: "tokenization", and "appended_tokens" and "tokenizer_conflict" where there are such."""
+        return {
+            "tokenization": self.origin,
+            **({"appended_tokens": self.num_appended} if self.num_appended else {}),
+            **({"tokenizer_conflict": self.conflict} if self.conflict else {}),
+        }
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -22,21 +74,40 @@ class Encoded:
     Attributes
     ----------
     ids : tuple of int32 arrays of shape (n,)
-        Token ids of each text, special tokens included.
+        Token ids of each text, with the special tokens before it.
     special_token_texts : int
         Texts in which a special token's spelling became that token.
     starts : int64 array of shape (n_texts,)
-        Index of the first token that is scored: 1 where all but the first are, more where a prompt comes before.
+        Index of the first token that is scored: what comes before it are special tokens and a prompt. It is 1 at least,
+        for nothing predicts the first token of a sequence.
+    unknown : bool array of shape (n_texts,)
+        Whether a part of the text is in no token of the vocabulary, so that it has no log-likelihood.
+    prefixed_prompts : int
+        Rendered prompts that got the tokenizer's prefix because their chat template does not write it.
     """
 
     ids: tuple[NDArray[np.int32], ...]
     special_token_texts: int
     starts: NDArray[np.int64]
+    unknown: NDArray[np.bool_]
+    prefixed_prompts: int = 0
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """int64 of shape (n_texts,), tokens."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def num_scored(self, context_length: int | None) -> NDArray[np.int64]:
+        """Tokens of each text that are scored, 0 where it has no log-likelihood: int64 of shape (n_texts,).
+
+        Parameters
+        ----------
+        context_length : int or None
+            Longest text in tokens that the model takes.
+        """
+        limit = np.inf if context_length is None else context_length
+        has_value = (self.lengths <= limit) & ~self.unknown
+        return np.where(has_value, np.maximum(self.lengths - self.starts, 0), 0)
 
 
 def encode(model: Model, texts: Sequence[str]) -> Encoded:
@@ -61,20 +132,23 @@ def encode(model: Model, texts: Sequence[str]) -> Encoded:
     return encoded
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str]) -> Encoded:
-    """Tokenise texts in one call, with the tokenizer's default special tokens; no model is needed.
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
+    """Tokenise texts in one call, with the special tokens that go before a text; no model is needed.
 
     Parameters
     ----------
-    tokenizer : transformers tokenizer
+    tokenizer : Tokenizer
     texts : sequence of str
     """
-    if not texts:
-        return Encoded((), 0, np.empty(0, np.int64))
-    # verbose=False: texts past the context are expected here, and left unscored later.
-    output = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
-    ids = tuple(np.asarray(row, dtype=np.int32) for row in output["input_ids"])
-    return Encoded(ids, _count_special(tokenizer, texts, ids), np.ones(len(ids), np.int64))
+    content, unknown = tokenizer.segmenter(list(texts))
+    # The spelling tells a special token from an unknown one that shares its id.
+    special_ids = np.array(sorted(tokenizer.special), dtype=np.int32)
+    num_special = sum(
+        any(tokenizer.special[int(token)] in text for token in ids[np.isin(ids, special_ids)])
+        for text, ids in zip(texts, content, strict=True)
+    )
+    starts = np.full(len(content), max(1, len(tokenizer.prefix)), np.int64)
+    return Encoded(tuple(np.concatenate([tokenizer.prefix, ids]) for ids in content), num_special, starts, unknown)
 
 
 def check_range(model: Model, encoded: Encoded) -> None:
@@ -91,27 +165,3 @@ def check_range(model: Model, encoded: Encoded) -> None:
             f"the tokenizer of {model.source.name} makes token id {highest} and the model has {rows} embeddings: "
             "they do not belong together"
         )
-
-
-def special_prefix(tokenizer: Any) -> int:
-    """Number of special tokens the tokenizer puts before a text."""
-    plain = list(tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
-    full = list(tokenizer(PROBE_TEXT)["input_ids"])
-    starts = range(len(full) - len(plain) + 1)
-    return next((start for start in starts if full[start : start + len(plain)] == plain), 0)
-
-
-def _count_special(tokenizer: Any, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> int:
-    """Texts in which the spelling of a special token became that token."""
-    spellings = {
-        number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    for number, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True):
-        spellings[int(number)] = str(token)
-    special_ids = np.array(sorted(spellings), dtype=np.int32)
-    count = 0
-    for text, row in zip(texts, ids, strict=True):
-        # The spelling tells tokens of the text from those the tokenizer adds, and from unknown ones that
-        # share a special token's id.
-        count += any(spellings[int(token)] in text for token in row[np.isin(row, special_ids)])
-    return count

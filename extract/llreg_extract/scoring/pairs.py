@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llreg_extract.libraries import first_line
 from llreg_extract.model import Model
-from llreg_extract.scoring.encoding import PROBE_TEXT, Encoded, check_range, special_prefix, tokenise
+from llreg_extract.scoring.encoding import Encoded, Tokenizer, check_range, tokenise
 from llreg_extract.scoring.scores import Scores, gather, iter_scores
 from llreg_schemas import Pair
 from llreg_schemas.errors import ModelError, UnsupportedModelError
@@ -43,16 +42,16 @@ def encode_pairs(model: Model, pairs: Sequence[Pair], rendering: Rendering) -> E
     return encoded
 
 
-def tokenise_pairs(tokenizer: Any, pairs: Sequence[Pair], rendering: Rendering, *, name: str) -> Encoded:
+def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rendering, *, name: str) -> Encoded:
     """Tokenise pairs twice: every response behind its prompt, then every response alone.
 
     Prompt and response are tokenised apart and laid end to end, so that the prompt's tokens are a prefix whatever the
-    response is, and the response's tokens the same in both sequences; special tokens that the tokenizer puts around a
-    text stand around the response alone only, as in ``modelmap-1``.
+    response is, and the response's tokens the same in both sequences. Special tokens that go before a text (BOS) go before the
+    prompt, too, unless its chat template has written them, and none goes behind.
 
     Parameters
     ----------
-    tokenizer : transformers tokenizer
+    tokenizer : Tokenizer
     pairs : sequence of Pair
     rendering : {"chat-template", "raw"}
     name : str
@@ -72,49 +71,51 @@ def tokenise_pairs(tokenizer: Any, pairs: Sequence[Pair], rendering: Rendering, 
         The chat template refuses a prompt.
     """
     responses = [pair.response for pair in pairs]
-    prompts = list(_templated(tokenizer, pairs, name) if rendering == "chat-template" else _raw(tokenizer, pairs))
-    behind = [np.concatenate(both) for both in zip(prompts, _plain(tokenizer, responses), strict=True)]
+    if rendering == "chat-template":
+        texts = _templated(tokenizer.library, pairs, name)
+    else:  # conversations are never raw
+        texts = [pair.prompt if isinstance(pair.prompt, str) else "" for pair in pairs]
+    prompts, unknown = tokenizer.segmenter(texts)
+    # A chat template may write the special tokens that go before a text itself.
+    prefix = tokenizer.prefix
+    is_bare = [rendering == "raw" or not np.array_equal(prompt[: len(prefix)], prefix) for prompt in prompts]
+    prompts = [
+        np.concatenate([prefix, prompt]) if bare else prompt for prompt, bare in zip(prompts, is_bare, strict=True)
+    ]
     alone = tokenise(tokenizer, responses)
+    behind = [np.concatenate([prompt, ids[len(prefix) :]]) for prompt, ids in zip(prompts, alone.ids, strict=True)]
     starts = np.array([max(1, len(prompt)) for prompt in prompts], dtype=np.int64)
-    return Encoded((*behind, *alone.ids), alone.special_token_texts, np.concatenate([starts, alone.starts]))
+    return Encoded(
+        ids=(*behind, *alone.ids),
+        special_token_texts=alone.special_token_texts,
+        starts=np.concatenate([starts, alone.starts]),
+        unknown=np.concatenate([unknown | alone.unknown, alone.unknown]),
+        prefixed_prompts=sum(is_bare) if rendering == "chat-template" and len(prefix) else 0,
+    )
 
 
-def _raw(tokenizer: Any, pairs: Sequence[Pair]) -> Iterator[NDArray[np.int32]]:
-    """Prompts as they are, behind the special tokens that the tokenizer puts before a text."""
-    prefix = np.asarray(tokenizer(PROBE_TEXT)["input_ids"][: special_prefix(tokenizer)], dtype=np.int32)
-    texts = [pair.prompt if isinstance(pair.prompt, str) else "" for pair in pairs]  # conversations are never raw
-    return (np.concatenate([prefix, prompt]) for prompt in _plain(tokenizer, texts))
-
-
-def _templated(tokenizer: Any, pairs: Sequence[Pair], name: str) -> Iterator[NDArray[np.int32]]:
+def _templated(library: Any, pairs: Sequence[Pair], name: str) -> list[str]:
     """Prompts through the chat template, up to where the model's answer begins."""
-    if not getattr(tokenizer, "chat_template", None):
+    if not getattr(library, "chat_template", None):
         raise UnsupportedModelError(
             f"{name} has no chat template, and this registry's prompts go through it: add it to a registry of raw "
             "prompts (llreg init DIR --texts FILE --prompt raw)"
         )
     try:
-        template = _fixed_clock() + str(tokenizer.get_chat_template())
+        template = _fixed_clock() + str(library.get_chat_template())
     except ValueError as error:  # several, and none of them is the default one
         raise UnsupportedModelError(f"{name} has no one chat template: {first_line(error)}") from error
     options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
     rendered: list[str] = []
     for pair in pairs:
         try:
-            rendered.append(str(tokenizer.apply_chat_template(pair.messages, **options)))
+            rendered.append(str(library.apply_chat_template(pair.messages, **options)))
         except Exception as error:  # a template is a program of the model's maker, and may raise anything
             raise ModelError(
                 f"the chat template of {name} on the prompt of pair {len(rendered)} fails: {first_line(error)}; leave such "
                 "pairs out, or use a registry of raw prompts"
             ) from error
-    return _plain(tokenizer, rendered)
-
-
-def _plain(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-    """Token ids without the special tokens that the tokenizer adds."""
-    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    rows = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"] if texts else []
-    return (np.asarray(row, dtype=np.int32) for row in rows)
+    return rendered
 
 
 def _fixed_clock() -> str:
@@ -127,20 +128,29 @@ def _fixed_clock() -> str:
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
 
 
-def prompt_provenance(tokenizer: Any, rendering: Rendering) -> dict[str, str]:
+def prompt_provenance(tokenizer: Tokenizer, rendering: Rendering, encoded: Encoded) -> dict[str, Any]:
     """How prompts were rendered: pieces of a row's provenance.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    rendering : {"chat-template", "raw"}
+    encoded : Encoded
+        From `tokenise_pairs`.
 
     Returns
     -------
     dict
-        "prompt_rendering", and "chat_template" where one was used: the sha256 of its UTF-8 bytes.
+        "prompt_rendering"; "chat_template" where one was used: the sha256 of its UTF-8 bytes; "prefixed_prompts" where
+        there are such: see `Encoded`.
     """
     if rendering == "raw":
         return {"prompt_rendering": rendering}
-    template = str(tokenizer.get_chat_template())
+    template = str(tokenizer.library.get_chat_template())
     return {
         "prompt_rendering": rendering,
         "chat_template": f"sha256:{hashlib.sha256(template.encode('utf-8')).hexdigest()}",
+        **({"prefixed_prompts": encoded.prefixed_prompts} if encoded.prefixed_prompts else {}),
     }
 
 

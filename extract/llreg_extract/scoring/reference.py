@@ -11,14 +11,16 @@ import numpy as np
 from llreg_extract.fast import replay
 from llreg_extract.fast.replay import call_options
 from llreg_extract.model import Model
+from llreg_extract.scoring.encoding import tokenise
 from llreg_extract.scoring.scores import Scores, Status
 
 
 def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
     """Log-likelihoods computed one text at a time in float64: slow, and easy to see right.
 
-    ll(x) = sum over t = 2..n of ln p(y_t | y_<t), with y the tokens of x (Oyama et al., ACL 2025,
-    arXiv 2502.16173, section 3); NaN for a text past the context or of fewer than two tokens.
+    ll(x) = sum over t of ln p(y_t | y_<t), with y the tokens of x behind the special ones that go before it (Oyama et
+    al., ACL 2025, arXiv 2502.16173, section 3): all of x, or all but its first where nothing goes before it. NaN for a text
+    past the context, without a token to score, or with a part that no token of the vocabulary holds.
 
     Parameters
     ----------
@@ -34,21 +36,23 @@ def reference_scores(model: Model, texts: Sequence[str]) -> Scores:
 
     module = _plain_copy(model)
     values, counts, states = [], [], []
-    for text in texts:
-        ids = model.tokenizer(text, verbose=False)["input_ids"]
+    encoded = tokenise(model.tokenizer, texts)
+    for ids, start, unknown in zip(encoded.ids, encoded.starts.tolist(), encoded.unknown.tolist(), strict=True):
         value, count, status = float("nan"), 0, Status.SCORED
-        if len(ids) < 2:
+        if unknown:
+            status = Status.UNKNOWN_TOKEN
+        elif len(ids) <= start:
             status = Status.UNSCORED
         elif model.context_length is not None and len(ids) > model.context_length:
             status = Status.OVER_CONTEXT
         else:
-            tokens = torch.tensor([ids], device=model.device)
+            tokens = torch.from_numpy(ids).long().to(model.device)[None]
             with torch.inference_mode():
                 logits = module(tokens, **call_options(module)).logits[0]  # (t, v)
                 log_p = torch.log_softmax(logits.double(), dim=-1)
-            # The logits at t - 1 predict the token at t; the first has nothing to be predicted from.
-            value = sum(float(log_p[t - 1, ids[t]]) for t in range(1, len(ids)))
-            count = len(ids) - 1
+            # The logits at t - 1 predict the token at t; special tokens before the text are not scored.
+            value = sum(float(log_p[t - 1, ids[t]]) for t in range(start, len(ids)))
+            count = len(ids) - start
             if not np.isfinite(value):
                 value, count, status = float("nan"), 0, Status.NON_FINITE
         values.append(value)

@@ -29,8 +29,9 @@ class Status(enum.IntEnum):
 
     SCORED = 0
     OVER_CONTEXT = 1  # longer than the model's context
-    UNSCORED = 2  # fewer than two tokens: nothing to predict
+    UNSCORED = 2  # no token with another before it: nothing to predict
     NON_FINITE = 3  # the model returned NaN or inf
+    UNKNOWN_TOKEN = 4  # a part of it is in no token of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Scores:
 def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None) -> Scores:
     """Log-likelihood of each text.
 
-    ll(x) = sum of ln p(y_t | y_<t) over t = 2..n of the text's tokens y, special tokens as the
-    tokenizer adds them (Oyama et al., ACL 2025, arXiv 2502.16173, section 3).
+    ll(x) = sum of ln p(y_t | y_<t) over t = 2..n of the text's tokens y, with the special tokens that go before a text and
+    none behind it (Oyama et al., ACL 2025, arXiv 2502.16173, section 3).
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def iter_scores(
 ) -> Generator[Batch, None, None]:
     """Score texts batch by batch, longest first; each text comes once, in no promised order.
 
-    Texts that are too long or too short come first, as one batch, without a forward pass. On a CPU
+    Texts that cannot be scored come first, as one batch, without a forward pass. On a CPU
     batches run in `model.threads` threads of one core each, which is faster than one batch on all
     cores. Which texts share a batch does not depend on `skip`, so that a run that goes on gives the very values of one that
     was not interrupted. Closing the iterator drops what has not begun and waits for what has.
@@ -160,10 +161,11 @@ def _iterate(
 
     lengths = encoded.lengths
     over = lengths > (model.context_length if model.context_length is not None else np.inf)
-    unscored = over | (lengths <= encoded.starts)
+    unscored = over | encoded.unknown | (lengths <= encoded.starts)
     texts = np.array([text for text in np.flatnonzero(unscored) if text not in skip], dtype=np.int64)
     if len(texts):
         status = np.where(over[texts], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
+        status[encoded.unknown[texts]] = Status.UNKNOWN_TOKEN
         yield Batch(texts, np.full(len(texts), np.nan), np.zeros(len(texts), dtype=np.int32), status, 0.0)
 
     config = model.module.config.to_dict()

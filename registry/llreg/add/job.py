@@ -193,11 +193,13 @@ class Scoring:
         arrays = row_arrays(entries, job.num_texts, pairs=pairs)
         if np.isnan(arrays["log_likelihood"]).all():
             raise ModelError(
-                f"{identity.name} can score none of the {len(job.texts):,} texts: all are longer than its "
-                f"context of {self.model.context_length} tokens or too short; use another text set"
+                f"{identity.name} can score none of the {len(job.texts):,} texts: all are longer than its context of "
+                f"{self.model.context_length} tokens, too short, or hold what its vocabulary has no token for; use another text set"
             )
         environment = llreg_extract.environment(self.model)
-        prompts = llreg_extract.prompt_provenance(self.model.tokenizer, job.rendering) if job.rendering else {}
+        prompts = (
+            llreg_extract.prompt_provenance(self.model.tokenizer, job.rendering, self.encoded) if job.rendering else {}
+        )
         provenance = {
             **environment,
             **prompts,
@@ -279,6 +281,7 @@ def row_counts(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[st
         counts[f"tokens{ending}"] = int(part["num_tokens"][part["status"] == status.SCORED].sum())
         counts[f"over_context{ending}"] = int((part["status"] == status.OVER_CONTEXT).sum())
         counts[f"unscored{ending}"] = int((part["status"] == status.UNSCORED).sum())
+        counts[f"unknown_token{ending}"] = int((part["status"] == status.UNKNOWN_TOKEN).sum())
     return counts
 
 

@@ -17,6 +17,7 @@ from llreg.add.reporter import AddResult
 from llreg.add.request import Entry, Request, check_texts, read_requests
 from llreg.add.task import Task
 from llreg.printable import shown_bytes
+from llreg.store.rowcheck import REASONS
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError, ModelError
 
@@ -300,13 +301,12 @@ def _memory_problem(model: PlannedModel, device: llreg_extract.DeviceMemory) -> 
 
 def _bytes_a_token(records: Sequence[RowRecord], num_bytes: float) -> float:
     """Bytes of text to a token: the median of the rows that scored all the texts."""
-    reasons = ("over_context", "unscored", "non_finite")
     ratios = [
         num_bytes / record.provenance["tokens"]
         for record in records
         if record.identity.subset is None
         and record.provenance["tokens"]
-        and not any(record.provenance.get(reason) for reason in reasons)
+        and not any(record.provenance.get(reason) for reason in REASONS)
     ]
     return statistics.median(ratios) if ratios else BYTES_A_TOKEN
 

@@ -19,6 +19,7 @@ from llreg.add.journal import Journal
 from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Request
 from llreg.store.layout import RUNS
+from llreg.store.rowcheck import REASONS
 from llreg.store.rowfile import write_row
 from llreg.store.subsets import load_subset, store_subset
 from llreg.store.versions import retract
@@ -92,6 +93,7 @@ class Task:
             "again": self.request.options.overwrite == "always",
             "libraries": [__version__, *map(_version, packages)],
             "remote_code": self.request.options.trust_remote_code,
+            "tokenization": "checkpoint",  # texts of before were tokenised by transformers
         }
         return Journal(self._runs / f"{self.identity.id[:24]}-{hash_json(parts)[:12]}.journal")
 
@@ -117,8 +119,7 @@ class Task:
             values = registry.row(record.row_id).log_likelihood  # (n_texts,)
             if record.identity.subset is not None:
                 values = values[load_subset(registry, record.identity.subset)["texts"]]
-            reasons = ("over_context", "non_finite", "unscored")
-            num_explained = sum(int(record.provenance.get(reason, 0)) for reason in reasons)
+            num_explained = sum(int(record.provenance.get(reason, 0)) for reason in REASONS)
             return None if np.isnan(values).sum() > num_explained else record
         # A row that was retracted would come out just the same.
         retractions = registry.retractions()
@@ -228,10 +229,13 @@ class Task:
             provenance, packages = self._completes.provenance, ("torch", "transformers")
             row_versions = [str(provenance["versions"].get(package)).partition("+")[0] for package in packages]
             environment = self.device.partition(":")[0], [*map(_version, packages)]
-            if (provenance["device"]["type"], row_versions) != environment:
+            other_tokens = (
+                "tokenization" not in provenance
+            )  # by transformers, before llreg read the checkpoint's own file
+            if other_tokens or (provenance["device"]["type"], row_versions) != environment:
                 raise InputError(
-                    f"{self._completes.row_id} lacks texts, and was scored with other library versions or on another kind "
-                    "of device: score all again with --overwrite always"
+                    f"{self._completes.row_id} lacks texts, and was scored with {'an older llreg' if other_tokens else 'other library'}"
+                    " versions or on another kind of device: score all again with --overwrite always"
                 )
             kept = kept if len(kept) else row_entries(self.registry.row(self._completes.row_id))
         return replace(self.job(), kept=kept)
@@ -272,6 +276,10 @@ class Task:
             notes.append(f"{counts['over_context']:,} texts are longer than the model's context and NaN")
         if counts["unscored"]:
             notes.append(f"{counts['unscored']:,} texts hold fewer than two tokens and are NaN")
+        if counts["unknown_token"]:
+            notes.append(
+                f"{counts['unknown_token']:,} texts hold what the model's vocabulary has no token for and are NaN"
+            )
         message = f"added as {record.row_id}{scope}" + (f" ({'; '.join(notes)})" if notes else "")
         return AddResult(self.model, "added", record.row_id, message, *figures)
 

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Why a text may have no value, by the name under which a record counts such texts.
+REASONS = {
+    "over_context": "over the context",
+    "non_finite": "not finite",
+    "unscored": "too short",
+    "unknown_token": "without a token for a part of it",
+}
+
 _TOKENS_PER_BYTE = 16  # Unicode normalisation can turn one 3-byte character into 33 bytes
 _NATS_PER_TOKEN = 10_000  # far beyond what a model can lose on one token
 _EXTRA_TOKENS = 16  # special tokens around a text
@@ -114,10 +122,10 @@ def refuse(wrong: NDArray[np.bool_], label: str, field: str, expected: str, valu
 
 def check_left_out(provenance: Mapping[str, Any], suffix: str, most: int, why: str, label: str) -> None:
     """Refuse a record that gives a reason for more texts without a value than there can be."""
-    num_texts = sum(provenance.get(f"{name}{suffix}", 0) for name in ("over_context", "non_finite", "unscored"))
+    num_texts = sum(provenance.get(f"{name}{suffix}", 0) for name in REASONS)
     if num_texts > most:
         raise InvalidFileError(
             label,
-            f"expected at most {most:,} texts over the context, non-finite or unscored, {why}; got {num_texts:,}",
+            f"expected at most {most:,} texts that could not be scored ({', '.join(REASONS)}), {why}; got {num_texts:,}",
             field="provenance",
         )

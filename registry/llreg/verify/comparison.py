@@ -177,7 +177,9 @@ def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def token_difference(texts: Sequence[int], stored: NDArray[np.integer], rescored: NDArray[np.integer]) -> str:
+def token_difference(
+    texts: Sequence[int], stored: NDArray[np.integer], rescored: NDArray[np.integer], *, place: str = "before"
+) -> str:
     """How numbers of tokens differ, in words; "" if they do not, or the row does not tell them.
 
     Parameters
@@ -185,6 +187,8 @@ def token_difference(texts: Sequence[int], stored: NDArray[np.integer], rescored
     texts : sequence of int
     stored, rescored : int arrays of shape (n_texts,)
         Tokens that the row says were scored, and those scored here.
+    place : {"before", "behind"}
+        Where a token may be that every text has one of.
     """
     differing = np.flatnonzero(stored != rescored)
     if not len(differing) or not stored.any():
@@ -192,7 +196,7 @@ def token_difference(texts: Sequence[int], stored: NDArray[np.integer], rescored
     first, steps = int(differing[0]), np.unique((rescored - stored)[differing])
     counts = f"text {texts[first]} has {stored[first]:,} tokens in the row and {rescored[first]:,} here"
     if len(differing) == len(stored) and len(steps) == 1 and abs(int(steps[0])) == 1:
-        return f"a special token before each text is scored {'in the row' if steps[0] < 0 else 'here'} only ({counts})"
+        return f"a special token {place} each text is scored {'in the row' if steps[0] < 0 else 'here'} only ({counts})"
     return f"{len(differing):,} of {len(stored):,} texts have other numbers of tokens ({counts})"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import llreg_extract
 from llreg.add.job import Job, Scoring, flat_arrays, sequences_of
 from llreg.add.reporter import Reporter
+from llreg.store.rowcheck import REASONS
 from llreg.store.subsets import read_subset
 from llreg.verify.comparison import (
     ADVISED_TEXTS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from llreg_schemas import RowRecord
 
 _LEFT_OUT = 4  # texts that the row has no value for and that are scored, too: the model should give them none
+_MOST_TOKENISED = 10_000  # texts whose tokens are counted again, drawn at random if there are more
 _SHIFTS = (-9, -7, -5, -3, 3, 5, 7, 9)  # in tolerances: where no value of the model is, to know what chance finds
 
 
@@ -86,9 +88,8 @@ class Sample:
         """A few texts that the row has no value for, since the model cannot score them, as its record says."""
         record, provenance = self.record, self.record.provenance
         absent = np.isnan(self.row.log_likelihood)
-        num_unexplained = int(absent.sum()) - sum(
-            int(provenance.get(name) or 0) for name in ("over_context", "unscored")
-        )
+        explained = REASONS.keys() - {"non_finite"}
+        num_unexplained = int(absent.sum()) - sum(int(provenance.get(name) or 0) for name in explained)
         if record.identity.subset:
             num_unexplained -= len(absent) - len(read_subset(self.registry, record.identity.subset)["texts"])
         if record.identity.source == "imported" or num_unexplained > 0:  # incomplete, and known to be
@@ -115,10 +116,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A sample as this machine scores it: arrays as of `Sample`, provenance as of a row, the model's limit and tokenizer."""
+    """A sample as this machine scores it: arrays as of `Sample`, whether a text has a part without a token, provenance as of
+    a row, the model's limit and tokenizer."""
 
     values: NDArray[np.float64]
     tokens: NDArray[np.int32]
+    unknown: NDArray[np.bool_]
     provenance: Mapping[str, Any]
     context_length: int | None
     tokenizer: Any
@@ -155,15 +158,20 @@ class Rescoring:
         if problem:
             return sample.agreement("mismatch", "coverage", problem + self._other_versions(scored), **figures)
         sequences = sample.sequences(sample.texts)
-        sequences = sequences[~np.isnan(sample.values[sequences])]
-        texts = [sample.text_of(sequence) for sequence in sequences]
-        problem = token_difference(texts, sample.tokens[sequences], scored.tokens[sequences])
+        sequences = sequences[~np.isnan(sample.values[sequences] + scored.values[sequences])]
+        problem, are_permuted = self._token_problem(scored)
         if problem:
-            figures["comparison"] = self._compare(sequences, scored, self.dtype)
-            if self._are_permuted(scored):
+            if len(sequences):
+                figures["comparison"] = self._compare(sequences, scored, self.dtype)
+            if are_permuted:
                 why = f"the row is of these texts in another order: {problem}, and in all they have the same numbers"
                 return sample.agreement("mismatch", "text order", why, **figures)
-            why = f"the row was made with another tokenizer, or otherwise set: {problem}{self._other_versions(scored)}"
+            maker = "with another tokenizer, or otherwise set"
+            if "tokenization" not in sample.record.provenance and sample.record.identity.source != "imported":
+                maker = (
+                    "with another tokenisation, by a version of llreg that did not yet follow the checkpoint's own file"
+                )
+            why = f"the row was made {maker}: {problem}{self._other_versions(scored)}"
             return sample.agreement("mismatch", "tokens", why, **figures)
         comparison = self._judge(sequences, scored)
         cause, why = self._reason(comparison, sequences, scored)
@@ -184,13 +192,17 @@ class Rescoring:
         scoring = Scoring(job)
         row, model = scoring.run(lambda entries: None, Reporter()).row, scoring.model
         values, tokens = flat_arrays(row)
-        return _Scored(values.astype(np.float64), tokens, row.record.provenance, model.context_length, model.tokenizer)
+        unknown = np.zeros(len(values), dtype=bool)
+        unknown[job.sequences] = scoring.encoded.unknown
+        limits = model.context_length, model.tokenizer
+        return _Scored(values.astype(np.float64), tokens, unknown, row.record.provenance, *limits)
 
     def _coverage_problem(self, scored: _Scored) -> str:
         """A text that only one of the two has a value for, in words; "" if there is none."""
         sample = self.sample
         sequences = sample.sequences(sample.texts)
-        lost = sequences[~np.isnan(sample.values[sequences]) & np.isnan(scored.values[sequences])]
+        has_value = ~np.isnan(sample.values[sequences]) & ~scored.unknown[sequences]  # those are a matter of tokens
+        lost = sequences[has_value & np.isnan(scored.values[sequences])]
         if len(lost):
             tokens, limit = int(sample.tokens[lost[0]]), scored.context_length
             is_long = limit is not None and tokens >= limit
@@ -211,15 +223,32 @@ class Rescoring:
         ]
         return f" (the row was made with {'; '.join(differences)})" if differences else ""
 
-    def _are_permuted(self, scored: _Scored) -> bool:
-        """Whether the row's numbers of tokens are those of its texts here, in another order."""
-        registry, record = self.sample.registry, self.sample.record
-        if registry.rendering is not None or not scorable(registry, record).all():
-            return False
-        lengths = llreg_extract.tokenise(scored.tokenizer, registry.texts.complete()).lengths
-        limit = np.inf if scored.context_length is None else scored.context_length
-        counts = np.where((lengths < 2) | (lengths > limit), 0, lengths - 1)
-        return bool(np.array_equal(np.sort(counts), np.sort(self.sample.tokens)))
+    def _token_problem(self, scored: _Scored) -> tuple[str, bool]:
+        """How the numbers of tokens of the row's texts are others here, in words ("" if they are not), and whether they are
+        the same in another order.
+
+        All texts at hand are tokenised, not the sample alone: another tokenizer may differ in a few of them.
+        """
+        registry, sample = self.sample.registry, self.sample
+        texts = np.flatnonzero(scorable(registry, sample.record))
+        if len(texts) > _MOST_TOKENISED:
+            drawn = np.random.default_rng(sample.texts).choice(texts, _MOST_TOKENISED, replace=False)
+            texts = np.union1d(drawn, sample.texts)
+        copied = registry.texts.complete(texts.tolist())
+        if registry.rendering is None:
+            encoded = llreg_extract.tokenise(scored.tokenizer, copied)
+        else:
+            encoded = llreg_extract.tokenise_pairs(scored.tokenizer, copied, registry.rendering, name=self.source.name)
+        counts, sequences = encoded.num_scored(scored.context_length), sample.sequences(texts.tolist())
+        # What only one of the two has a value for is a matter of coverage.
+        counted = (sample.tokens[sequences] > 0) & ((counts > 0) | encoded.unknown)
+        stored, here = sample.tokens[sequences][counted], counts[counted]
+        numbers = [sample.text_of(sequence) for sequence in sequences[counted]]
+        # Before, what a tokenizer puts behind a text was scored with it.
+        place = "behind" if scored.provenance.get("appended_tokens") else "before"
+        problem = token_difference(numbers, stored, here, place=place)
+        is_whole = registry.rendering is None and len(texts) == registry.num_texts
+        return problem, is_whole and bool(np.array_equal(np.sort(counts), np.sort(sample.tokens)))
 
     # Values
 

@@ -215,7 +215,7 @@ def _of(batch: Any) -> Any:
 def test_only_tokens_from_the_start_on_are_scored(toy_model: Callable[..., Path]) -> None:
     model = load(toy_model("llama"))
     ids = np.arange(3, 23, dtype=np.int32)
-    encoded = llreg_extract.Encoded((ids, ids, ids), 0, np.array([1, 15, 20]))
+    encoded = llreg_extract.Encoded((ids, ids, ids), 0, np.array([1, 15, 20]), np.zeros(3, dtype=bool))
     (unscored, *scored) = list(llreg_extract.iter_scores(model, encoded, batch_tokens=1))
     assert (unscored.index.tolist(), unscored.status.tolist()) == ([2], [llreg_extract.Status.UNSCORED])
     expected = plain_log_probs(model.module, ids)

@@ -115,7 +115,7 @@ def test_a_vocabulary_that_training_made_larger(make_adapter: MakeAdapter, toy_m
     folder = make_adapter(tokens=5)
     model = load(folder)
     text = "Some <new3> words."
-    assert model.module.get_input_embeddings().weight.shape[0] == len(model.tokenizer)
+    assert model.module.get_input_embeddings().weight.shape[0] == len(model.tokenizer.library)
     assert value(model, text) == pytest.approx(by_hand(toy_model("llama"), folder, text), rel=1e-6)
     weights = load_file(folder / "adapter_model.safetensors")
     kept = {key: weight for key, weight in weights.items() if "lm_head" not in key}

@@ -59,7 +59,8 @@ def test_environment_and_declared_fit_the_row_schema(toy_model: Callable[..., Pa
     parts = json.loads(SCHEMA.read_text())["properties"]
     model = load(toy_model("mamba"))
     environment = llreg_extract.environment(model)
-    assert set(environment) == {"versions", "device", "attention", "scoring_path", "batching", "trust_remote_code"}
+    fields = {"versions", "device", "attention", "scoring_path", "batching", "tokenization", "trust_remote_code"}
+    assert set(environment) == fields
     jsonschema.validate(environment, {**parts["provenance"], "required": []})
     jsonschema.validate(dict(model.declared), parts["declared"])
     assert environment["versions"]["torch"] == torch.__version__

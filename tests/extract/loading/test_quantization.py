@@ -144,7 +144,7 @@ def test_an_adapter_acts_beside_packed_weights(toy_model: ToyModel, tmp_path: Pa
     assert type(model.module).__name__ == "LlamaForCausalLM"
     base = load(folder, quantize="int4")
     over_base = peft.PeftModel.from_pretrained(base.module, str(tmp_path / "mine")).eval()
-    ids = torch.tensor([base.tokenizer(TEXTS[0])["input_ids"]])
+    ids = torch.tensor([base.tokenizer.library(TEXTS[0])["input_ids"]])
     with torch.inference_mode():
         log_p = torch.log_softmax(over_base(input_ids=ids).logits[0].double(), -1)
     by_hand = float(log_p[:-1].gather(1, ids[0, 1:, None]).sum())

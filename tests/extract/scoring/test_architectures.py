@@ -78,7 +78,7 @@ def test_an_architecture_is_scored_as_by_the_reference(
     texts = make_texts()
     scores = llreg_extract.score(model, texts, batch_tokens=_BATCH)
     if name in _NO_FLOAT64:
-        expected = plain_scores(module, model.tokenizer, texts)
+        expected = plain_scores(module, model.tokenizer.library, texts)
     else:
         expected = llreg_extract.reference_scores(model, texts).log_likelihood.astype(np.float64)
     assert scores.num_tokens.tolist() == [length - 1 for length in _LENGTHS]

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import llreg_extract
 from llreg_extract import Status
+from llreg_extract.loading.tokenizer import follow_backend
+from llreg_extract.scoring.encoding import Tokenizer
 from llreg_extract.scoring.pairs import _CLOCK, encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
 from llreg_schemas import Message, Pair, sha256_text
 from llreg_schemas.errors import ModelError, UnsupportedModelError
@@ -41,8 +44,13 @@ RAW = [pair for pair in PAIRS if isinstance(pair.prompt, str)]
 def open_model(folder: Path, template: str | None = None) -> llreg_extract.Model:
     """The model, with a chat template of its own if one is given."""
     model = llreg_extract.load(llreg_extract.resolve(str(folder)), device="cpu")
-    model.tokenizer.chat_template = template
+    model.tokenizer.library.chat_template = template
     return model
+
+
+def followed(library: Any) -> Tokenizer:
+    """The tokenizer of a checkpoint that was saved from one of transformers."""
+    return follow_backend("toy", library.backend_tokenizer, library, "tokenizer.json")
 
 
 def plain_scores(model: llreg_extract.Model, prompts: list[list[int]], targets: list[list[int]]) -> np.ndarray:
@@ -70,8 +78,8 @@ def test_through_the_chat_template(toy_model: ToyModel, kind: str, bos: bool) ->
     rendered = [
         "".join(f"<s>{m['role']}: {m['content']}</s>" for m in pair.messages) + "<s>assistant: " for pair in PAIRS
     ]
-    prompts = [ids_of(model.tokenizer, text) for text in rendered]
-    responses = [ids_of(model.tokenizer, pair.response) for pair in PAIRS]
+    prompts = [ids_of(model.tokenizer.library, text) for text in rendered]  # the template begins with BOS itself
+    responses = [ids_of(model.tokenizer.library, pair.response) for pair in PAIRS]
     np.testing.assert_allclose(given.log_likelihood, plain_scores(model, prompts, responses), rtol=1e-5)
     assert given.num_tokens.tolist() == [len(response) for response in responses]
     np.testing.assert_allclose(
@@ -81,14 +89,13 @@ def test_through_the_chat_template(toy_model: ToyModel, kind: str, bos: bool) ->
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (True, True)])
 def test_raw(toy_model: ToyModel, bos: bool, eos: bool) -> None:
-    """The tokens before a text go before the prompt; the one behind it stands behind the response alone only."""
+    """The tokens before a text go before the prompt, and what the tokenizer puts behind a text is left off."""
     model = open_model(toy_model("gpt2", bos=bos, eos=eos))
     given, alone = score_pairs(model, RAW, "raw")
-    prompts = [[0] * bos + ids_of(model.tokenizer, str(pair.prompt)) for pair in RAW]
-    responses = [ids_of(model.tokenizer, pair.response) for pair in RAW]
+    prompts = [[0] * bos + ids_of(model.tokenizer.library, str(pair.prompt)) for pair in RAW]
+    responses = [ids_of(model.tokenizer.library, pair.response) for pair in RAW]
     np.testing.assert_allclose(given.log_likelihood, plain_scores(model, prompts, responses), rtol=1e-5)
-    behind = [[*response, *[1] * eos] for response in responses]
-    np.testing.assert_allclose(alone.log_likelihood, plain_scores(model, [[0] * bos] * len(RAW), behind), rtol=1e-5)
+    np.testing.assert_allclose(alone.log_likelihood, plain_scores(model, [[0] * bos] * len(RAW), responses), rtol=1e-5)
     scored_first = [bool(prompt) for prompt in prompts]
     assert given.num_tokens.tolist() == [len(r) - (not first) for r, first in zip(responses, scored_first, strict=True)]
 
@@ -115,7 +122,7 @@ def test_nothing_to_predict_from(toy_model: ToyModel) -> None:
 
 def test_past_the_context(toy_model: ToyModel) -> None:
     model = open_model(toy_model("gpt2"))  # of 128 tokens
-    length = len(ids_of(model.tokenizer, "x " * 60))
+    length = len(ids_of(model.tokenizer.library, "x " * 60))
     pairs = [Pair("x " * 60, "y" * (128 - length)), Pair("x " * 60, "y" * (129 - length)), Pair("a", "y" * 129)]
     given, alone = score_pairs(model, pairs, "raw")
     assert given.status.tolist() == [Status.SCORED, Status.OVER_CONTEXT, Status.OVER_CONTEXT]
@@ -129,7 +136,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=3
 def test_prompt_is_a_prefix(toy_tokenizer: Callable[..., Any], items: list[tuple[str, str]]) -> None:
     """Whatever the two are, nothing is tokenised across the boundary, and the prompt's tokens do not know the response."""
     tokenizer = toy_tokenizer(bos=True)
-    encoded = tokenise_pairs(tokenizer, [Pair(*item) for item in items], "raw", name="toy")
+    encoded = tokenise_pairs(followed(tokenizer), [Pair(*item) for item in items], "raw", name="toy")
     assert len(encoded.ids) == len(encoded.starts) == 2 * len(items)
     for k, (prompt, response) in enumerate(items):
         start = encoded.starts[k]
@@ -143,7 +150,7 @@ def test_a_template_sees_the_same_day_for_ever(toy_tokenizer: Callable[..., Any]
     """Many templates write the date; a row would not be the same tomorrow."""
     tokenizer = toy_tokenizer()
     tokenizer.chat_template = "\n  {% if strftime_now is defined %}{{ strftime_now('%d %b %Y, 100%%') }}{% endif %}\n|"
-    encoded = tokenise_pairs(tokenizer, [Pair("a", "b")], "chat-template", name="toy")
+    encoded = tokenise_pairs(followed(tokenizer), [Pair("a", "b")], "chat-template", name="toy")
     assert tokenizer.decode(encoded.ids[0]) == "\n26 Jul 2024, 100%|b"
     tokenizer.chat_template = tokenizer.chat_template.replace("%d %b %Y, 100%%", "(always)")
     plain = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
@@ -156,13 +163,14 @@ def test_the_day_is_the_protocols() -> None:
 
 
 def test_record_names_the_template(toy_tokenizer: Callable[..., Any]) -> None:
-    tokenizer = toy_tokenizer()
-    tokenizer.chat_template = {"tool_use": "x", "default": TEMPLATE}
-    assert prompt_provenance(tokenizer, "chat-template") == {
+    tokenizer = followed(toy_tokenizer())
+    tokenizer.library.chat_template = {"tool_use": "x", "default": TEMPLATE}
+    encoded = tokenise_pairs(tokenizer, PAIRS, "chat-template", name="toy")
+    assert prompt_provenance(tokenizer, "chat-template", encoded) == {
         "prompt_rendering": "chat-template",
         "chat_template": f"sha256:{sha256_text(TEMPLATE)}",
     }
-    assert prompt_provenance(tokenizer, "raw") == {"prompt_rendering": "raw"}
+    assert prompt_provenance(tokenizer, "raw", encoded) == {"prompt_rendering": "raw"}
 
 
 @pytest.mark.parametrize(
@@ -189,13 +197,16 @@ def test_templates_that_cannot_be_used(
     tokenizer = toy_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(kind, match=told) as caught:
-        tokenise_pairs(tokenizer, PAIRS, "chat-template", name="toy")
+        tokenise_pairs(followed(tokenizer), PAIRS, "chat-template", name="toy")
     assert type(caught.value) is kind
 
 
-def test_tokens_without_an_embedding(toy_model: ToyModel) -> None:
-    model = open_model(toy_model("gpt2"))
-    model.tokenizer.add_tokens(["wonder"])
+def test_tokens_without_an_embedding(editable: ToyModel) -> None:
+    folder = editable("gpt2")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_tokens(["wonder"])
+    backend.save(str(folder / "tokenizer.json"))
+    model = open_model(folder)
     with pytest.raises(UnsupportedModelError, match="makes token id 300 and the model has 300 embeddings"):
         encode_pairs(model, [Pair("no wonder", "so")], "raw")
 
@@ -206,4 +217,4 @@ def test_no_pairs(toy_model: ToyModel) -> None:
 
 
 def test_special_tokens_in_responses_are_counted(toy_tokenizer: Callable[..., Any]) -> None:
-    assert tokenise_pairs(toy_tokenizer(), RAW, "raw", name="toy").special_token_texts == 1
+    assert tokenise_pairs(followed(toy_tokenizer()), RAW, "raw", name="toy").special_token_texts == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,7 +63,7 @@ def test_scores_equal_the_float64_reference(kind: str, loaded: Callable[..., Any
 def test_the_definition_written_out(loaded: Callable[..., Any]) -> None:
     # Not through reference_scores: the sum of the protocol, from the plain library call.
     model = loaded("gpt2")
-    ids = model.tokenizer("A few words.")["input_ids"]
+    ids = model.tokenizer.library("A few words.")["input_ids"]
     with torch.no_grad():
         log_p = torch.log_softmax(model.module(torch.tensor([ids])).logits[0].double(), -1)
     expected = sum(log_p[t - 1, ids[t]].item() for t in range(1, len(ids)))
@@ -125,14 +126,17 @@ def test_results_are_the_same_bits_for_any_number_of_threads(loaded: Callable[..
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
-def test_special_tokens_are_those_the_tokenizer_adds(loaded: Callable[..., Any], bos: bool, eos: bool) -> None:
+def test_special_tokens_before_a_text_are_context_and_none_goes_behind(
+    loaded: Callable[..., Any], bos: bool, eos: bool
+) -> None:
     text = "Four words are here."
-    plain = len(loaded("llama").tokenizer(text)["input_ids"])
+    plain = len(loaded("llama").tokenizer.library(text)["input_ids"])
     model = loaded("llama", bos=bos, eos=eos)
     scores = llreg_extract.score(model, [text, ""])
     assert model.first_token_scored is bos
-    assert scores.num_tokens[0] == plain - 1 + bos + eos
-    assert scores.status[1] == (Status.SCORED if bos and eos else Status.UNSCORED)
+    assert scores.num_tokens[0] == plain - 1 + bos
+    assert scores.status[1] == Status.UNSCORED
+    assert llreg_extract.environment(model).get("appended_tokens", 0) == eos
     np.testing.assert_allclose(
         scores.log_likelihood,
         llreg_extract.reference_scores(model, [text, ""]).log_likelihood,
@@ -201,12 +205,15 @@ def test_spelled_out_special_tokens_are_counted(loaded: Callable[..., Any]) -> N
     for options in ({}, {"bos": True, "eos": True}):
         model = loaded("llama", **options)
         assert llreg_extract.encode(model, texts).special_token_texts == 3
-        assert 1 in model.tokenizer("an </s> inside")["input_ids"]
+        assert 1 in llreg_extract.encode(model, ["an </s> inside"]).ids[0]
 
 
-def test_ids_past_the_embedding_are_refused(toy_model: Callable[..., Path]) -> None:
-    model = llreg_extract.load(llreg_extract.resolve(str(toy_model("gpt2"))), device="cpu")
-    model.tokenizer.add_tokens(["zzz"])
+def test_ids_past_the_embedding_are_refused(editable: Callable[..., Path]) -> None:
+    folder = editable("gpt2")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_tokens(["zzz"])
+    backend.save(str(folder / "tokenizer.json"))
+    model = llreg_extract.load(llreg_extract.resolve(str(folder)), device="cpu")
     with pytest.raises(UnsupportedModelError, match="makes token id 300 and the model has 300 embeddings"):
         llreg_extract.encode(model, ["a zzz b"])
 

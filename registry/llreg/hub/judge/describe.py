@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llreg.hub.client.markdown import code, link, table
+from llreg.store.rowcheck import REASONS
 
 if TYPE_CHECKING:
     from llreg.geometry.neighbors import Neighbor
@@ -125,8 +126,7 @@ def _short(revision: str) -> str:
 
 def _scored_texts(record: RowRecord, num_texts: int) -> str:
     """How many texts could not be scored, and why; what is not among these reasons was not asked for."""
-    words = {"over_context": "over the context", "non_finite": "not finite", "unscored": "too short"}
-    counts = {word: int(record.provenance.get(name) or 0) for name, word in words.items()}
+    counts = {word: int(record.provenance.get(name) or 0) for name, word in REASONS.items()}
     reasons = [f"{count:,} {word}" for word, count in counts.items() if count]
     if record.identity.subset:
         return "; ".join([f"a sample, `{record.identity.subset[:8]}`", *reasons])

@@ -1,0 +1,339 @@
+"""The tokenizer of a checkpoint, by its own files: what `transformers` makes of them is not always what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llreg_extract.files.checkpoint import TEKKEN_FILE, TOKENIZER_FILE, check_tokenizer, matching, tokenizer_files
+from llreg_extract.files.hub import adapter_folder
+from llreg_extract.libraries import first_line, require_for_model
+from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
+from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Tokenizer
+from llreg_extract.source import Source
+from llreg_schemas.errors import ModelError, UnsupportedModelError
+
+# A token that is in no vocabulary: a model of this unknown token refuses what it would drop otherwise.
+_NO_TOKEN = "\0no token"
+# Classes that read tokenizer.json and know nothing of how other vocabulary files are meant.
+_GENERIC = frozenset(("PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend", "TokenizersBackend"))
+_TIKTOKEN = re.compile(
+    rb"[A-Za-z0-9+/]+=* \d+\s"
+)  # a token in base64 and its rank: some files are so that are called .model
+
+
+def read_tokenizer(source: Source, folder: Path, weights: Path, options: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a source, wherever it lies.
+
+    It is loaded from a folder of links to the files that the source's hash covers, so that no other file has an effect.
+
+    Parameters
+    ----------
+    source : Source
+    folder : Path
+        From `llreg_extract.files.hub.download`.
+    weights : Path
+        Folder that transformers loads the weights from.
+    options : mapping
+        "trust_remote_code" and, of a GGUF, "gguf": the opened file.
+
+    Raises
+    ------
+    ModelError
+        There is none, or it makes no tokens.
+    UnsupportedModelError
+        Its files do not say how they are meant.
+    """
+    code = bool(options["trust_remote_code"])
+    if source.file is not None and source.tokenizer == "weights":
+        library = gguf_tokenizer(options["gguf"].header, source.name)
+        return follow_backend(source.name, library.backend_tokenizer, library, "gguf")
+    if source.adapter and source.tokenizer == "adapter":
+        folder = adapter_folder(source.adapter, source.name)
+    elif source.tokenizer == "weights":
+        folder = weights
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    if not code:
+        check_tokenizer(source.name, names)
+    files = {name: folder / name for name in tokenizer_files(names, trust_remote_code=code)}
+    if source.file is None:
+        files["config.json"] = weights / "config.json"
+    if TOKENIZER_FILE not in files and matching(files, ["*.model"]) and not code:
+        require_for_model("sentencepiece")
+    with links(files) as linked:
+        library = _load(linked, source, {"trust_remote_code": code})
+        return _follow_files(source.name, linked, library, tekken=folder / TEKKEN_FILE)
+
+
+@contextmanager
+def links(files: Mapping[str, Path]) -> Iterator[Path]:
+    """A folder of links to files, by their names in it."""
+    with tempfile.TemporaryDirectory(prefix="llreg-") as folder:
+        for name, path in files.items():
+            (Path(folder) / name).symlink_to(path.resolve())
+        yield Path(folder)
+
+
+def _load(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {first_line(error)}") from error
+
+
+def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tokenizer:
+    """The tokenizer that the files in a folder describe: its tokenizer.json if there is one."""
+    from tokenizers import Tokenizer as Backend
+
+    if (folder / TOKENIZER_FILE).is_file():
+        try:
+            backend = Backend.from_file(str(folder / TOKENIZER_FILE))
+        except Exception as error:  # of the library's own kind
+            raise ModelError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
+        conflict = _tekken_conflict(tekken, backend) if tekken.is_file() else ""
+        return follow_backend(name, backend, library, "tokenizer.json", conflict=conflict)
+    if not type(library).__module__.startswith("transformers."):  # its code says how the files are meant
+        return _follow_library(name, library)
+    vocabulary = Path(str(getattr(library, "vocab_file", None)))
+    if vocabulary.suffix in (".model", ".tiktoken"):
+        with vocabulary.open("rb") as stream:
+            start = stream.read(400)
+        if _TIKTOKEN.match(start) is None:
+            return _tokenizer(name, SentencePieceSegmenter(vocabulary, library), library, "sentencepiece")
+    if type(library).__name__ in _GENERIC or vocabulary.suffix in (".model", ".tiktoken"):
+        raise UnsupportedModelError(
+            f"{name} has no {TOKENIZER_FILE}, and its other files do not say how a text is cut: put the {TOKENIZER_FILE} of its "
+            "tokenizer beside the weights"
+        )
+    return _follow_library(name, library)
+
+
+def _follow_library(name: str, library: Any) -> Tokenizer:
+    if getattr(library, "is_fast", False):
+        return follow_backend(name, library.backend_tokenizer, library, "transformers")
+    return _tokenizer(name, LibrarySegmenter(library), library, "transformers")
+
+
+def follow_backend(name: str, backend: Any, library: Any, origin: Origin, *, conflict: str = "") -> Tokenizer:
+    """A tokenizer that cuts texts as one of the `tokenizers` library does.
+
+    Parameters
+    ----------
+    name : str
+        The model, for messages.
+    backend : tokenizers.Tokenizer
+        It is changed: nothing is cut, padded or drawn by chance.
+    library : transformers tokenizer
+        Says which special tokens go around a text, and renders chats.
+    origin : str
+        Where `backend` comes from.
+    conflict : str
+        See `Tokenizer`.
+
+    Raises
+    ------
+    ModelError
+        It makes no tokens.
+    """
+    return _tokenizer(name, BackendSegmenter(backend), library, origin, backend=backend, conflict=conflict)
+
+
+def _tokenizer(
+    name: str, segmenter: Any, library: Any, origin: Origin, *, backend: Any = None, conflict: str = ""
+) -> Tokenizer:
+    """A tokenizer of a segmenter, with the special tokens that a library puts around a text."""
+    (content,), _ = segmenter([PROBE_TEXT])
+    # A class of transformers may load without a vocabulary, and then everything is its unknown token.
+    if not len(content) or (origin != "tokenizer.json" and len(set(content.tolist())) < 2):
+        raise ModelError(f"the tokenizer of {name} makes no tokens: is its vocabulary there?")
+    prefix, num_appended = _own_tokens(name, library)
+    spellings = {int(id_): str(token.content) for id_, token in library.added_tokens_decoder.items() if token.special}
+    spellings |= dict(zip(map(int, library.all_special_ids), map(str, library.all_special_tokens), strict=True))
+    if backend is not None:  # a library that builds the vocabulary anew may number it otherwise
+        added = {id_: token.content for id_, token in backend.get_added_tokens_decoder().items() if token.special}
+        named = {backend.token_to_id(spelling): spelling for spelling in spellings.values()}
+        own = [backend.token_to_id(token) for token in library.convert_ids_to_tokens(prefix)]
+        prefix = [id_ if own_id is None else own_id for id_, own_id in zip(prefix, own, strict=True)]
+        spellings = {id_: spelling for id_, spelling in {**named, **added}.items() if id_ is not None}
+    return Tokenizer(
+        segmenter=segmenter,
+        origin=origin,
+        prefix=np.asarray(prefix, dtype=np.int32),
+        num_appended=num_appended,
+        special=spellings,
+        library=library,
+        conflict=conflict,
+    )
+
+
+def _own_tokens(name: str, library: Any) -> tuple[list[int], int]:
+    """Ids of the special tokens that transformers' tokenizer puts before a text, and the number of those behind it."""
+    if getattr(library, "is_fast", False):
+        _make_plain(library.backend_tokenizer)
+    plain = list(library(PROBE_TEXT, add_special_tokens=False)["input_ids"])
+    full = list(library(PROBE_TEXT)["input_ids"])
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start], len(full) - start - len(plain)
+    raise UnsupportedModelError(
+        f"the tokenizer of {name} cuts a text otherwise when it adds special tokens: put a tokenizer.json beside the weights that "
+        "does not"
+    )
+
+
+def _make_plain(backend: Any) -> None:
+    """Turn off what a tokenizer of `tokenizers` may do beside cutting a text into tokens, always the same ones."""
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = False
+    for chance in ("dropout", "alpha", "nbest_size"):  # of BPE (Provilkov et al., arXiv 1910.13267) and of Unigram
+        if getattr(backend.model, chance, None) is not None:
+            setattr(backend.model, chance, None)
+
+
+def _tekken_conflict(path: Path, backend: Any) -> str:
+    """What Mistral's tekken.json says otherwise than the tokenizer.json beside it, in words; "" if nothing."""
+    try:
+        pattern = json.loads(path.read_text(encoding="utf-8"))["config"]["pattern"]
+        steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}
+    except (ValueError, KeyError, TypeError):
+        return f"{TEKKEN_FILE} cannot be read"
+    patterns = [step.get("pattern", {}).get("Regex") for step in steps.get("pretokenizers", [steps])]
+    return "" if pattern in patterns else f"{TEKKEN_FILE} splits texts by another pattern"
+
+
+def _spelling(token: Any) -> str:
+    """Regular expression of how an added token stands in a text."""
+    return (r"\s*" if token.lstrip else "") + re.escape(str(token.content)) + (r"\s*" if token.rstrip else "")
+
+
+class BackendSegmenter:
+    """Cuts texts as the `tokenizers` library does.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+    """
+
+    def __init__(self, backend: Any) -> None:
+        _make_plain(backend)
+        self._backend, model = backend, backend.model
+        self._unknown_id: int | None = None
+        spelling = getattr(model, "unk_token", None)
+        if spelling is not None:
+            self._unknown_id = model.token_to_id(spelling)
+        elif hasattr(model, "unk_token"):
+            model.unk_token = _NO_TOKEN  # BPE without one drops what it does not know
+        else:  # Unigram shows the unknown token in its state only
+            self._unknown_id = json.loads(model.__getstate__()).get("unk_id")
+        # Spellings that the text may have of the unknown token itself.
+        self._unknown = re.compile(re.escape("" if self._unknown_id is None else model.id_to_token(self._unknown_id)))
+        added = backend.get_added_tokens_decoder().get(self._unknown_id)
+        if added is not None:
+            self._unknown = re.compile(_spelling(added))
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+        unknown = np.zeros(len(texts), dtype=bool)
+        try:
+            rows = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception:  # noqa: BLE001 - the library has no other: a text has what the vocabulary has no token for
+            rows = []
+            for k, text in enumerate(texts):
+                try:
+                    rows.append(self._backend.encode(text, add_special_tokens=False).ids)
+                except Exception:  # noqa: BLE001
+                    rows.append([])
+                    unknown[k] = True
+        ids = [np.asarray(row, dtype=np.int32) for row in rows]
+        if self._unknown_id is not None:
+            for k in np.flatnonzero([(row == self._unknown_id).any() for row in ids]).tolist():
+                unknown[k] = self._has_unknown(texts[k])
+        return ids, unknown
+
+    def _has_unknown(self, text: str) -> bool:
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        places = (place for id_, place in zip(encoding.ids, encoding.offsets, strict=True) if id_ == self._unknown_id)
+        return not all(self._unknown.fullmatch(text[start:end]) for start, end in places)
+
+
+class LibrarySegmenter:
+    """Cuts texts as a tokenizer of transformers that is written in Python does.
+
+    Parameters
+    ----------
+    library : transformers tokenizer
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+        ids, unknown_id = self._ids(texts), self._library.unk_token_id
+        unknown = np.zeros(len(texts), dtype=bool)
+        if unknown_id is not None:
+            for k in np.flatnonzero([(row == unknown_id).any() for row in ids]).tolist():
+                # Without the unknown token's own spelling: is there one all the same?
+                parts = [part for part in texts[k].split(self._library.unk_token) if part]
+                unknown[k] = any((row == unknown_id).any() for row in self._ids(parts))
+        return ids, unknown
+
+    def _ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        if not texts:
+            return []
+        # verbose=False: texts past the context are expected, and left unscored later.
+        options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        rows = self._library(list(texts), add_special_tokens=False, **options)["input_ids"]
+        return [np.asarray(row, dtype=np.int32) for row in rows]
+
+
+class SentencePieceSegmenter:
+    """Cuts texts as the `sentencepiece` library does, and at the spellings of added tokens.
+
+    Parameters
+    ----------
+    path : Path
+        Of the model.
+    library : transformers tokenizer
+        Says which id a piece has (some classes do not number them as the file does), and which tokens were added.
+    """
+
+    def __init__(self, path: Path, library: Any) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_file=str(path))
+        pieces = [self._processor.id_to_piece(k) for k in range(self._processor.get_piece_size())]
+        ids = library.convert_tokens_to_ids(pieces)
+        # A piece that the library does not know is unknown, like the file's own unknown piece.
+        names = library.convert_ids_to_tokens(ids)
+        self._is_known = np.array([piece == name for piece, name in zip(pieces, names, strict=True)])
+        self._is_known[self._processor.unk_id()] = False
+        self._ids = np.asarray(ids, dtype=np.int32)
+        tokens = [(int(id_), token) for id_, token in library.added_tokens_decoder.items() if token.content.strip()]
+        self._added = {token.content.strip(): id_ for id_, token in tokens}
+        # The longest first, where one is the beginning of another.
+        tokens.sort(key=lambda numbered: -len(numbered[1].content))
+        self._split = re.compile(f"({'|'.join(_spelling(token) for _, token in tokens)})") if tokens else None
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+        ids, unknown = [], np.zeros(len(texts), dtype=bool)
+        for k, text in enumerate(texts):
+            row: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+            for part in filter(None, self._split.split(text) if self._split else [text]):
+                if self._split and self._split.fullmatch(part):
+                    row.append(np.array([self._added[part.strip()]], np.int32))
+                    continue
+                pieces = self._processor.encode(part, out_type=int)
+                unknown[k] |= not self._is_known[pieces].all()
+                row.append(self._ids[pieces])
+            ids.append(np.concatenate(row))
+        return ids, unknown
