@@ -126,6 +126,6 @@ def check_left_out(provenance: Mapping[str, Any], suffix: str, most: int, why: s
     if num_texts > most:
         raise InvalidFileError(
             label,
-            f"expected at most {most:,} texts that could not be scored ({', '.join(REASONS)}), {why}; got {num_texts:,}",
+            f"expected at most {most:,} texts {', '.join(REASONS.values())}: {why}; got {num_texts:,}",
             field="provenance",
         )
