@@ -88,7 +88,12 @@ def _load(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
-        raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {first_line(error)}") from error
+        reason, cause = first_line(error), error.__context__
+        if isinstance(cause, FileNotFoundError) and cause.filename and options["trust_remote_code"]:
+            reason = (
+                f"its code reads {Path(cause.filename).name}, which is not of the kinds that the model's hash covers"
+            )
+        raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {reason}") from error
 
 
 def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tokenizer:

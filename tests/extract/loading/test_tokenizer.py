@@ -1,0 +1,387 @@
+"""Token ids against the checkpoint's own files, read by `tokenizers` and `sentencepiece` themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import llreg_extract
+from llreg_extract import Status
+from llreg_extract.loading.tokenizer import follow_backend
+from llreg_schemas.errors import ModelError
+
+Editable = Callable[..., Path]
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest.",
+    "def add(a, b):\n    return a + b  # 12345 and 678",
+    "Bonjour à tous, ça va bien ? 数学は楽しい。",
+]
+# By the published tokenizer cl100k_base (openai/tiktoken, tiktoken_ext/openai_public.py).
+CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def byte_level(*before: Any) -> tokenizers.Tokenizer:
+    """Byte-level BPE behind other pre-tokenizers."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not before or "Digits" in repr(before[0]))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, last])
+    backend.decoder = decoders.ByteLevel()
+    return trained(backend, trainers.BpeTrainer, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+
+
+def like_llama() -> tokenizers.Tokenizer:
+    """BPE with byte fallback over "▁", without a pre-tokenizer, as the files of Llama 2."""
+    backend = tokenizers.Tokenizer(models.BPE(unk_token="<s>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return trained(backend, trainers.BpeTrainer, extra=[f"<0x{byte:02X}>" for byte in range(256)])
+
+
+def unigram() -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return trained(backend, trainers.UnigramTrainer, unk_token="[UNK]")
+
+
+def word_piece() -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return trained(backend, trainers.WordPieceTrainer)
+
+
+def trained(backend: Any, trainer: Any, *, extra: list[str] | None = None, **options: Any) -> tokenizers.Tokenizer:
+    special = ["<s>", "</s>", "[UNK]", *(extra or [])]
+    backend.train_from_iterator(CORPUS, trainer(vocab_size=600, special_tokens=special, show_progress=False, **options))
+    backend.add_tokens([AddedToken("<left>", lstrip=True), AddedToken("<right>", rstrip=True, normalized=True)])
+    return backend
+
+
+BACKENDS = {
+    "byte level": byte_level(),
+    "digits": byte_level(pre_tokenizers.Digits(individual_digits=True)),
+    "split": byte_level(pre_tokenizers.Split(tokenizers.Regex(CL100K), "isolated")),
+    "llama": like_llama(),
+    "unigram": unigram(),
+    "word piece": word_piece(),
+}
+CLASSES = ("GPT2Tokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast")
+
+
+def write(folder: Path, backend: tokenizers.Tokenizer, tokenizer_class: str = "PreTrainedTokenizerFast") -> Path:
+    """Give a checkpoint another tokenizer.json, to be loaded as a class of transformers."""
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def load_tokenizer(folder: Path, **options: Any) -> Any:
+    return llreg_extract.load_tokenizer(llreg_extract.resolve(str(folder), **options), **options)
+
+
+def ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [row.tolist() for row in tokenizer.segmenter(texts)[0]]
+
+
+def direct(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory, toy_model: Callable[..., Path]) -> dict[tuple[str, str], Any]:
+    """The tokenizers of checkpoints, by backend and class."""
+    loaded = {}
+    for name, backend in BACKENDS.items():
+        for tokenizer_class in CLASSES:
+            if name in ("unigram", "word piece") and tokenizer_class != "PreTrainedTokenizerFast":
+                continue  # no such checkpoint loads
+            folder = tmp_path_factory.mktemp("toy") / "toy"
+            shutil.copytree(toy_model("llama"), folder)
+            loaded[name, tokenizer_class] = load_tokenizer(write(folder, backend, tokenizer_class))
+    return loaded
+
+
+pieces = st.sampled_from(
+    [
+        "  ",
+        " ",
+        "\n",
+        "▁",
+        "12345",
+        "fox",
+        "the lazy",
+        "don't",
+        "é",
+        "数学",
+        "\u0301",
+        "🦊",
+        "<s>",
+        "[UNK]",
+        "<left>",
+        "<right>",
+        "\t",
+    ]
+)
+texts = st.lists(pieces | st.text(max_size=8), max_size=8).map("".join)
+
+
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_ids_are_those_of_the_file(followed: dict[tuple[str, str], Any], texts: list[str]) -> None:
+    for (name, tokenizer_class), tokenizer in followed.items():
+        assert tokenizer.origin == "tokenizer.json"
+        assert ids_of(tokenizer, texts) == direct(BACKENDS[name], texts), (name, tokenizer_class)
+
+
+def test_transformers_would_have_cut_otherwise(followed: dict[tuple[str, str], Any]) -> None:
+    """What this is good for; where a newer transformers does as the file says, take the class off."""
+    for name, tokenizer_class, text in (
+        ("digits", "GPT2Tokenizer", "a  12"),
+        ("split", "GPT2Tokenizer", "(a, b):\n   return"),
+        ("llama", "LlamaTokenizer", " a text that begins with a space"),
+    ):
+        library = followed[name, tokenizer_class].library
+        assert list(library(text, add_special_tokens=False)["input_ids"]) != direct(BACKENDS[name], [text])[0]
+
+
+def test_scores_are_of_these_ids(editable: Editable) -> None:
+    folder = write(editable("llama", vocab_size=700), BACKENDS["digits"], "GPT2Tokenizer")
+    model = llreg_extract.load(llreg_extract.resolve(str(folder)), device="cpu")
+    (ids,) = direct(BACKENDS["digits"], [CORPUS[1]])
+    assert llreg_extract.encode(model, [CORPUS[1]]).ids[0].tolist() == ids
+    assert llreg_extract.score(model, [CORPUS[1]]).num_tokens.tolist() == [len(ids) - 1]
+
+
+def test_nothing_is_left_to_chance_cut_or_padded(editable: Editable) -> None:
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    backend.model.dropout = 0.5
+    backend.enable_truncation(3)
+    backend.enable_padding(length=50)
+    for tokenizer_class in CLASSES:
+        tokenizer = load_tokenizer(write(editable("llama", name=tokenizer_class), backend, tokenizer_class))
+        for _ in range(3):
+            assert ids_of(tokenizer, CORPUS) == direct(BACKENDS["byte level"], CORPUS)
+
+
+def test_a_regex_that_transformers_would_mend_stays_the_files(editable: Editable) -> None:
+    """transformers warns of a wrong pattern in Mistral's files, or replaces it if the config asks: neither concerns the ids."""
+    vocabulary = BACKENDS["split"].get_vocab() | {f"filler {k}": 1000 + k for k in range(100_000)}
+    state = json.loads(BACKENDS["split"].to_str())
+    backend = tokenizers.Tokenizer.from_str(json.dumps({**state, "model": {**state["model"], "vocab": vocabulary}}))
+    folder = write(editable("mistral"), backend)
+    for file, change in (
+        ("config.json", {"transformers_version": "4.50.0"}),
+        ("tokenizer_config.json", {"fix_mistral_regex": True}),
+    ):
+        config = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**config, **change}))
+    text = "12345 don't HelloWorld 123"
+    tokenizer = load_tokenizer(folder)
+    assert ids_of(tokenizer, [text]) == direct(BACKENDS["split"], [text])
+    assert list(tokenizer.library(text, add_special_tokens=False)["input_ids"]) != direct(BACKENDS["split"], [text])[0]
+
+
+# Special tokens around a text
+
+
+@pytest.mark.parametrize("around", ["$A </s>", "<s> $A", "<s> $A </s> [UNK]", "<s> [UNK] $A", "$A"])
+def test_what_goes_before_is_context_and_what_goes_behind_is_left_off(editable: Editable, around: str) -> None:
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>", "[UNK]")]
+    )
+    tokenizer = load_tokenizer(write(editable("llama"), backend))
+    before, behind = (part.split() for part in around.split("$A"))
+    assert tokenizer.prefix.tolist() == [backend.token_to_id(token) for token in before]
+    assert tokenizer.provenance.get("appended_tokens", 0) == len(behind)
+    encoded = llreg_extract.tokenise(tokenizer, CORPUS)
+    for ids, start, content in zip(encoded.ids, encoded.starts, direct(backend, CORPUS), strict=True):
+        assert ids.tolist() == [*tokenizer.prefix.tolist(), *content]
+        assert start == max(1, len(before))
+
+
+# What the vocabulary has no token for
+
+
+def test_a_part_without_a_token_makes_a_text_nan(editable: Editable) -> None:
+    folder = write(editable("llama", vocab_size=700, max_position_embeddings=64), BACKENDS["word piece"])
+    model = llreg_extract.load(llreg_extract.resolve(str(folder)), device="cpu")
+    texts = ["the quick fox", "the 🦊 fox", "the [UNK] fox", "🦊 [UNK]", "[UNK]🦊", "🦊" * 99]
+    scores = llreg_extract.score(model, texts)
+    is_known = [True, False, True, False, False, False]
+    assert scores.status.tolist() == [Status.SCORED if known else Status.UNKNOWN_TOKEN for known in is_known]
+    assert np.isfinite(scores.log_likelihood).tolist() == is_known
+    assert (scores.num_tokens > 0).tolist() == is_known
+    np.testing.assert_allclose(
+        scores.log_likelihood, llreg_extract.reference_scores(model, texts).log_likelihood, rtol=1e-5
+    )
+
+
+def unknown_in(backend: tokenizers.Tokenizer, texts: list[str]) -> list[bool]:
+    library = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    return list(follow_backend("toy", backend, library, "tokenizer.json").segmenter(texts)[1].tolist())
+
+
+def test_what_has_a_token() -> None:
+    for name, unknown in (("unigram", True), ("word piece", True), ("byte level", False), ("llama", False)):
+        assert unknown_in(BACKENDS[name], ["the", "a 🦊", "[UNK]", "a <right>  b", "<left>"]) == [
+            False,
+            unknown,
+            *[False] * 3,
+        ]
+
+
+def test_what_a_vocabulary_would_drop_is_unknown() -> None:
+    """BPE without an unknown token leaves out what it does not know, without a word."""
+    letters = {letter: k for k, letter in enumerate("Tabcdefghijklmnopqrstuvwxyz ,.")}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=letters, merges=[]))
+    assert len(tokenizers.Tokenizer.from_str(backend.to_str()).encode("a1b").ids) == 2
+    assert unknown_in(backend, ["ab", "a1b", "1", "b"]) == [False, True, True, False]
+    some_bytes = sorted(
+        set(pre_tokenizers.ByteLevel.alphabet()) - {"©"}
+    )  # "é" is two bytes, of which this is the second
+    backend = tokenizers.Tokenizer(models.BPE(vocab={byte: k for k, byte in enumerate(some_bytes)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert unknown_in(backend, ["e", "é", "è"]) == [False, True, False]
+
+
+# Files
+
+
+def test_a_file_beside_the_hashed_ones_has_no_effect(editable: Editable) -> None:
+    folder = editable("llama")
+    before = llreg_extract.resolve(str(folder)).revision, ids_of(load_tokenizer(folder), CORPUS)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "other.jinja").write_text("x")
+    for file in ("tekken.json", "spm.model", "vocab.bpe", "emoji.json"):
+        (folder / file).write_text("{}")
+    tokenizer = load_tokenizer(folder)
+    assert (llreg_extract.resolve(str(folder)).revision, ids_of(tokenizer, CORPUS)) == before
+    assert not tokenizer.library.chat_template
+
+
+def test_mistrals_own_format(editable: Editable) -> None:
+    folder = write(editable("mistral"), BACKENDS["split"])
+    (folder / "tekken.json").write_text(json.dumps({"config": {"pattern": CL100K}, "vocab": []}))
+    assert load_tokenizer(folder).provenance == {"tokenization": "tokenizer.json"}
+    (folder / "tekken.json").write_text(json.dumps({"config": {"pattern": "[a-z]+"}, "vocab": []}))
+    assert load_tokenizer(folder).provenance["tokenizer_conflict"] == "tekken.json splits texts by another pattern"
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"the only tokenizer of toy-mistral is tekken.json, Mistral's own format"):
+        load_tokenizer(folder)
+
+
+def test_vocabulary_and_merges(editable: Editable) -> None:
+    """Without a tokenizer.json a class of transformers has to say how they are meant, and none of them does in general."""
+    folder = editable("gpt2")
+    backend = byte_level()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    write(folder, backend, "GPT2Tokenizer")
+    (folder / "tokenizer.json").unlink()
+    backend.model.save(str(folder))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance == {"tokenization": "transformers"}
+    assert ids_of(tokenizer, CORPUS) == direct(backend, CORPUS)
+    write(folder, backend)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"toy-gpt2"):
+        load_tokenizer(folder)
+
+
+def test_a_list_of_words(editable: Editable) -> None:
+    folder = editable("bert", is_decoder=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertLMHeadModel"]}))
+    write(folder, BACKENDS["word piece"], "BertTokenizer")
+    (folder / "tokenizer.json").unlink()
+    words = sorted(BACKENDS["word piece"].get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.origin == "transformers"
+    plain = ["the quick brown fox", "Jumps over, 12345", "a 🦊"]
+    assert ids_of(tokenizer, plain) == direct(BACKENDS["word piece"], plain)
+    assert tokenizer.segmenter(plain)[1].tolist() == [False, False, True]
+
+
+def test_a_class_without_its_vocabulary(editable: Editable) -> None:
+    folder = editable("llama")
+    write(folder, BACKENDS["llama"], "LlamaTokenizer")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"the tokenizer of toy-llama (makes no tokens|cannot be loaded)|cuts a text"):
+        load_tokenizer(folder)
+
+
+def test_a_sentencepiece_model(editable: Editable, tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    folder = editable("llama")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(line for text in CORPUS for line in text.splitlines()) * 3)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    write(folder, BACKENDS["llama"], "LlamaTokenizer")
+    (folder / "tokenizer.json").unlink()
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.origin == "sentencepiece"
+    plain = [*CORPUS, " one space", "  two", "▁▁", "a  b \n c", "🦊", ""]
+    assert ids_of(tokenizer, plain) == [processor.encode(text) for text in plain]
+    assert not tokenizer.segmenter(plain)[1].any()
+    assert tokenizer.segmenter(["a</s>"])[0][0][-1] == processor.eos_id()
+
+
+CODE = """
+import os
+from transformers import PreTrainedTokenizer
+class LetterTokenizer(PreTrainedTokenizer):
+    def __init__(self, **kwargs):
+        with open(os.path.join(kwargs["name_or_path"], FILE)) as stream:
+            self.letters = {letter: k for k, letter in enumerate(["<unk>", *sorted(set(stream.read()))])}
+        super().__init__(unk_token="<unk>", **kwargs)
+    vocab_size = property(lambda self: len(self.letters))
+    def get_vocab(self): return dict(self.letters)
+    def _tokenize(self, text, **kwargs): return list(text)
+    def _convert_token_to_id(self, token): return self.letters.get(token, 0)
+    def _convert_id_to_token(self, index): return list(self.letters)[index]
+"""
+
+
+def test_code_reads_hashed_files_only(editable: Editable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = editable("llama")
+    (folder / "tokenizer.json").unlink()
+    config = {"auto_map": {"AutoTokenizer": ["tokenization_letters.LetterTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenization_letters.py").write_text(CODE.replace("FILE", '"my-letters.txt"'))
+    (folder / "my-letters.txt").write_text(CORPUS[0])
+
+    def pinned() -> str:
+        return llreg_extract.resolve(str(folder), trust_remote_code=True).revision
+
+    revision, tokenizer = pinned(), load_tokenizer(folder, trust_remote_code=True)
+    assert tokenizer.provenance == {"tokenization": "transformers"}
+    letters = ["<unk>", *sorted(set(CORPUS[0]))]
+    assert ids_of(tokenizer, ["the fox"]) == [[letters.index(letter) for letter in "the fox"]]
+    assert tokenizer.segmenter(["the fox", "fox 9", "a<unk>b", "9<unk>"])[1].tolist() == [False, True, False, True]
+    (folder / "my-letters.txt").write_text(CORPUS[0] + "9")
+    assert pinned() != revision
+    (folder / "tokenization_letters.py").write_text(CODE.replace("FILE", '"my-letters.bin"'))
+    os.rename(folder / "my-letters.txt", folder / "my-letters.bin")
+    with pytest.raises(ModelError, match=r"tokenizer of toy-llama .* its code reads my-letters.bin, which"):
+        load_tokenizer(folder, trust_remote_code=True)
