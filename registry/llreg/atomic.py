@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llreg.settings import STALE_TEMP_SECONDS
-from llreg_schemas.errors import InputError, storage_errors
+from llreg_schemas.errors import NO_LOCKS, InputError, LlregWarning, storage_errors
 
 # What zipfile raises of a file that is damaged, or no zip.
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError)
@@ -115,13 +117,12 @@ def output_file(target: Path) -> Iterator[Path]:
 @contextmanager
 def _replacing(target: Path, directory: Path) -> Iterator[Path]:
     """A new file in `directory` that takes the place of `target` if the block ends well, and is removed if not."""
-    # Hidden, and with the target's ending: some writers go by it.
-    handle, name = tempfile.mkstemp(dir=directory, prefix=f".{target.stem[:40]}.", suffix=target.suffix)
-    os.close(handle)
-    temp = Path(name)
+    # Hidden, and with the target's ending: some writers go by it. It has the rights of any new file from the start, for not
+    # every file system (exFAT, SMB, 9p) lets them be changed.
+    temp = directory / f".{target.stem[:40]}.{secrets.token_hex(4)}{target.suffix}"
+    temp.touch(exist_ok=False)
     try:
         yield temp
-        temp.chmod(0o644 & ~_umask())  # mkstemp makes files private
         temp.replace(target)
     except BaseException:
         temp.unlink(missing_ok=True)
@@ -132,8 +133,8 @@ def _replacing(target: Path, directory: Path) -> Iterator[Path]:
 def staging_directory(root: Path) -> Iterator[Path]:
     """A fresh directory on the registry's file system, removed afterwards."""
     with storage_errors(root):
-        path = Path(tempfile.mkdtemp(dir=temp_dir(root), prefix="build."))
-        path.chmod(0o755 & ~_umask())
+        path = temp_dir(root) / f"build.{secrets.token_hex(4)}"
+        path.mkdir()
     try:
         with storage_errors(root):
             yield path
@@ -174,6 +175,9 @@ def swap_directory(root: Path, new: Path, target: Path) -> None:
 def lock(root: Path, name: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the registry's lock of that name; a process that dies lets go of it.
 
+    Where the file system has no locks, a file that names its holder stands for one. Of a holder on this machine that died it
+    is taken away; of one on another machine nobody can tell.
+
     Parameters
     ----------
     root : Path
@@ -181,22 +185,52 @@ def lock(root: Path, name: str, *, waiting: Callable[[], None] | None = None) ->
         File name of the lock, without ending.
     waiting : callable, optional
         Called once if another process holds the lock.
+
+    Raises
+    ------
+    StorageError
+        If a file for it cannot be written.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, SoftFileLock, Timeout
 
     path = state_dir(root) / f"{name}.lock"
-    file_lock = FileLock(path)
     with storage_errors(path):
+        has_locks = _has_locks(path.parent)
+        # Not the name of the true lock, whose file stays where another machine's file system has locks.
+        file_lock = FileLock(path) if has_locks else SoftFileLock(path.with_suffix(".held"))
         try:
             file_lock.acquire(timeout=0)
         except Timeout:
             if waiting:
                 waiting()
+            if not has_locks:
+                warnings.warn(
+                    f"waiting for another llreg: the file system has no locks, and {file_lock.lock_file} says that it is at "
+                    "work; remove that file if no llreg is at this registry on any machine",
+                    LlregWarning,
+                    stacklevel=2,
+                )
             file_lock.acquire()
     try:
         yield
     finally:
         file_lock.release()
+
+
+def _has_locks(directory: Path) -> bool:
+    """Whether files in a directory can be locked: Lustre has to be mounted for it, NFS needs a service."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which locks in another way
+        return True
+    with tempfile.TemporaryFile(dir=directory) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return False
+            raise
+    return True
 
 
 def sweep(root: Path) -> None:
@@ -228,10 +262,3 @@ def _sync_directory(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

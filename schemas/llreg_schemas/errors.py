@@ -166,6 +166,9 @@ _STORAGE_ADVICE = {
     errno.EPERM: "not permitted; use a registry you may write to (--registry DIR)",
 }
 
+# What file systems without locks answer to flock: not implemented, not supported, no lock service.
+NO_LOCKS = frozenset((errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL))
+
 
 @contextmanager
 def storage_errors(path: str | Path) -> Iterator[None]:

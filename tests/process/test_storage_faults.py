@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,6 @@ from llreg.store.rowfile import Row, write_row
 Cli = Callable[..., Any]
 Command = tuple[list[str], dict[str, str]]
 InNamespace = Callable[[str], tuple[int, str, str]]
-
-
-@cache
-def _may_mount() -> bool:
-    script = 'd=$(mktemp -d) && mount -t tmpfs -o size=64k none "$d" && umount "$d" && rmdir "$d"'
-    try:
-        return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-@pytest.fixture
-def in_namespace(warm_command: Command) -> InNamespace:
-    """Run a script where mounting is permitted and ``llreg`` is the command; return code, stdout, stderr."""
-    if not _may_mount():
-        pytest.skip("mounting in a user namespace (unshare -rm) is not permitted here")
-    argv, extra = warm_command
-
-    def run(script: str) -> tuple[int, str, str]:
-        function = f'llreg() {{ {shlex.join(argv)} "$@"; }}\n'
-        done = subprocess.run(
-            ["unshare", "-rm", "bash", "-c", function + script],
-            env={**os.environ, **extra},
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=120,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
 
 
 def _tree(root: Path) -> dict[str, bytes]:

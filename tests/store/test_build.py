@@ -49,6 +49,22 @@ def open_plainly(registry: Registry) -> xr.Dataset:
         return xr.open_zarr(registry.path / "store.zarr")
 
 
+def test_row_groups_are_small_in_bytes(registry: Registry, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Dataset Viewer refuses large ones; where all rows fit into one group, there is one."""
+    fill(registry, 7)
+    registry.build()
+    table = pq.read_table(registry.path / "models.parquet")
+    assert pq.ParquetFile(registry.path / "models.parquet").num_row_groups == 1
+    monkeypatch.setattr("llreg.store.build._GROUP_BYTES", 3 * 4 * registry.num_texts + 1)
+    registry.build()
+    parts = pq.ParquetFile(registry.path / "models.parquet").metadata
+    assert [parts.row_group(k).num_rows for k in range(parts.num_row_groups)] == [3, 3, 1]
+    assert pq.read_table(registry.path / "models.parquet").equals(table)
+    monkeypatch.setattr("llreg.store.build._GROUP_BYTES", 1)  # less than one row
+    registry.build()
+    assert pq.ParquetFile(registry.path / "models.parquet").num_row_groups == 7
+
+
 def test_plain_xarray_shows_everything(registry: Registry, fill: Fill) -> None:
     rows = fill(registry, 5)
     registry.build()

@@ -188,7 +188,7 @@ class TestFiles:
         atomic.write_atomic(tmp_path, target, b"one")
         atomic.write_atomic(tmp_path, target, b"two")
         assert target.read_bytes() == b"two"
-        assert target.stat().st_mode & 0o777 == 0o644 & ~_umask()
+        assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
         target.unlink()
         target.mkdir()
         with pytest.raises(OSError, match="directory"):

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from llreg_extract.files.checkpoint import WEIGHTS_INDEX
-from llreg_extract.files.hub import RepoFile, cache_folder, needed_files
+from llreg_extract.files.hub import RepoFile, cache_folder, needed_files, repo_folder
 from llreg_extract.files.hub_errors import hub_errors
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Adapter, Source
@@ -62,7 +61,7 @@ def fetch(source: Source, *, trust_remote_code: bool = False) -> None:
         if not files:
             continue
         # Room is looked at under the lock, so that two downloads to one repository do not both count on it.
-        with _repo_lock(revision), hub_errors(source.name, revision.commit), quiet():
+        with quiet(), hub_errors(source.name, revision.commit), _repo_lock(revision, required=False):
             _check_room(source, files)
             download = partial(hf_hub_download, revision.repo, revision=revision.commit)
             _each_in_daemons(download, [file.name for file in files])
@@ -76,7 +75,7 @@ def revisions(source: Source) -> list[Revision]:
 
 def is_cached(revision: Revision) -> bool:
     """Whether the cache holds files of a revision, other than those which describe it."""
-    snapshot = _folder(revision) / "snapshots" / revision.commit
+    snapshot = repo_folder(revision.repo) / "snapshots" / revision.commit
     return any(path.name not in _LOOKED_AT for path in snapshot.rglob("*") if not path.is_dir())
 
 
@@ -96,7 +95,7 @@ def evict(revision: Revision) -> int:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    with _repo_lock(revision), quiet():
+    with quiet(), _repo_lock(revision, required=True):
         try:
             cache = scan_cache_dir()
         except CacheNotFound:
@@ -108,33 +107,30 @@ def evict(revision: Revision) -> int:
         return int(strategy.expected_freed_size)
 
 
-def _folder(revision: Revision) -> Path:
-    from huggingface_hub.file_download import repo_folder_name
-
-    return cache_folder() / repo_folder_name(repo_id=revision.repo, repo_type="model")
-
-
 @contextmanager
-def _repo_lock(revision: Revision) -> Iterator[None]:
+def _repo_lock(revision: Revision, *, required: bool) -> Iterator[None]:
     """Keep other processes from deleting in a repository's cache while this one downloads to it, and the reverse.
 
-    Revisions share files there: one could be deleted just after the other found it.
+    Revisions share files there: one could be deleted just after the other found it. Who deletes has to have the lock
+    (`required`). Who downloads goes on without one that is not to be had, because it is another user's or the file system has
+    none: what may not be written says so itself.
     """
     from filelock import FileLock
 
-    folder = cache_folder() / ".locks" / _folder(revision).name
-    lock = FileLock(folder / "llreg.lock")
+    folder = cache_folder() / ".locks" / repo_folder(revision.repo).name
+    lock = FileLock(folder / "llreg.lock", mode=0o664)  # as the client library's locks: a group may share a cache
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise ModelError(
-            f"the cache of {revision.repo} in {cache_folder()} cannot be changed: {error.strerror}"
-        ) from error
+        if required:
+            raise ModelError(
+                f"the cache of {revision.repo} in {cache_folder()} cannot be changed: {error.strerror}"
+            ) from error
     try:
         yield
     finally:
-        lock.release()
+        lock.release()  # nothing where it was not had
 
 
 def _check_room(source: Source, files: Sequence[RepoFile]) -> None:

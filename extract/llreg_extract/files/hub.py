@@ -128,6 +128,25 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def repo_folder(repo: str) -> Path:
+    """Where the client library keeps what it downloads of a model repository."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_folder() / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def cached_commit(repo: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag had when it was last looked up; `revision` itself if the cache does not know it.
+
+    The client library's own reading takes a newline, as an editor or `echo` puts behind the commit, for a part of it.
+    """
+    try:
+        commit = (repo_folder(repo) / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return revision
+    return commit or revision
+
+
 def download(source: Source, *, trust_remote_code: bool) -> Path:
     """Directory that holds a Hub source's files as its repository does, downloaded if need be; of a local one, its own.
 

@@ -58,6 +58,17 @@ MODEL: Sentences = {
     ),
     "unreachable": (ModelAccessError, "the Hub ({endpoint}) cannot be reached for {name}: " + GO_ON),
     "disk full": (ModelError, "the disk is full while {name} is downloaded: free some space, or move HF_HOME"),
+    "unwritable": (
+        ModelError,
+        (
+            "{name} is not all in the local cache ({cache}), and that may not be written ({message}): set HF_HOME to a folder "
+            "of yours, or have the owner of this one download it"
+        ),
+    ),
+    "no locks": (
+        ModelError,
+        "{name} cannot be downloaded to {cache}, whose file system has no locks ({message}): set HF_HOME to a local disk",
+    ),
     "cut off": (
         ModelAccessError,
         "a download of {name} from the Hub ({endpoint}) was cut off: run the same command again; it goes on from there",
@@ -120,6 +131,7 @@ _STATUSES = {401: "forbidden", 403: "forbidden", 409: "conflict", 412: "conflict
 # The client library lets its HTTP library's network errors through, and has changed that library twice.
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 _MESSAGE_CHARS = 200
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)  # what the disk answers who may only read
 
 
 @contextmanager
@@ -175,6 +187,7 @@ def _explain(error: Exception, name: str, revision: str | None, sentences: Sente
             at_revision=f" at revision {revision}" if revision else "",
             endpoint=constants.ENDPOINT,
             status=_status_of(error) or "nothing",
+            cache=constants.HF_HUB_CACHE,
             message=_message_of(error),
         )
     )
@@ -203,6 +216,11 @@ def _failure_of(error: Exception) -> str:
         return _STATUSES.get(status, "http")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return "unwritable"
+    # The client library takes a file for a lock where flock is not implemented, and gives up where it is not supported.
+    if isinstance(error, OSError) and error.errno in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK):
+        return "no locks"
     is_network = type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES
     if is_network or isinstance(error, (ConnectionError, TimeoutError)):
         return "unreachable"
@@ -218,6 +236,8 @@ def _status_of(error: Exception) -> int | None:
 
 def _message_of(error: Exception) -> str:
     """What the server said, or else the first line of the error, short."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the file, whose name may be long
     text = getattr(error, "server_message", None) or str(error)
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0][:_MESSAGE_CHARS].rstrip(".") if lines else type(error).__name__

@@ -23,8 +23,8 @@ from llreg_extract.files.checkpoint import (
     read_elements,
     weight_files,
 )
-from llreg_extract.files.hub import TIMEOUT
-from llreg_extract.files.hub_errors import hub_errors
+from llreg_extract.files.hub import TIMEOUT, cached_commit
+from llreg_extract.files.hub_errors import UNWRITABLE, hub_errors
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Kind, is_name
 from llreg_schemas.errors import ModelNotFoundError
@@ -262,17 +262,22 @@ def open_repo(repo: str, revision: str | None) -> HubFolder:
         try:
             info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
         except OfflineModeIsEnabled:
-            cached = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["config.json"])
+            commit = cached_commit(repo, revision)
+            cached = snapshot_download(repo, revision=commit, local_files_only=True, allow_patterns=["config.json"])
             folder = Path(cached)
             files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
             return HubFolder(repo, repo, folder.name, files, read_card(folder / "README.md"), {}, {"created": None})
         files = [sibling.rfilename for sibling in info.siblings or []]
         # Files are fetched by commit, which leaves no trace of the branch in the cache; fetching one small file by its
-        # branch does, so that the same name resolves offline later.
+        # branch does, so that the same name resolves offline later. A cache that may only be read gets no trace.
         describing: list[str] = [file for file in ("config.json", "README.md") if file in files]
         describing += [file for file in files if file.endswith("config.json")]
         if describing:
-            hf_hub_download(repo, describing[0], revision=revision)
+            try:
+                hf_hub_download(repo, describing[0], revision=revision)
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
     return HubFolder(
         location=repo,
         name=info.id if is_name(info.id) else repo,

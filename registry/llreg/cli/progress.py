@@ -52,7 +52,8 @@ class Bars(Reporter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # rich before 14.3 prints an empty line even so
+            self._progress.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -109,13 +110,16 @@ class Bars(Reporter):
 def counting(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for work that reports how much of how much (None: not known) is done; nothing without a terminal."""
     console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from llreg.store.contents import Contents
 
-_ROW_GROUP = 256  # rows; the Dataset Viewer reads by row group
+# The Dataset Viewer reads by row group, and refuses one of more than 286 MiB; uncompressed, metadata aside.
+_GROUP_ROWS, _GROUP_BYTES = 256, 100 << 20
 
 Source = Callable[[Sequence[RowRecord]], Iterable[Row]]  # of some rows, those that it has, intact
 
@@ -162,13 +163,15 @@ def write_build(
         ]
     )
     with pq.ParquetWriter(directory / TABLE, schema, compression="zstd", use_dictionary=False) as table:
+        row_bytes = 4 * len(texts) * len(vectors)
+        group_rows = max(1, min(_GROUP_ROWS, _GROUP_BYTES // max(1, row_bytes)))
 
         def written(rows: Iterable[Row]) -> Iterator[Row]:
             """The rows, each written to the table on its way to the store."""
             batch: list[Row] = []
             for row in rows:
                 batch.append(row)
-                if len(batch) == _ROW_GROUP:
+                if len(batch) == group_rows:
                     table.write_table(_to_table(batch, schema, vectors))
                     batch = []
                 yield row

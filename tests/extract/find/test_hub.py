@@ -236,12 +236,17 @@ def told(repos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dic
         requests = list(log)
     offline = {
         "cached": CASES["whole"],
+        "cached branch": CASES["branch"],
         "cached shards": CASES["sharded"],
         "cached folder": CASES["folder"],
         **({"cached adapter": {**ADAPTERS["adapter"], "text": None}} if HAS_PEFT else {}),  # peft takes long to load
         "not cached": {"model": "org/t5", "text": "weights were never fetched"},
         "unknown": {"model": "org/nothing"},
     }
+    # As `echo COMMIT > refs/main` leaves it.
+    for name in ("main", "side"):
+        ref = home / "hub" / "models--org--toy" / "refs" / name
+        ref.write_text(ref.read_text() + "\n")
     started = time.monotonic()
     switched_off = client(offline, endpoint, home, HF_HUB_OFFLINE="1")
     gone = client({"gone": CASES["whole"]}, endpoint, home)
@@ -308,7 +313,7 @@ def test_the_commit_is_asked_for_before_anything_is_fetched(told: dict[str, Any]
 
 def test_what_is_cached_works_offline(told: dict[str, Any], local_value: float) -> None:
     assert told["cached"]["value"] == told["cached shards"]["value"] == local_value
-    assert told["cached"]["source"]["revision"] == SHA
+    assert told["cached"]["source"]["revision"] == told["cached branch"]["source"]["revision"] == SHA
 
 
 @pytest.mark.parametrize(
