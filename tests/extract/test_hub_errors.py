@@ -66,6 +66,18 @@ CUT_OFF = OSError("Consistency check failed: file should be of size 2048 but has
         ),
         (DATASET, CUT_OFF, HubUnreachableError, "a download from org/x was cut off: run the same command again"),
         (MODEL, FULL, ModelError, "the disk is full while org/x is downloaded: free some space, or move HF_HOME"),
+        (
+            MODEL,
+            OSError(errno.EROFS, "Read-only file system", "/models/hub"),
+            ModelError,
+            r"org/x is not all in the local cache \(.*\), and that may not be written \(Read-only file system\): set HF_HOME",
+        ),
+        (
+            MODEL,
+            OSError(errno.ENOLCK, "No locks available"),
+            ModelError,
+            r"org/x cannot be downloaded to .*, whose file system has no locks \(No locks available\): set HF_HOME to a",
+        ),
         (DATASET, FULL, StorageError, "the disk is full while org/x is downloaded: free some space and run the same"),
         (MODEL, LocalTokenNotFoundError("no token"), ModelAccessError, "org/x needs a login, .*: hf auth login"),
         (DATASET, LocalTokenNotFoundError("no token"), HubAccessError, "you are not logged in: log in with: hf auth"),
