@@ -95,28 +95,41 @@ def lay_over(read_base: Callable[[], Any], folder: Path, name: str, tokenizer: A
     def log_probs(module: Any) -> NDArray[np.float32]:
         return np.concatenate(token_log_probs(module, sequences, module.device))
 
+    def read() -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
+        """The adapter beside its base, a peft.PeftModel, and what the base gives without it and with it."""
+        module = read_base()
+        plain = log_probs(module)
+        with _errors_of_peft(name):
+            return _wrap(module, folder, settings, name), plain, log_probs(module)
+
+    def read_again(beside: NDArray[np.float32]) -> Any:
+        gc.collect()  # a second base might not fit beside the first
+        adapted, _, again = read()
+        if not close(beside, again, dtype):
+            raise UnsupportedModelError(
+                f"{name} gives other log-probabilities each time that it is laid over its base model, for a part of it is drawn at "
+                "random: save it as plain LoRA (path_initial_model_for_weight_conversion), or give the merged model"
+            )
+        return adapted
+
     unknown = _unknown_settings(settings, name)
-    module = read_base()
-    plain = log_probs(module)
-    with _errors_of_peft(name):
-        adapted = _wrap(module, folder, settings, name)
-        beside = log_probs(module)
-        if _is_packed(module) or _shares_weights(module):
-            return Adapted(module, "beside", unknown)
+    adapted, plain, beside = read()
+    # Where it begins from a decomposition of the base's weights, that may be drawn at random.
+    if isinstance(settings.get("init_lora_weights"), str):
+        del adapted
+        adapted = read_again(beside)
+    module = adapted.get_base_model()
+    if _is_packed(module) or _shares_weights(module):
+        return Adapted(module, "beside", unknown)
+    try:
         module = adapted.merge_and_unload(safe_merge=True).eval()
         if _is_rounding(plain, beside, log_probs(module), dtype):
             return Adapted(module, "merged", unknown)
+    except Exception as error:  # of all kinds, where there is nothing to merge into
+        if is_out_of_memory(error):
+            raise
     del adapted, module
-    gc.collect()  # a second base might not fit beside the first
-    module = read_base()
-    with _errors_of_peft(name):
-        _wrap(module, folder, settings, name)
-        again = log_probs(module)
-    if not close(beside, again, dtype):
-        raise UnsupportedModelError(
-            f"{name} gives other log-probabilities each time that it is laid over its base model: part of it is drawn at random"
-        )
-    return Adapted(module, "beside", unknown)
+    return Adapted(read_again(beside).get_base_model(), "beside", unknown)
 
 
 @contextmanager

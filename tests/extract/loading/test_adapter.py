@@ -90,27 +90,6 @@ def test_the_adapters_hash_covers_what_decides_its_values(make_adapter: MakeAdap
     assert len(set(seen)) == len(seen)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"use_dora": True},
-        {"modules_to_save": ["lm_head"]},
-        {"kind": getattr(peft, "IA3Config"), "target_modules": ["v_proj"], "feedforward_modules": []},  # noqa: B009
-    ],
-)
-def test_merged_is_what_peft_computes_unmerged(
-    make_adapter: MakeAdapter, toy_model: ToyModel, settings: dict[str, Any]
-) -> None:
-    folder = make_adapter(**settings)
-    model = load(folder)
-    assert type(model.module).__name__ == "LlamaForCausalLM"
-    assert not any("peft" in type(part).__module__ for part in model.module.modules())
-    assert value(model) == pytest.approx(by_hand(toy_model("llama"), folder), rel=1e-6)
-    assert abs(value(model) - value(load(toy_model("llama")))) > 0.1
-    assert llreg_extract.environment(model)["versions"]["peft"] == peft.__version__
-
-
 def test_a_vocabulary_that_training_made_larger(make_adapter: MakeAdapter, toy_model: ToyModel) -> None:
     folder = make_adapter(tokens=5)
     model = load(folder)

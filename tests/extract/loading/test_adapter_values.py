@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,25 @@ def edit(folder: Path, **changes: Any) -> Path:
 
 def truth(base: Path, adapter: Path, change: Callable[[Any, Tensors], None]) -> float:
     """The log-likelihood in float64, of the base with an adapter's tensors laid over it by `change`; no peft in it."""
-    plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
-    module = transformers.AutoModelForCausalLM.from_pretrained(base, **plainly).double().eval()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    of_base = {key.removeprefix("base_model.model."): tensor.double() for key, tensor in tensors.items()}
+    return in_float64(base, lambda module: change(module, of_base))
+
+
+@cache
+def plain(base: Path) -> float:
+    """The base's own."""
+    return in_float64(base, lambda module: None)
+
+
+def in_float64(base: Path, change: Callable[[Any], None]) -> float:
+    options = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    module = transformers.AutoModelForCausalLM.from_pretrained(base, **options).double().eval()
     head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
     if head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
-    tensors = load_file(adapter / "adapter_model.safetensors")
     with torch.inference_mode():
-        change(module, {key.removeprefix("base_model.model."): tensor.double() for key, tensor in tensors.items()})
+        change(module)
         ids = torch.tensor([transformers.AutoTokenizer.from_pretrained(base)(TEXT)["input_ids"]])
         log_p = torch.log_softmax(module(input_ids=ids, use_cache=False).logits[0], -1)
     return float(log_p[:-1].gather(1, ids[0, 1:, None]).sum())
@@ -79,6 +91,29 @@ def replicated(order: list[int]) -> Callable[[Any, Tensors], None]:
         low_rank(2)(module, tensors)
 
     return change
+
+
+def biases(module: Any, tensors: Tensors) -> None:
+    """LoRA whose second matrix has a bias."""
+    low_rank(2)(module, tensors)
+    for key, bias in tensors.items():
+        if key.endswith("lora_B.bias"):
+            module.get_submodule(key.removesuffix(".lora_B.bias")).bias = torch.nn.Parameter(2 * bias)
+
+
+def past_weights(module: Any, tensors: Tensors) -> None:
+    """LoRA on x_proj alone: Mamba multiplies by dt_proj's weight itself, past the module and so past its adapter."""
+    low_rank(2)(module, {key: tensor for key, tensor in tensors.items() if "x_proj" in key})
+
+
+def residual(module: Any, tensors: Tensors) -> None:
+    """PiSSA (Meng et al., arXiv 2404.02948, equations 2 to 5): LoRA on what its first singular vectors leave of the weights."""
+    for key in tensors:
+        if key.endswith("lora_A.weight"):
+            part = module.get_submodule(key.removesuffix(".lora_A.weight"))
+            u, values, v = torch.linalg.svd(part.weight)
+            part.weight -= u[:, :4] @ torch.diag(values[:4]) @ v[:4]
+    low_rank(2)(module, tensors)
 
 
 def magnitudes(module: Any, tensors: Tensors) -> None:
@@ -200,6 +235,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Any, Tenso
     ),
     "experts": ("mixtral", {}, EXPERTS, experts, "merged"),
     "experts, input first": ("gpt_oss", {}, EXPERTS, experts, "merged"),
+    "a bias where the base has none": ("llama", {}, {**LORA, "lora_bias": True}, biases, "beside"),
+    "read past its module": ("mamba", {}, {**LORA, "target_modules": ["dt_proj", "x_proj"]}, past_weights, "beside"),
+    "PiSSA": ("llama", {}, {**LORA, "init_lora_weights": "pissa"}, residual, "merged"),
     "DoRA": ("llama", {}, {"use_dora": True, "r": 8, "lora_alpha": 8}, magnitudes, "merged"),
     "IA3": (
         "llama",
@@ -221,8 +259,11 @@ def test_values_are_those_of_the_matrices(make_adapter: MakeAdapter, toy_model: 
     model = load(folder)
     expected = truth(base, folder, change)
     assert value(model) == pytest.approx(expected, rel=1e-6)
-    assert abs(expected - truth(base, folder, lambda module, tensors: None)) > 0.1
-    assert llreg_extract.environment(model)["adapter_application"] == application
+    assert abs(expected - plain(base)) > 0.1
+    environment = llreg_extract.environment(model)
+    assert environment["adapter_application"] == application
+    assert environment["versions"]["peft"] == peft.__version__
+    assert any("peft" in type(part).__module__ for part in model.module.modules()) == (application == "beside")
     assert model.path == "replay"
 
 
@@ -309,3 +350,8 @@ def test_two_weights_for_what_the_base_ties(make_adapter: MakeAdapter, toy_model
         UnsupportedModelError, match=r"holds a (lm_head|model\.embed_tokens)\.weight of its own, which its base"
     ):
         load(folder)
+
+
+def test_what_is_drawn_at_random_is_refused(make_adapter: MakeAdapter) -> None:
+    with pytest.raises(UnsupportedModelError, match="gives other log-probabilities each time that it is laid over"):
+        load(make_adapter(**LORA, init_lora_weights="pissa_niter_4"))
