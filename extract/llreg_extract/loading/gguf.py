@@ -102,6 +102,15 @@ def _keys(file: GGUFFile) -> tuple[dict[str, Any], Architecture]:
     absent = [f"{name}.{key}" for key in needed if key not in keys]
     if absent:
         raise file.refuse(f"its metadata have no {', '.join(absent)}")
+    # What decides how large a module is made, against the tensors, which are there.
+    if "token_embd.weight" not in file.header.tensors:
+        raise file.refuse("it has no token_embd.weight")
+    width = file.header.tensors["token_embd.weight"].shape[-1]
+    blocks = len({match[1] for tensor in file.header.tensors if (match := _BLOCK.fullmatch(tensor))})
+    ahead = keys.get("nextn_predict_layers", 0)
+    for key, value, others in (("embedding_length", width, ()), ("block_count", blocks, (blocks + ahead,))):
+        if keys[key] not in (value, *others):
+            raise file.refuse(f"its {key} is {keys[key]!r:.60}, and its tensors have {value}")
     return keys, architecture
 
 
@@ -168,8 +177,6 @@ def _fields(file: GGUFFile, keys: dict[str, Any], architecture: Architecture, sh
         values["layer_types"] = [_LOCAL if local else "full_attention" for local in period]
     else:
         values["layer_types"] = [_LOCAL if (block + 1) % period else "full_attention" for block in range(shape.depth)]
-    if "token_embd.weight" not in tensors:
-        raise file.refuse("it has no token_embd.weight")
     values["vocab_size"] = tensors["token_embd.weight"].shape[0]
     values["tie_word_embeddings"] = "output.weight" not in tensors
     # Defaults of the class that may lie outside the vocabulary; no value depends on them.

@@ -17,6 +17,9 @@ from llreg_schemas.errors import UnsupportedModelError
 transformers = pytest.importorskip("transformers")
 import torch
 
+NDFloat = np.ndarray[Any, np.dtype[np.float64]]
+Published = Callable[..., tuple[Path, NDFloat]]
+
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest.",
     "def add(a, b):\n    return a + b\n",
@@ -141,30 +144,31 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture
-def published(tmp_path: Path, toy_tokenizer: Callable[..., Any]) -> Callable[..., tuple[Path, NDFloat]]:
-    """Factory of checkpoints, with the log-likelihoods of `TEXTS` in float64."""
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer: Callable[..., Any]) -> Published:
+    """Factory of checkpoints, with the log-likelihoods of `TEXTS` in float64; equal arguments give the same one."""
+    made: dict[str, tuple[Path, NDFloat]] = {}
 
     def save(kind: str, **settings: Any) -> tuple[Path, NDFloat]:
-        merged = {**BASE, **settings}
-        config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in merged.items() if v is not None})
-        config.pad_token_id = None
-        torch.manual_seed(0)
-        module = transformers.AutoModelForCausalLM.from_config(config).eval()
-        with torch.no_grad():
-            for name, weight in module.named_parameters():
-                if name.endswith("bias") or "norm" in name or "ln_" in name:  # made 0 or 1 otherwise
-                    weight.add_(torch.randn_like(weight) * 0.1)
-        folder = tmp_path / "published"
-        module.save_pretrained(folder)
-        tokenizer = toy_tokenizer()
-        tokenizer.save_pretrained(folder)
-        return folder, exact(module, tokenizer.backend_tokenizer)
+        key = repr((kind, settings))
+        if key not in made:
+            merged = {**BASE, **settings}
+            config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in merged.items() if v is not None})
+            config.pad_token_id = None
+            torch.manual_seed(0)
+            module = transformers.AutoModelForCausalLM.from_config(config).eval()
+            with torch.no_grad():
+                for name, weight in module.named_parameters():
+                    if name.endswith("bias") or "norm" in name or "ln_" in name:  # made 0 or 1 otherwise
+                        weight.add_(torch.randn_like(weight) * 0.1)
+            folder = tmp_path_factory.mktemp("published") / kind
+            module.save_pretrained(folder)
+            tokenizer = toy_tokenizer()
+            tokenizer.save_pretrained(folder)
+            made[key] = folder, exact(module, tokenizer.backend_tokenizer)
+        return made[key]
 
     return save
-
-
-NDFloat = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def exact(module: Any, tokenizer: Any) -> NDFloat:
@@ -186,14 +190,16 @@ def scored(path: Path) -> NDFloat:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gguf_has_its_checkpoints_values(published: Any, tmp_path: Path, case: str) -> None:
+def test_a_gguf_has_its_checkpoints_values(published: Published, tmp_path: Path, case: str) -> None:
     architecture, kind, settings = CASES[case]
     folder, expected = published(kind, **settings)
     found = scored(write_gguf(folder, tmp_path / "toy.gguf", architecture))
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-def test_llama_3s_frequencies_are_those_of_the_tensor_that_has_their_factors(published: Any, tmp_path: Path) -> None:
+def test_llama_3s_frequencies_are_those_of_the_tensor_that_has_their_factors(
+    published: Published, tmp_path: Path
+) -> None:
     rotation = {
         **ROTATION,
         "rope_type": "llama3",
@@ -213,7 +219,7 @@ def test_llama_3s_frequencies_are_those_of_the_tensor_that_has_their_factors(pub
     assert not np.allclose(scored(write_gguf(folder, tmp_path / "without.gguf", "llama")), expected, rtol=1e-4)
 
 
-def test_phi_3s_long_rope_is_that_of_its_two_tensors(published: Any, tmp_path: Path) -> None:
+def test_phi_3s_long_rope_is_that_of_its_two_tensors(published: Published, tmp_path: Path) -> None:
     rotation = {
         **ROTATION,
         "rope_type": "longrope",
@@ -234,7 +240,7 @@ def test_phi_3s_long_rope_is_that_of_its_two_tensors(published: Any, tmp_path: P
     np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
 
 
-def test_biases_of_some_projections_leave_the_others_without(published: Any, tmp_path: Path) -> None:
+def test_biases_of_some_projections_leave_the_others_without(published: Published, tmp_path: Path) -> None:
     folder, expected = published("qwen2")  # a llama of which queries, keys and values have biases, and the output none
     path = write_gguf(folder, tmp_path / "toy.gguf", "llama")
     np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
@@ -243,8 +249,14 @@ def test_biases_of_some_projections_leave_the_others_without(published: Any, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metadata": {"block_count": 1}}, r"leave no place for model\.layers\.1\."),
-        ({"metadata": {"block_count": 3}}, r"it lacks model\.layers\.2\."),
+        ({"metadata": {"block_count": 1}}, "its block_count is 1, and its tensors have 2"),
+        ({"metadata": {"block_count": 2**31}}, "its block_count is 2147483648, and its tensors have 2"),
+        ({"metadata": {"embedding_length": 2**31}}, "its embedding_length is 2147483648, and its tensors have 32"),
+        ({"change": lambda tensors: tensors.pop("token_embd.weight")}, "no token_embd.weight"),
+        (
+            {"tensors": {"blk.0.attn_q.bias": np.ones(32), "blk.1.ffn_norm.bias": np.ones(32)}},
+            "no place for .*layernorm.bias",
+        ),
         ({"change": lambda tensors: tensors.pop("blk.1.ffn_up.weight")}, r"it lacks model\.layers\.1\.mlp\.up_proj"),
         ({"tensors": {"blk.0.attn_sinks.weight": np.ones(4)}}, r"knows no place for blk\.0\.attn_sinks\.weight"),
         ({"metadata": {"final_logit_softcapping": 3.0}}, r"what final_logit_softcapping 3\.0 means"),
@@ -261,7 +273,7 @@ def test_biases_of_some_projections_leave_the_others_without(published: Any, tmp
     ],
 )
 def test_what_would_be_left_over_or_made_up_is_refused(
-    published: Any, tmp_path: Path, changes: dict[str, Any], message: str
+    published: Published, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     folder, _ = published("llama")
     path = write_gguf(folder, tmp_path / "toy.gguf", "llama", **changes)
@@ -269,7 +281,7 @@ def test_what_would_be_left_over_or_made_up_is_refused(
         scored(path)
 
 
-def test_what_changes_no_value_is_no_obstacle(published: Any, tmp_path: Path) -> None:
+def test_what_changes_no_value_is_no_obstacle(published: Published, tmp_path: Path) -> None:
     folder, expected = published("llama")
     inert = {
         "attention.clamp_kqv": 0.0,
@@ -284,7 +296,7 @@ def test_what_changes_no_value_is_no_obstacle(published: Any, tmp_path: Path) ->
     np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
 
 
-def test_a_file_that_was_cut_short_is_refused_before_it_is_read(published: Any, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_is_refused_before_it_is_read(published: Published, tmp_path: Path) -> None:
     folder, _ = published("llama")
     path = write_gguf(folder, tmp_path / "toy.gguf", "llama")
     whole = path.read_bytes()
