@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llreg_extract.files.cache import Revision, evict, fetch, is_cached, revisions
     from llreg_extract.files.hub import cache_folder
+    from llreg_extract.find.commits import has_same_files
     from llreg_extract.find.resolve import resolve, resolve_identity
     from llreg_extract.loading.device import DeviceMemory, choose, count_gpus, device_memory
     from llreg_extract.loading.load import environment, load, load_tokenizer
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from llreg_extract.scoring.pairs import encode_pairs, prompt_provenance, score_pairs, tokenise_pairs
     from llreg_extract.scoring.reference import reference_scores
     from llreg_extract.scoring.scores import Batch, Scores, Status, iter_scores, score
-    from llreg_extract.source import Adapter, Source, suggest_name
+    from llreg_extract.source import Adapter, FileStamp, Source, check_unchanged, suggest_name
 
 __all__ = [
     "Adapter",
     "Batch",
     "DeviceMemory",
     "Encoded",
+    "FileStamp",
     "Model",
     "Needs",
     "Revision",
@@ -45,6 +47,7 @@ __all__ = [
     "Status",
     "cache_folder",
     "check_range",
+    "check_unchanged",
     "choose",
     "count_gpus",
     "default_batch_tokens",
@@ -54,6 +57,7 @@ __all__ = [
     "environment",
     "evict",
     "fetch",
+    "has_same_files",
     "is_cached",
     "iter_scores",
     "load",
@@ -76,6 +80,7 @@ __all__ = [
 _NAMES = {
     "files.cache": ("Revision", "evict", "fetch", "is_cached", "revisions"),
     "files.hub": ("cache_folder",),
+    "find.commits": ("has_same_files",),
     "find.resolve": ("resolve", "resolve_identity"),
     "loading.device": ("DeviceMemory", "choose", "count_gpus", "device_memory"),
     "loading.load": ("environment", "load", "load_tokenizer"),
@@ -87,7 +92,7 @@ _NAMES = {
     "scoring.pairs": ("encode_pairs", "prompt_provenance", "score_pairs", "tokenise_pairs"),
     "scoring.reference": ("reference_scores",),
     "scoring.scores": ("Batch", "Scores", "Status", "iter_scores", "score"),
-    "source": ("Adapter", "Source", "suggest_name"),
+    "source": ("Adapter", "FileStamp", "Source", "check_unchanged", "suggest_name"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

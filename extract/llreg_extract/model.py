@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llreg_extract.source import Source
+from llreg_extract.source import FileStamp, Source
 
 
 @dataclass
@@ -43,6 +43,11 @@ class Model:
         Whether code from the checkpoint was allowed to run.
     adapter : mapping of str to str
         How its adapter acts: `llreg_extract.loading.adapter.Adapted.provenance`.
+    unused : mapping of str to str
+        What its files hold and no value depends on: "unused_weights" and "unused_settings" as ``row.schema.json`` has them; see
+        `llreg_extract.loading.leftovers` and `settings`.
+    files : mapping of str to FileStamp
+        The files that it was loaded from, by path, as they were then.
     """
 
     # torch's types are Any here, so that importing this module does not load torch.
@@ -61,6 +66,8 @@ class Model:
     library_attention: str = "none"
     trust_remote_code: bool = False
     adapter: Mapping[str, str] = field(default_factory=dict)
+    unused: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileStamp] = field(default_factory=dict)
 
     @property
     def declared(self) -> Mapping[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
-from llreg_schemas.errors import InputError
+from llreg_schemas.errors import ChangedFilesError, InputError
 
 Kind = Literal["hub", "local"]
 
@@ -27,6 +27,46 @@ _ROLES = re.compile(
 
 # What weights can be packed to when they are loaded, and how a row names it.
 QUANTIZATIONS = {"int8": "bitsandbytes:int8", "int4": "bitsandbytes:nf4"}
+
+
+class FileStamp(NamedTuple):
+    """What tells, without reading it, that a file is still the one that was read: bytes, time in nanoseconds, inode."""
+
+    num_bytes: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Of a file, or of what a link leads to."""
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def check_unchanged(files: Mapping[str, FileStamp], name: str) -> None:
+    """Refuse a model of which a file is another than the one that its revision was made of.
+
+    Parameters
+    ----------
+    files : mapping of str to FileStamp
+        By path.
+    name : str
+        The model, for messages.
+
+    Raises
+    ------
+    ChangedFilesError
+    """
+    for path, stamp in files.items():
+        try:
+            changed = FileStamp.of(Path(path)) != stamp
+        except OSError:
+            changed = True
+        if changed:
+            raise ChangedFilesError(
+                f"{path} has changed since {name} was looked up, so that its values would stand under the hash of other files: "
+                "copy the model to a place where nothing writes, and add that"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +128,8 @@ class Source:
         The checkpoint's own quantization_config.
     tokenizer : {"weights", "root", "adapter"}
         Where the tokenizer lies: beside the weights, at the root of `location`, or beside the adapter.
+    files : mapping of str to FileStamp
+        The local files that revisions are hashes of, by path, as they were when they were hashed.
     """
 
     name: str
@@ -104,6 +146,7 @@ class Source:
     packed_parameters: int | None = None
     settings: Mapping[str, Any] | None = None
     tokenizer: Literal["weights", "root", "adapter"] = "weights"
+    files: Mapping[str, FileStamp] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@
     │   ├── ModelAccessError        gated, private or unreachable
     │   ├── UnsupportedModelError   not a causal language model, or a format llreg cannot load
     │   ├── NonFiniteError          the model returned NaN or inf
+    │   ├── ChangedFilesError       its files changed while it was scored
     │   └── NoRoomError             its download does not fit on the disk
     ├── ClusterError                a Dask cluster that cannot be used, or was lost
     ├── HubError                    a registry on the Hub that cannot be read or changed
@@ -100,6 +101,10 @@ class UnsupportedModelError(ModelError):
 
 class NonFiniteError(ModelError):
     """The model returned NaN or inf where a log-likelihood was due."""
+
+
+class ChangedFilesError(ModelError):
+    """A model's files are no longer those that its hash is of."""
 
 
 class NoRoomError(ModelError):

@@ -295,12 +295,12 @@ def test_other_files_at_the_path_of_a_local_model(toy_model: ToyModel, tmp_path:
     stamps = file_stamps(source)
     assert stamps is not None
     assert {Path(path).name for path in stamps} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    _check_files(source, stamps)
+    assert _check_files(source, stamps).files == source.files
     path = str(toy_model() / "model.safetensors")
     with pytest.raises(ModelError, match=r"toy is a local model, and worker .* finds other files at"):
         _check_files(source, {**stamps, path: (stamps[path][0], stamps[path][1] + 1)})
     with pytest.raises(ModelError, match=r"finds nothing at .*gone: put it on a file system that all workers see"):
-        _check_files(replace(source, location=str(tmp_path / "gone")), stamps)
+        _check_files(replace(source, location=str(tmp_path / "gone")), {str(tmp_path / "gone" / "config.json"): (1, 1)})
 
 
 def test_other_versions_on_a_worker() -> None:

@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass(frozen=True)
 class Repo:
-    """A model repository: its files, its only commit, and who may see it."""
+    """A model repository: its files, its newest commit, and who may see it."""
 
     folder: Path
     sha: str = "0123456789abcdef0123456789abcdef01234567"
@@ -33,12 +33,44 @@ class Repo:
     downloads: int = 0
     parameters: dict[str, int] | None = None  # as the Hub counted them, by safetensors dtype
     sizes: dict[str, int] = field(default_factory=dict)  # bytes it claims files to have
+    earlier: dict[str, Path] = field(default_factory=dict)  # folders of earlier commits
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
     def size(self, file: str) -> int:
         return self.sizes.get(file, (self.folder / file).stat().st_size)
+
+    def at(self, revision: str) -> Repo:
+        """Its state at a commit or branch."""
+        if revision in self.earlier:
+            return replace(self, folder=self.earlier[revision], sha=revision)
+        if revision not in (*self.branches, self.sha):
+            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return self
+
+    def described(self, file: str, *, sizes: bool) -> dict[str, Any]:
+        """A file as the answer about its repository has it."""
+        if not sizes:
+            return {"rfilename": file}
+        data = (self.folder / file).read_bytes()
+        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": self.size(file), "pointerSize": 130}
+        return {
+            "rfilename": file,
+            "size": self.size(file),
+            "blobId": git_oid(data),
+            **({"lfs": lfs} if is_large(file) else {}),
+        }
+
+
+def git_oid(data: bytes) -> str:
+    """What git calls a file of that content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def is_large(file: str) -> bool:
+    """Whether git-lfs keeps a file."""
+    return file.endswith((".safetensors", ".gguf", ".bin"))
 
 
 class _Refusal(Exception):
@@ -75,15 +107,15 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"] and len(parts) >= 4:
             repo, rest = self._repo("/".join(parts[2:4])), parts[4:]
             if not rest or rest[0] == "revision":
-                self._check_revision(repo, rest[1] if rest else "main")
+                repo = repo.at(rest[1] if rest else "main")
                 return self._json(self._info("/".join(parts[2:4]), repo, sizes="blobs" in query))
             if rest[0] == "tree":
-                self._check_revision(repo, rest[1])
-                return self._json(self._tree(repo, "/".join(rest[2:]), "true" in query.get("recursive", [])))
+                return self._json(
+                    self._tree(repo.at(rest[1]), "/".join(rest[2:]), "true" in query.get("recursive", []))
+                )
         if len(parts) >= 5 and parts[2] == "resolve":
             repo = self._repo("/".join(parts[:2]))
-            self._check_revision(repo, parts[3])
-            return self._file(repo, "/".join(parts[4:]))
+            return self._file(repo.at(parts[3]), "/".join(parts[4:]))
         raise _Refusal(404)
 
     def _repo(self, name: str) -> Repo:
@@ -94,10 +126,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(repo.refuse, None, "refused")
         return repo
 
-    def _check_revision(self, repo: Repo, revision: str) -> None:
-        if revision not in (*repo.branches, repo.sha):
-            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-
     def _info(self, name: str, repo: Repo, *, sizes: bool) -> dict[str, Any]:
         counted = repo.parameters
         return {
@@ -107,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "auto" if repo.gated else False,
             "createdAt": "2024-05-06T07:08:09.000Z",
             "cardData": repo.card,
-            "siblings": [{"rfilename": file, **({"size": repo.size(file)} if sizes else {})} for file in repo.files()],
+            "siblings": [repo.described(file, sizes=sizes) for file in repo.files()],
             "tags": list(repo.tags),
             "downloads": repo.downloads,
             **({"safetensors": {"parameters": counted, "total": sum(counted.values())}} if counted else {}),
@@ -121,8 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not file.startswith(start) or ("/" in inner and not recursive):
                 continue
             data = (repo.folder / file).read_bytes()
-            oid = hashlib.sha1(data).hexdigest()
-            entries.append({"type": "file", "path": file, "oid": oid, "size": len(data)})
+            entries.append({"type": "file", "path": file, "oid": git_oid(data), "size": len(data)})
         for path in sorted(repo.folder.rglob("*")):
             name = str(path.relative_to(repo.folder))
             if path.is_dir() and name.startswith(start) and (recursive or "/" not in name.removeprefix(start)):
@@ -135,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in repo.files():
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         data = (repo.folder / name).read_bytes()
-        headers = {"X-Repo-Commit": repo.sha, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        tag = hashlib.sha256(data).hexdigest() if is_large(name) else git_oid(data)
+        headers = {"X-Repo-Commit": repo.sha, "ETag": f'"{tag}"'}
         span = self.headers.get("Range")
         if span:
             first, _, last = span.removeprefix("bytes=").partition("-")

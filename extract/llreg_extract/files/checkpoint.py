@@ -1,16 +1,14 @@
-"""Which files of a checkpoint or an adapter decide its values, and what its weights say of themselves."""
+"""Which files of a checkpoint or an adapter decide its values."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
 from llreg_schemas.errors import InputError, ModelError, ModelNotFoundError, UnsupportedModelError
 
@@ -51,9 +49,7 @@ TEKKEN_FILE = "tekken.json"  # Mistral's own format
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes
-# What llreg loads weights in, by the names of safetensors.
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that stands for one kept by git-lfs
 
 
 def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -118,14 +114,32 @@ def weight_files(directory: Path, name: str) -> list[str]:
     ------
     ModelNotFoundError
         A file that the index names is not there.
+    UnsupportedModelError
+        There are the weights in one file and an index of others.
     """
     if (directory / WEIGHTS).is_file():
+        if (directory / WEIGHTS_INDEX).is_file():
+            refuse_two_weights(directory, name)
         return [WEIGHTS]
     files = indexed_weights(directory, name)
     missing = [file for file in files if not (directory / file).is_file()]
     if missing:
         raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {missing[0]}, which is not there")
     return files
+
+
+def refuse_two_weights(directory: Path, name: str) -> None:
+    """Refuse weights in one file beside an index of other files: which are loaded differs between programs.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
+    if WEIGHTS not in indexed_weights(directory, name):
+        raise UnsupportedModelError(
+            f"{name} has weights twice, in {WEIGHTS} and in the files that {WEIGHTS_INDEX} names, and one of them may be left "
+            "from an earlier save: keep only what is meant, in a directory of its own"
+        )
 
 
 def indexed_weights(directory: Path, name: str) -> list[str]:
@@ -136,6 +150,7 @@ def indexed_weights(directory: Path, name: str) -> list[str]:
     UnsupportedModelError
         The index is malformed, or names files outside the directory.
     """
+    refuse_pointer(directory / WEIGHTS_INDEX, name)
     try:
         index = json.loads((directory / WEIGHTS_INDEX).read_text(encoding="utf-8"))
         files = sorted(set(index["weight_map"].values()))
@@ -200,6 +215,20 @@ def adapter_files(files: Collection[str], name: str, *, trust_remote_code: bool)
     return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer})
 
 
+def refuse_pointer(path: Path, name: str) -> None:
+    """Refuse what git leaves in place of a large file where git-lfs has not fetched it.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise UnsupportedModelError(
+                f"{path.name} of {name} is a git-lfs pointer and not the file itself: run git lfs pull in its directory"
+            )
+
+
 def hash_file(path: Path) -> str:
     """sha256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as stream:
@@ -210,58 +239,6 @@ def hash_files(directory: Path, files: Iterable[str]) -> str:
     """sha256 over the lines ``<file> <sha256 of the file>\\n``, sorted, 64 hex digits."""
     lines = sorted(f"{file} {hash_file(directory / file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
-
-
-def read_elements(directory: Path, files: Iterable[str]) -> Counter[str]:
-    """Elements by dtype ("F32", "BF16", ...) of whole safetensors files, from their headers.
-
-    Raises
-    ------
-    UnsupportedModelError
-        A file is not safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    elements: Counter[str] = Counter()
-    for file in files:
-        try:
-            with safe_open(directory / file, framework="np") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - the handle itself is not iterable
-                    part = tensors.get_slice(key)
-                    elements[part.get_dtype()] += math.prod(part.get_shape())
-        except SafetensorError as error:
-            raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
-    return elements
-
-
-def prevailing_dtype(elements: Counter[str]) -> str:
-    """dtype of most of the elements, counted by safetensors' names; "float32" where it is none that llreg loads in."""
-    return DTYPES.get(elements.most_common(1)[0][0] if elements else "F32", "float32")
-
-
-def count_elements(stream: BinaryIO, file: str) -> Counter[str]:
-    """Elements by dtype ("F32", "BF16", ...) from the header at the start of a safetensors file.
-
-    Raises
-    ------
-    UnsupportedModelError
-        It is no safetensors file.
-    """
-    size = int.from_bytes(stream.read(8), "little")
-    elements: Counter[str] = Counter()
-    try:
-        if not 2 <= size <= _MAX_HEADER:
-            raise ValueError(f"a header of {size} bytes")
-        data = stream.read(size)
-        if len(data) < size:
-            raise ValueError(f"a header of {len(data)} bytes instead of {size}")
-        header: dict[str, Any] = json.loads(data)
-        for key, tensor in header.items():
-            if key != "__metadata__":
-                elements[str(tensor["dtype"])] += math.prod(max(0, int(length)) for length in tensor["shape"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnsupportedModelError(f"{file} is not a safetensors file or is cut short: {error}") from error
-    return elements
 
 
 def check_tokenizer(name: str, files: Iterable[str]) -> None:

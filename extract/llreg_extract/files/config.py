@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.checkpoint import ADAPTER_CONFIG, DTYPES
+from llreg_extract.files.checkpoint import ADAPTER_CONFIG
+from llreg_extract.files.tensors import DTYPES
 from llreg_extract.libraries import first_line, quiet
 from llreg_extract.quirks import has_no_positions, reserved_positions, why_not_causal, with_text_part
 from llreg_schemas.errors import UnsupportedModelError

@@ -19,6 +19,7 @@ from llreg_extract.files.checkpoint import (
     in_folder,
     indexed_weights,
     matching,
+    weight_files,
 )
 from llreg_extract.files.hub_errors import GO_ON, hub_errors
 from llreg_extract.libraries import quiet
@@ -170,6 +171,32 @@ def download(source: Source, *, trust_remote_code: bool) -> Path:
         _snapshot(source.location, source.revision, in_folder(source.subfolder, names))
     _refuse_missing(source.name, folder, names)
     return root
+
+
+def loaded_files(source: Source, folder: Path, *, trust_remote_code: bool) -> list[Path]:
+    """The files in the cache that a source, and its adapter, are loaded from; of what is local, none.
+
+    Parameters
+    ----------
+    source : Source
+    folder : Path
+        From `download`.
+    trust_remote_code : bool
+        Whether code from the checkpoint may run.
+    """
+    files: list[Path] = []
+    if source.kind == "hub":
+        if source.file is not None:
+            files.append(folder / source.file)
+        else:
+            names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+            files += [folder / file for file in matching(names, _patterns(source, trust_remote_code))]
+            beside = folder / (source.subfolder or "")
+            files += [beside / file for file in weight_files(beside, source.name)]
+    if source.adapter is not None and source.adapter.kind == "hub":
+        beside = adapter_folder(source.adapter, source.name)
+        files += [beside / file for file in matching((path.name for path in beside.iterdir()), _ADAPTER_FILES)]
+    return files
 
 
 def adapter_folder(adapter: Adapter, name: str) -> Path:

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, cast
@@ -15,18 +15,19 @@ from llreg_extract.files.card import read_card
 from llreg_extract.files.checkpoint import (
     WEIGHTS,
     WEIGHTS_INDEX,
-    count_elements,
     hash_file,
     hash_files,
     in_folder,
     indexed_weights,
-    read_elements,
+    refuse_pointer,
+    refuse_two_weights,
     weight_files,
 )
 from llreg_extract.files.hub import TIMEOUT, cached_commit
 from llreg_extract.files.hub_errors import UNWRITABLE, hub_errors
+from llreg_extract.files.tensors import count_elements, read_header, stored_tensors
 from llreg_extract.libraries import quiet
-from llreg_extract.source import Kind, is_name
+from llreg_extract.source import FileStamp, Kind, check_unchanged, is_name
 from llreg_schemas.errors import ModelNotFoundError
 
 _HEADER_BLOCK = 4 << 20  # 4 MiB: bytes fetched at a time while reading a GGUF header
@@ -54,6 +55,8 @@ class ModelFolder(Protocol):
     def facts(self) -> Mapping[str, Any]: ...
     @property
     def elements(self) -> Any: ...
+    @property
+    def hashed(self) -> Mapping[str, FileStamp]: ...
     def revision(self, files: Iterable[str], *, weights: bool = False) -> str: ...
     def fetch(self, file: str) -> Path: ...
     def open(self, file: str) -> AbstractContextManager[BinaryIO]: ...
@@ -71,11 +74,14 @@ class LocalFolder:
         The model's.
     subfolder : str or None
         The folder inside it that has the model's files.
+    hashed : dict of str to FileStamp
+        The files that `revision` has hashed, by path, as they were then.
     """
 
     path: Path
     name: str
     subfolder: str | None = None
+    hashed: dict[str, FileStamp] = field(default_factory=dict)
 
     kind: ClassVar[Kind] = "local"
     facts: ClassVar[Mapping[str, Any]] = {"created": None}
@@ -110,7 +116,8 @@ class LocalFolder:
     @cached_property
     def elements(self) -> Counter[str]:
         """Elements of the weights by safetensors dtype."""
-        return read_elements(self.folder, weight_files(self.folder, self.name))
+        tensors = stored_tensors(self.folder, self.name).values()
+        return count_elements((tensor.dtype, tensor.shape) for tensor in tensors)
 
     def revision(self, files: Iterable[str], *, weights: bool = False) -> str:
         """``sha256:<hex>`` over files, named as seen from the directory, and if asked for over the weights.
@@ -118,21 +125,26 @@ class LocalFolder:
         A GGUF file is hashed alone, without its name.
         """
         names = list(files)
-        if len(names) == 1 and names[0].lower().endswith(".gguf"):
-            return f"sha256:{hash_file(self.path / names[0])}"
         if weights:
-            _ = self.elements  # which refuses what is no safetensors file
+            _ = self.elements  # which refuses files that do not fit together
             names += in_folder(self.subfolder, weight_files(self.folder, self.name))
-        return f"sha256:{hash_files(self.path, set(names))}"
+        for path in (self.path / name for name in names):
+            refuse_pointer(path, self.name)
+            self.hashed[str(path)] = FileStamp.of(path)
+        is_gguf = len(names) == 1 and names[0].lower().endswith(".gguf")
+        digest = hash_file(self.path / names[0]) if is_gguf else hash_files(self.path, set(names))
+        check_unchanged(self.hashed, self.name)
+        return f"sha256:{digest}"
 
     def fetch(self, file: str) -> Path:
         """Path of a file of its folder."""
+        refuse_pointer(self.folder / file, self.name)
         return self.folder / file
 
     @contextmanager
     def open(self, file: str) -> Iterator[BinaryIO]:
         """Open a file of its folder."""
-        with (self.folder / file).open("rb") as stream:
+        with self.fetch(file).open("rb") as stream:
             yield stream
 
 
@@ -175,6 +187,7 @@ class HubFolder:
     subfolder: str | None = None
 
     kind: ClassVar[Kind] = "hub"
+    hashed: ClassVar[Mapping[str, FileStamp]] = {}
 
     @cached_property
     def files(self) -> list[str]:
@@ -200,6 +213,8 @@ class HubFolder:
 
     def revision(self, files: Iterable[str], *, weights: bool = False) -> str:
         """Its commit, whichever files count."""
+        if weights and WEIGHTS in self.files and WEIGHTS_INDEX in self.files:
+            refuse_two_weights(self.fetch(WEIGHTS_INDEX).parent, self.name)
         return self.sha
 
     @cached_property
@@ -219,7 +234,8 @@ class HubFolder:
         elements: Counter[str] = Counter()
         for file in weights:
             with self.open(file, block=_SAFETENSORS_BLOCK) as stream:
-                elements += count_elements(stream, file)
+                tensors = read_header(stream, file).values()
+                elements += count_elements((tensor["dtype"], tensor["shape"]) for tensor in tensors)
         return elements
 
     def fetch(self, file: str) -> Path:

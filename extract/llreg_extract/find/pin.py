@@ -15,7 +15,6 @@ from llreg_extract.files.checkpoint import (
     in_folder,
     matching,
     pick_gguf,
-    prevailing_dtype,
     tokenizer_files,
     tokenizer_location,
 )
@@ -32,6 +31,7 @@ from llreg_extract.files.config import (
     read_config,
 )
 from llreg_extract.files.gguf_header import read_gguf_header
+from llreg_extract.files.tensors import prevailing_dtype
 from llreg_extract.find.folder import ModelFolder
 from llreg_extract.libraries import require_for_model
 from llreg_extract.quirks import is_gguf_encoder
@@ -55,7 +55,14 @@ def adapter_source(folder: ModelFolder, base: Source, trust_remote_code: bool) -
     declaration["relation"] = declaration["relation"] or "adapter"
     # Training may have added tokens: an adapter with a vocabulary has its own tokenizer.
     tokenizer = "adapter" if matching(folder.files, TOKENIZER_VOCABULARIES) else base.tokenizer
-    return replace(base, name=folder.name, adapter=adapter, declared=declaration, tokenizer=tokenizer)
+    return replace(
+        base,
+        name=folder.name,
+        adapter=adapter,
+        declared=declaration,
+        tokenizer=tokenizer,
+        files={**base.files, **folder.hashed},
+    )
 
 
 def model_source(folder: ModelFolder, file: str | None, quantize: str | None, trust_remote_code: bool) -> Source:
@@ -107,6 +114,7 @@ def _checkpoint_source(folder: ModelFolder, quantize: str | None, trust_remote_c
         packed_parameters=count_linear_parameters(config) if quantize else None,
         settings=settings,
         tokenizer=tokenizer,
+        files=folder.hashed,
     )
 
 
@@ -140,6 +148,7 @@ def _gguf_source(folder: ModelFolder, file: str, quantize: str | None) -> Source
             context_length=header.context_length,
             **folder.facts,
         ),
+        files=folder.hashed,
     )
 
 

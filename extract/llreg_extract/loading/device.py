@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llreg_extract.files.checkpoint import DTYPES
+from llreg_extract.files.tensors import DTYPES
 from llreg_extract.libraries import require
 from llreg_extract.loading.quantization import check_device
 from llreg_extract.source import Source

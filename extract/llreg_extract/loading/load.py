@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llreg_extract.files.blobs import check_blobs
 from llreg_extract.files.config import context_length
 from llreg_extract.files.gguf_file import open_gguf
-from llreg_extract.files.hub import adapter_folder, download
+from llreg_extract.files.hub import adapter_folder, download, loaded_files
 from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require, require_for_model
 from llreg_extract.loading.adapter import lay_over
 from llreg_extract.loading.device import choose, device_name
@@ -22,9 +23,10 @@ from llreg_extract.loading.gguf import load_module
 from llreg_extract.loading.quantization import chatter_withheld, finish, loading_config, packages
 from llreg_extract.loading.selfcheck import prepare
 from llreg_extract.loading.tokenizer import read_tokenizer
+from llreg_extract.loading.weights import account
 from llreg_extract.model import Model
 from llreg_extract.scoring.encoding import Tokenizer
-from llreg_extract.source import Source
+from llreg_extract.source import Source, check_unchanged
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
 
 
@@ -47,7 +49,7 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     Raises
     ------
     ModelError
-        It cannot be loaded: no tokenizer, no memory, files that do not fit together.
+        It cannot be loaded: no tokenizer, no memory, files that do not fit together, or changed since they were hashed.
     ModelNotFoundError, ModelAccessError
         A Hub model's files cannot be fetched.
     UnsupportedModelError
@@ -62,14 +64,21 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         require_for_model("peft")
     dtype, device = choose(source, dtype=dtype, device=device)
     folder = download(source, trust_remote_code=trust_remote_code)
+    cached = check_blobs(loaded_files(source, folder, trust_remote_code=trust_remote_code), source.name)
     with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
         tokenizer = read_tokenizer(source, folder, weights, options)
-        read_module = partial(_read_module, source, weights, options, dtype, device)
+        unused: dict[str, str] = {}
+        read_module = partial(_read_module, source, weights, options, dtype, device, unused)
+        adapter: Mapping[str, str] = {}
         if source.adapter is None:
-            return make_ready(source, read_module(), tokenizer, dtype, trust_remote_code=trust_remote_code)
-        adapted = lay_over(read_module, adapter_folder(source.adapter, source.name), source.name, tokenizer, dtype)
-        model = make_ready(source, adapted.module, tokenizer, dtype, trust_remote_code=trust_remote_code)
-        model.adapter = adapted.provenance
+            module = read_module()
+        else:
+            adapted = lay_over(read_module, adapter_folder(source.adapter, source.name), source.name, tokenizer, dtype)
+            module, adapter = adapted.module, adapted.provenance
+        files = {**source.files, **cached}
+        check_unchanged(files, source.name)
+        model = make_ready(source, module, tokenizer, dtype, trust_remote_code=trust_remote_code)
+        model.adapter, model.unused, model.files = adapter, unused, files
         return model
 
 
@@ -134,8 +143,8 @@ def environment(model: Model) -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code", `Tokenizer.provenance` and
-        `Model.adapter`, as ``row.schema.json`` has them.
+        "versions", "device", "attention", "scoring_path", "batching", "trust_remote_code", `Tokenizer.provenance`,
+        `Model.adapter` and `Model.unused`, as ``row.schema.json`` has them.
     """
     names = ("torch", "transformers", "tokenizers", *packages(model.source))
     return {
@@ -147,6 +156,7 @@ def environment(model: Model) -> dict[str, Any]:
         **model.tokenizer.provenance,
         "trust_remote_code": model.trust_remote_code,
         **model.adapter,
+        **model.unused,
     }
 
 
@@ -181,7 +191,9 @@ def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterat
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
 
 
-def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtype: str, device: str) -> Any:
+def _read_module(
+    source: Source, weights: Path, options: Mapping[str, Any], dtype: str, device: str, unused: dict[str, str]
+) -> Any:
     """The module of a source, without its adapter, in evaluation mode, with its weights packed as it says.
 
     Parameters
@@ -191,11 +203,13 @@ def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtyp
         From `_checkpoint`.
     dtype, device : str
         From `choose`.
+    unused : dict of str to str
+        Filled with what its files hold and it does not use; see `account`.
 
     Raises
     ------
     UnsupportedModelError
-        Weights are missing.
+        Weights are missing or left over.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -211,6 +225,7 @@ def _read_module(source: Source, weights: Path, options: Mapping[str, Any], dtyp
     if device != "cpu" or source.quantize or source.settings:  # those choose a device themselves if none is given
         settings["device_map"] = {"": device}
     module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    unused.update(account(module, report, weights, source, settings["dtype"]))
     absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
     if absent:
         raise UnsupportedModelError(

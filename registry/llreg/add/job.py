@@ -161,6 +161,8 @@ class Scoring:
             If the model fails, or can score none of the texts.
         NonFiniteError
             If it gives NaN or inf: nothing of this run may be gone on from.
+        ChangedFilesError
+            If its files are others than they were when it was looked up.
         """
         job, name = self.job, self.identity.name
         lengths = self.encoded.lengths  # (n_sequences,), tokens
@@ -177,6 +179,8 @@ class Scoring:
                 bad = sequences[batch.status == llreg_extract.Status.NON_FINITE]
                 if len(bad):
                     raise _non_finite(self.identity, int(bad[0]) % job.num_texts)
+                # The weights may be read from their files as they are needed.
+                llreg_extract.check_unchanged(self.model.files, name)
                 entries.append(make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.status))
                 keep(entries[-1])
                 report.advance(int(lengths[batch.index].sum()))

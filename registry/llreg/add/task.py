@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,10 +25,14 @@ from llreg.store.rowfile import write_row
 from llreg.store.subsets import load_subset, store_subset
 from llreg.store.versions import retract
 from llreg_schemas import Identity, RowRecord, hash_json
-from llreg_schemas.errors import InputError, LlregError, NonFiniteError, storage_errors
+from llreg_schemas.errors import ChangedFilesError, InputError, LlregError, NonFiniteError, storage_errors
 
 if TYPE_CHECKING:
     from llreg.store.contents import Contents
+
+
+_COMMITS_COMPARED = 3  # rows of other commits that the Hub is asked about
+_COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 class BusyError(LlregError):
@@ -113,14 +118,7 @@ class Task:
         records = registry.replicates(identity)
         if records:
             record = records[-1]
-            if overwrite == "never":
-                return record
-            # Does it lack texts for no reason of the model's own, such as a context too short for them?
-            values = registry.row(record.row_id).log_likelihood  # (n_texts,)
-            if record.identity.subset is not None:
-                values = values[load_subset(registry, record.identity.subset)["texts"]]
-            num_explained = sum(int(record.provenance.get(reason, 0)) for reason in REASONS)
-            return None if np.isnan(values).sum() > num_explained else record
+            return None if overwrite == "only-missing" and self._lacks_texts(record) else record
         # A row that was retracted would come out just the same.
         retractions = registry.retractions()
         for record in registry.all_records().values() if retractions else ():
@@ -130,7 +128,39 @@ class Task:
                     f"{record.row_id} was retracted ({why}); to measure it again all the same: --overwrite always"
                 )
         records = registry.replicates(replace(identity, subset=None)) if identity.subset else []
-        return records[-1] if records else None
+        return records[-1] if records else self._record_of_same_files
+
+    def _lacks_texts(self, record: RowRecord) -> bool:
+        """Whether a row lacks texts for no reason of the model's own, such as a context too short for them."""
+        values = self.registry.row(record.row_id).log_likelihood  # (n_texts,)
+        if record.identity.subset is not None:
+            values = values[load_subset(self.registry, record.identity.subset)["texts"]]
+        num_explained = sum(int(record.provenance.get(reason, 0)) for reason in REASONS)
+        return bool(np.isnan(values).sum() > num_explained)
+
+    @cached_property
+    def _record_of_same_files(self) -> RowRecord | None:
+        """The row of another commit of a model on the Hub that differs in no file that decides values, as in its card alone.
+
+        The Hub is asked only where there are rows of other commits, and about the newest of them.
+        """
+        identity, options = self.identity, self.request.options
+        name = _branch(options.revision)
+        others = [
+            record
+            for record in self.registry.records()
+            if identity.source == record.identity.source == "hub"
+            and record.identity.subset in (identity.subset, None)
+            # Checkpoints of a training, each on a branch of its own, are no copies of each other.
+            and _branch(record.provenance.get("requested_revision")) == name
+            and _without_commits(record.identity) == _without_commits(identity)
+        ]
+        for record in others[: -_COMMITS_COMPARED - 1 : -1]:
+            if llreg_extract.has_same_files(
+                self.source, record.identity, trust_remote_code=options.trust_remote_code
+            ) and not (options.overwrite == "only-missing" and self._lacks_texts(record)):
+                return record
+        return None
 
     def name_advice(self) -> str | None:
         """What to say of a local model's name that other models have, too, or could have; None if nothing."""
@@ -161,6 +191,11 @@ class Task:
             return None
         scope = " on all texts" if record.identity.subset != self.identity.subset else ""
         message = f"is there already{scope} as {record.row_id}; nothing to do"
+        if _commits(record.identity) != _commits(self.identity):
+            old, new = (
+                " and ".join(each[:12] for each in _commits(i) if each) for i in (record.identity, self.identity)
+            )
+            message += f": its files at {new} are those at {old}"
         return AddResult(self.model, "present", record.row_id, message)
 
     @contextmanager
@@ -290,9 +325,24 @@ class Task:
 
     def failed(self, error: LlregError) -> AddResult:
         """The result of a model that could not be added."""
-        if isinstance(error, NonFiniteError):
+        if isinstance(error, (NonFiniteError, ChangedFilesError)):
             self.journal.remove()  # the texts it did score must not end in a row
         return AddResult(self.model, "failed", None, str(error))
+
+
+def _commits(identity: Identity) -> tuple[str | None, str | None]:
+    """Commits of a model and of its adapter."""
+    return identity.revision, (identity.adapter or {}).get("revision")
+
+
+def _without_commits(identity: Identity) -> Identity:
+    adapter = {**identity.adapter, "revision": "0" * 40} if identity.adapter else None
+    return replace(identity, revision="0" * 40, adapter=adapter, subset=None)
+
+
+def _branch(revision: str | None) -> str | None:
+    """A branch or tag that a model was asked for by; None for the default one, and for a commit."""
+    return None if revision is None or revision == "main" or _COMMIT.fullmatch(revision) else revision
 
 
 def _version(package: str) -> str:

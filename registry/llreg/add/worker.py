@@ -97,7 +97,7 @@ def score(
         events.begin(job.identity.name)
         check_versions(f"worker {socket.gethostname()}", versions(), expected)
         if stamps is not None:
-            _check_files(job.source, stamps)
+            job = replace(job, source=_check_files(job.source, stamps))
         if _remember_downloads(job.source, topic):  # it was prepared on another worker, or not at all
             llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
         computed = Scoring(replace(job, texts=texts), encoded).run(events.keep, events)
@@ -165,33 +165,33 @@ def check_versions(name: str, present: Mapping[str, str], expected: Mapping[str,
 
 
 def file_stamps(source: llreg_extract.Source) -> FileStamps | None:
-    """Size and time in seconds of each file of a local model; None for one on the Hub."""
-    parts = [part for part in (source, source.adapter) if part is not None and part.kind == "local"]
-    if not parts:
-        return None
-    stamps = {}
-    for part in parts:
-        folder = Path(part.location) / (part.subfolder or "")
-        file = getattr(part, "file", None)
-        for path in [folder / file] if file else sorted(folder.iterdir()):
-            if path.is_file():
-                status = path.stat()
-                stamps[str(path)] = (status.st_size, int(status.st_mtime))
-    return stamps
+    """Size and time in seconds of each file of a local model as they were when it was hashed; None for one on the Hub.
+
+    Another machine may count finer times and inodes differently.
+    """
+    return {path: (stamp.num_bytes, stamp.mtime_ns // 10**9) for path, stamp in source.files.items()} or None
 
 
-def _check_files(source: llreg_extract.Source, expected: FileStamps) -> None:
-    """Refuse other files at the same path: the row would name a content that it was not computed from."""
+def _check_files(source: llreg_extract.Source, expected: FileStamps) -> llreg_extract.Source:
+    """Refuse other files at the same path: the row would name a content that it was not computed from.
+
+    Returns
+    -------
+    Source
+        With the stamps that its files have on this machine.
+    """
     try:
-        stamps = file_stamps(source)
+        here = replace(source, files={path: llreg_extract.FileStamp.of(Path(path)) for path in expected})
     except OSError:
-        stamps = {}
+        here = replace(source, files={})
+    stamps = file_stamps(here) or {}
     if stamps != expected:
         what = "other files" if stamps else "nothing"
         raise ModelError(
             f"{source.name} is a local model, and worker {socket.gethostname()} finds {what} at {source.location}: put it "
             "on a file system that all workers see, or on the Hub"
         )
+    return here
 
 
 class _Events(Reporter):

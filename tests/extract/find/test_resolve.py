@@ -128,9 +128,9 @@ def test_sharded_weights(editable: Editable) -> None:
     for number, keys in enumerate(parts):
         save_file({k: weights[k] for k in keys}, folder / f"part-{number}.safetensors", metadata={"format": "pt"})
     mapping = {key: f"part-{number}.safetensors" for number, keys in enumerate(parts) for key in keys}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": mapping}))
     whole = llreg_extract.resolve(str(folder))
     (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": mapping}))
     sharded = llreg_extract.resolve(str(folder))
     assert sharded.declared["num_parameters"] == whole.declared["num_parameters"]
     assert sharded.revision != whole.revision

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llreg_extract
-from llreg_extract.files.checkpoint import count_elements, prevailing_dtype, read_elements
+from llreg_extract.files.tensors import count_elements, prevailing_dtype, read_header, stored_tensors
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
 ToyModel = Callable[..., Path]
@@ -48,9 +48,11 @@ def test_a_checkpoint_without_a_tokenizer_is_told_before_it_is_loaded(editable: 
 def test_headers_are_counted_as_the_library_counts_them(toy_model: ToyModel) -> None:
     path = toy_model("gpt2", dtype="float16") / "model.safetensors"
     with path.open("rb") as stream:
-        elements = count_elements(stream, path.name)
+        header = read_header(stream, path.name).values()
+    elements = count_elements((tensor["dtype"], tensor["shape"]) for tensor in header)
     assert elements == {"F16": sum(weight.size for weight in load_file(path).values())}
-    assert read_elements(path.parent, [path.name]) == elements
+    stored = stored_tensors(path.parent, "toy").values()
+    assert count_elements((tensor.dtype, tensor.shape) for tensor in stored) == elements
     assert prevailing_dtype(elements) == "float16"
 
 
@@ -67,7 +69,7 @@ def test_headers_are_counted_as_the_library_counts_them(toy_model: ToyModel) -> 
 )
 def test_headers_that_are_none(data: bytes) -> None:
     with pytest.raises(UnsupportedModelError, match=r"x\.safetensors is not a safetensors file or is cut short"):
-        count_elements(io.BytesIO(data), "x.safetensors")
+        read_header(io.BytesIO(data), "x.safetensors")
 
 
 def test_memory_of_this_machine() -> None:
