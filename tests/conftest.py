@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -71,7 +73,8 @@ MakeRow = Callable[..., Row]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers that only these tests use."""
+    """Markers that only these tests use; no collections while modules are imported, which leave little."""
+    gc.disable()
     config.addinivalue_line("markers", "torch: needs torch and transformers (skipped where they are missing)")
     config.addinivalue_line("markers", "datasets: needs datasets (skipped where it is missing)")
 
@@ -100,11 +103,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}"))
 
 
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
+_modules_seen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Collections, of which `add` makes one after each model, do not look at what was imported, torch for the most part."""
+    global _modules_seen
+    if len(sys.modules) > _modules_seen + 100:
+        _modules_seen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders, numbered here: pytest reads the names of all there are to find the next number, for thousands of tests."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the user's is read or written, here and in subprocesses; and nobody waits for the disk: no power is cut."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
+    home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
