@@ -25,6 +25,13 @@ pytest.importorskip("bokeh")
 # --- the page of forty models, shared
 
 
+def test_the_page_is_one_file_that_loads_nothing(plain: Page) -> None:
+    assert plain.js("performance.getEntriesByType('resource').map((entry) => entry.name)") == []
+    assert plain.requests() <= {"file", "data", "blob"}
+    loading = "script[src], link[href], img, iframe, object, embed, source, video, audio, form, base"
+    assert plain.all(loading) == []
+
+
 def test_search_finds_by_part_of_the_name_and_enter_goes_there(plain: Page) -> None:
     plain.find("body").send_keys("/")
     box = plain.browser.switch_to.active_element
@@ -216,46 +223,104 @@ def test_the_selection_is_saved_as_csv(plain: Page, tmp_path: Path) -> None:
     assert [line[7] for line in lines] == [scene.columns[3].values[i] or "" for i in rows]
 
 
-# --- one file
+def test_axes_that_mean_nothing_are_not_drawn(plain: Page) -> None:
+    assert axes_drawn(plain) == [False] * 2
+    assert "no meaning of their own" in plain.find("footer p").text
 
 
-def test_the_page_is_one_file_that_loads_nothing(show: Callable[..., Page]) -> None:
-    page = show(make_scene())
-    assert page.js("performance.getEntriesByType('resource').map((entry) => entry.name)") == []
-    assert page.requests() <= {"file", "data", "blob"}
-    loading = "script[src], link[href], img, iframe, object, embed, source, video, audio, form, base"
-    assert page.all(loading) == []
-
-
-def test_the_policy_forbids_scripts_and_connections_that_are_not_the_pages(show: Callable[..., Page]) -> None:
-    page = show(make_scene())
-    page.browser.execute_script(
-        """const script = document.createElement("script");
-        script.textContent = "window.pwned = 1";
-        document.body.append(script);
-        const picture = document.createElement("div");
-        picture.innerHTML = "<img src='data:,' onerror='window.pwned = 2'>";
-        document.body.append(picture);
+def test_the_policy_forbids_scripts_and_connections_that_are_not_the_pages(plain: Page) -> None:
+    plain.browser.execute_script(
+        """window.added = ["script", "div"].map((name) => document.createElement(name));
+        document.body.append(...added);
+        added[0].textContent = "window.pwned = 1";
+        added[1].innerHTML = "<img src='data:,' onerror='window.pwned = 2'>";
         fetch("https://example.org/").catch((error) => { window.refused = error.message; });"""
     )
-    assert page.until(lambda: page.js("window.refused")) == "Failed to fetch"
-    assert page.js("window.pwned") is None
-    assert any("Content Security Policy" in message for message in page.errors())
+    assert plain.until(lambda: plain.js("window.refused")) == "Failed to fetch"
+    assert plain.js("window.pwned") is None
+    assert any("Content Security Policy" in message for message in plain.errors())
+    plain.browser.execute_script("added.forEach((element) => element.remove())")
 
 
-def test_title_and_facts_are_escaped_text(show: Callable[..., Page]) -> None:
-    page = show(
-        make_scene(
-            title="<b>A</b> & {{data}}",
-            subtitle="</title><script>window.pwned = 1</script>",
-            facts=[("<i>", "a\u202eb")],
-        )
-    )
+# --- hostile names
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</script><script>window.pwned=1</script>",
+    "@{x} $index @$name{safe}",
+    "evil\u202egpj.exe\u2066",
+    "$$\\alpha$$ \\[x\\]",
+    "x" * 3000,
+    "<!--<script>",
+    "\ud800 lone \x00 nul \u2028",
+    "{{data}}",
+    "javascript:alert(1)",
+]
+
+
+def test_names_titles_and_facts_are_text_and_nothing_else(plain: Page, show: Callable[..., Page]) -> None:
+    tags = "[...document.querySelectorAll('*')].map((node) => node.tagName).sort()"
+    script = "llregMap.pick(arguments[0])"
+    plain.js(script, 0)
+    expected = Counter(plain.js(tags))
+    told = {
+        "title": "<b>A</b> & {{data}}",
+        "subtitle": "</title><script>window.pwned = 1</script>",
+        "facts": [("<i>", "a\u202eb")],
+    }
+    page = show(make_scene(10, **hostile(HOSTILE), **told))
     assert page.browser.title == "<b>A</b> & {{data}}"
     assert page.find("h1").text == "<b>A</b> & {{data}}"
     assert page.texts("footer dt") == ["<i>"]
     assert page.texts("footer dd") == ["a\ufffdb"]
+    for row in range(10):
+        page.js(script, row)
+        shown = page.js("document.querySelector('#model h2').textContent")
+        assert shown == "".join(c if c.isprintable() else "\ufffd" for c in HOSTILE[row])
+        assert Counter(page.js(tags))["SCRIPT"] == expected["SCRIPT"]
+        assert page.all("img, #model script, #legend script") == []
+    page.find("#query").send_keys("script>")
+    assert page.texts("#results [role=option]") == [HOSTILE[1], HOSTILE[6]]
+    x, y = page.pointer(0)
+    page.mouse(("move", x - 40, y - 40), ("move", x, y))
+    page.until(lambda: page.find("#card").is_displayed())
+    assert page.find("#card strong").text in HOSTILE
     assert page.js("window.pwned") is None
+    assert page.js("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def hostile(names: list[str]) -> dict[str, Any]:
+    """The names in every place where a scene holds text."""
+    return {
+        "names": names,
+        "row_ids": [f"{name}{i}" for i, name in enumerate(names)],
+        "columns": (
+            Column(names[0], names[1], "category", names),
+            Column("n", names[0], "number", range(10), unit=names[1]),
+        ),
+        "edges": [(0, 1, names[0]), (1, 2, names[1])],
+        "trajectories": [(name, [0, 3]) for name in names[:3]],
+        "axes": (names[4], names[0]),
+    }
+
+
+def test_only_https_links_are_kept(show: Callable[..., Page]) -> None:
+    links = [
+        "javascript:alert(1)",
+        "http://example.org",
+        'https://huggingface.co/a"><b>',
+        None,
+        " https://x",
+        "data:text/html,x",
+    ]
+    page = show(make_scene(6, links=links))
+    found = []
+    for row in range(6):
+        page.js("llregMap.pick(arguments[0])", row)
+        found.append([a.get_attribute("href") for a in page.all("#model a")])
+    assert [bool(hrefs) for hrefs in found] == [False, False, True, False, False, False]
+    assert found[2][0].startswith("https://huggingface.co/a")
 
 
 # --- drawing
@@ -318,13 +383,16 @@ def test_webgl_draws_under_the_policy(show: Callable[..., Page]) -> None:
     np.testing.assert_allclose(page.pixel(*page.pointer(0)), 0.9 * wanted + 0.1 * 255, atol=12)
 
 
-@pytest.mark.parametrize("axes", [("", ""), ("PC 1", "$$PC 2$$")])
-def test_axes_are_drawn_only_where_they_mean_something(show: Callable[..., Page], axes: tuple[str, str]) -> None:
-    page = show(make_scene(axes=axes))
-    drawn = page.js("[...llregMap.plot.figure.below, ...llregMap.plot.figure.left].map((axis) => axis.visible)")
-    assert drawn == [any(axes)] * 2
-    assert ("no meaning of their own" in page.find("footer p").text) is not any(axes)
+def axes_drawn(page: Page) -> list[bool]:
+    return list(page.js("[...llregMap.plot.figure.below, ...llregMap.plot.figure.left].map((axis) => axis.visible)"))
+
+
+def test_axes_with_names_and_the_first_colour(show: Callable[..., Page]) -> None:
+    page = show(make_scene(axes=("PC 1", "$$PC 2$$")), color="mean")
+    assert axes_drawn(page) == [True] * 2
+    assert "no meaning of their own" not in page.find("footer p").text
     assert page.requests() <= {"file", "data", "blob"}  # a label with $$ must not fetch MathJax
+    assert page.find("#legend figcaption").text == "mean log-likelihood (nat/text)"
     page.click_point(5)
     assert page.find("#model h2").text == "org2/model-005-chat"
 
@@ -360,20 +428,12 @@ def test_categories_beyond_the_colours_are_other(show: Callable[..., Page]) -> N
     assert len(set(page.source("points")["color"])) == 12
 
 
-def test_the_first_colour_can_be_chosen(show: Callable[..., Page]) -> None:
-    page = show(make_scene(), color="mean")
-    assert page.find("#legend figcaption").text == "mean log-likelihood (nat/text)"
-
-
-def test_columns_without_any_value_and_no_columns_at_all(show: Callable[..., Page]) -> None:
+def test_columns_without_any_value(show: Callable[..., Page]) -> None:
     nothing = (Column("n", "n", "number", [None] * 40), Column("d", "d", "date", [None, "soon"] * 20))
     page = show(make_scene(columns=nothing))
     assert page.find("#legend").text == "No model here has a known n."
     page.js("llregMap.colorBy('d')")
     assert page.find("#legend").text == "No model here has a known d."
-    page = show(make_scene(columns=()))
-    assert not page.find("#color-choice").is_displayed()
-    assert len(set(page.source("points")["color"])) == 1
 
 
 def test_dark_colours_follow_the_system_and_the_button(show: Callable[..., Page]) -> None:
@@ -437,83 +497,12 @@ def test_declared_edges_trajectories_and_ellipses(show: Callable[..., Page]) -> 
     assert page.js("llregMap.state.picked") == 9
 
 
-def test_cells_of_the_csv_are_quoted_and_run_no_formula(show: Callable[..., Page]) -> None:
+def test_no_columns_at_all_and_cells_of_the_csv_that_are_quoted_and_run_no_formula(show: Callable[..., Page]) -> None:
     names = ['=HYPERLINK("x")', "+1", "-1.5e3", "@SUM(A1)", "\tx", "-x", 'a,"b"', "a\r\nb", "ünï"]
     page = show(make_scene(9, names=names, columns=()))
+    assert not page.find("#color-choice").is_displayed()
+    assert len(set(page.source("points")["color"])) == 1
     page.js("llregMap.choose(llregMap.data.names.keys())")
     text = page.js("llregMap.selectionCsv()")
     cells = [line[1] for line in csv.reader(io.StringIO(text, newline=""))][1:]
     assert cells == ['\'=HYPERLINK("x")', "+1", "-1.5e3", "'@SUM(A1)", "'\tx", "'-x", 'a,"b"', "a\r\nb", "ünï"]
-
-
-# --- hostile names
-
-
-HOSTILE = [
-    "<img src=x onerror=alert(1)>",
-    "</script><script>window.pwned=1</script>",
-    "@{x} $index @$name{safe}",
-    "evil\u202egpj.exe\u2066",
-    "$$\\alpha$$ \\[x\\]",
-    "x" * 3000,
-    "<!--<script>",
-    "\ud800 lone \x00 nul \u2028",
-    "{{data}}",
-    "javascript:alert(1)",
-]
-
-
-def test_names_are_text_and_nothing_else(show: Callable[..., Page]) -> None:
-    plain = show(make_scene(10, **hostile(["plain"] * 10)))
-    tags = "[...document.querySelectorAll('*')].map((node) => node.tagName).sort()"
-    script = "llregMap.pick(arguments[0])"
-    plain.js(script, 0)
-    expected = Counter(plain.js(tags))
-    page = show(make_scene(10, **hostile(HOSTILE)))
-    for row in range(10):
-        page.js(script, row)
-        shown = page.js("document.querySelector('#model h2').textContent")
-        assert shown == "".join(c if c.isprintable() else "\ufffd" for c in HOSTILE[row])
-        assert Counter(page.js(tags))["SCRIPT"] == expected["SCRIPT"]
-        assert page.all("img, #model script, #legend script") == []
-    page.find("#query").send_keys("script>")
-    assert page.texts("#results [role=option]") == [HOSTILE[1], HOSTILE[6]]
-    x, y = page.pointer(0)
-    page.mouse(("move", x - 40, y - 40), ("move", x, y))
-    page.until(lambda: page.find("#card").is_displayed())
-    assert page.find("#card strong").text in HOSTILE
-    assert page.js("window.pwned") is None
-    assert page.js("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-def hostile(names: list[str]) -> dict[str, Any]:
-    """The names in every place where a scene holds text."""
-    return {
-        "names": names,
-        "row_ids": [f"{name}{i}" for i, name in enumerate(names)],
-        "columns": (
-            Column(names[0], names[1], "category", names),
-            Column("n", names[0], "number", range(10), unit=names[1]),
-        ),
-        "edges": [(0, 1, names[0]), (1, 2, names[1])],
-        "trajectories": [(name, [0, 3]) for name in names[:3]],
-        "axes": (names[4], names[0]),
-    }
-
-
-def test_only_https_links_are_kept(show: Callable[..., Page]) -> None:
-    links = [
-        "javascript:alert(1)",
-        "http://example.org",
-        'https://huggingface.co/a"><b>',
-        None,
-        " https://x",
-        "data:text/html,x",
-    ]
-    page = show(make_scene(6, links=links))
-    found = []
-    for row in range(6):
-        page.js("llregMap.pick(arguments[0])", row)
-        found.append([a.get_attribute("href") for a in page.all("#model a")])
-    assert [bool(hrefs) for hrefs in found] == [False, False, True, False, False, False]
-    assert found[2][0].startswith("https://huggingface.co/a")
