@@ -65,17 +65,26 @@ def run(code: str, repo: str, env: dict[str, str]) -> Any:
     return json.loads(done.stdout.decode().splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def _published() -> list[tuple[str, Registry]]:
+    return []
+
+
 @pytest.fixture
-def there(hub: Hub, repo_name: str, small_registry: Registry, fill: Fill) -> tuple[str, Registry]:
-    """A registry with a row that is retracted and one that is not built, on the Hub."""
-    fill(small_registry, 4)
-    small_registry.retract("org/m2", why="wrong")
-    small_registry.build()
-    fill(small_registry, 1, start=4)
-    repo = f"alice/{repo_name}"
-    publish(hub.api("alice"), repo, small_registry.path)
+def there(
+    hub: Hub, repo_name: str, small_registry: Registry, fill: Fill, _published: list[tuple[str, Registry]]
+) -> tuple[str, Registry]:
+    """A registry with a row that is retracted and one that is not built, on the Hub; no test changes it."""
+    if not _published:
+        fill(small_registry, 4)
+        small_registry.retract("org/m2", why="wrong")
+        small_registry.build()
+        fill(small_registry, 1, start=4)
+        repo = f"alice/{repo_name}"
+        publish(hub.api("alice"), repo, small_registry.path)
+        _published.append((repo, small_registry))
     hub.clear()
-    return repo, small_registry
+    return _published[0]
 
 
 def built(registry: Registry) -> tuple[list[str], np.ndarray[Any, Any]]:

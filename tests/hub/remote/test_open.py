@@ -14,6 +14,7 @@ import pytest
 from numcodecs import Zstd
 from tests.hub.client import Hub, Request
 from tests.hub.conftest import AsUser
+from tests.hub.people import head
 from tests.hub.publishing import publish, published
 
 import llreg
@@ -64,20 +65,60 @@ def repo(hub: Hub, repo_name: str, as_user: AsUser) -> str:
     return f"alice/{repo_name}"
 
 
+@pytest.fixture(scope="module")
+def _repos() -> dict[str, str]:
+    """What is published once: by a name, its repository."""
+    return {}
+
+
 @pytest.fixture
-def on_hub(hub: Hub, repo: str, many: Registry) -> HubRegistry:
-    """`many` on the Hub, opened."""
-    publish(hub.api("alice"), repo, many.path)
+def many_on_hub(hub: Hub, repo: str, many: Registry, _repos: dict[str, str]) -> str:
+    """The repository of `many`, which no test changes; what a test has read of it is in the test's own cache."""
+    if "many" not in _repos:
+        publish(hub.api("alice"), repo, many.path)
+        _repos["many"] = repo
     hub.clear()
-    opened = llreg.open(repo)
+    return _repos["many"]
+
+
+@pytest.fixture
+def on_hub(many_on_hub: str) -> HubRegistry:
+    """`many` on the Hub, opened."""
+    opened = llreg.open(many_on_hub)
     assert isinstance(opened, HubRegistry)
     return opened
+
+
+@pytest.fixture
+def three(hub: Hub, publish_rows: Callable[..., str]) -> str:
+    """A repository of the test's own, of three rows that `small_registry` then has, too."""
+    place = publish_rows("alice", 3)
+    hub.clear()
+    return place
 
 
 def small(registry: Registry, fill: Fill, rows: int = 3) -> Registry:
     fill(registry, rows)
     registry.build()
     return registry
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in published(directory)}
+
+
+def publish_changes(hub: Hub, repo: str, directory: Path, before: dict[str, bytes]) -> None:
+    """Commit what a directory has that is not as `before`, and delete what it lacks."""
+    now = contents(directory)
+    changed = [name for name, data in now.items() if data != before.get(name)]
+    publish(hub.api("alice"), repo, directory, names=changed, delete=before.keys() - now.keys())
+
+
+def published_as(hub: Hub, repo: str, source: str, registry: Registry, directory: Path) -> str:
+    """A repository of what `directory` holds; most of it is as in `registry`, which is in the repository `source`."""
+    hub.copy(source, repo)
+    publish_changes(hub, repo, directory, contents(registry.path))
+    return repo
 
 
 def ids(registry: Registry) -> list[str]:
@@ -165,47 +206,42 @@ class TestHowMuchIsRead:
 
 
 class TestWhichCommit:
-    def test_stays_while_main_moves(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill) -> None:
-        small(small_registry, fill)
-        commit = publish(hub.api("alice"), repo, small_registry.path)
-        opened = llreg.open(repo)
-        assert (opened.repo, opened.commit) == (repo, commit)
-        assert repr(opened) == f"<llreg.Registry small at {repo}@{commit[:8]} on the Hub>"
+    def test_stays_while_main_moves(self, hub: Hub, three: str, small_registry: Registry, fill: Fill) -> None:
+        commit = head(hub, three)
+        opened = llreg.open(three)
+        assert (opened.repo, opened.commit) == (three, commit)
+        assert repr(opened) == f"<llreg.Registry small at {three}@{commit[:8]} on the Hub>"
         fill(small_registry, 2, start=3)
         small_registry.retract("org/m0", why="wrong")
         small_registry.build()
-        publish(hub.api("alice"), repo, small_registry.path)
+        publish(hub.api("alice"), three, small_registry.path)
         assert [r.identity.model for r in opened.records()] == ["org/m0", "org/m1", "org/m2"]
         np.testing.assert_array_equal(opened.values(opened.records()), opened.dataset().log_likelihood.values)
-        now = llreg.open(repo)
+        now = llreg.open(three)
         assert ids(now) == ids(small_registry)
-        assert llreg.open(repo, revision=commit).version == opened.version
+        assert llreg.open(three, revision=commit).version == opened.version
 
     def test_merged_row_is_there_before_the_build(
-        self, hub: Hub, repo: str, small_registry: Registry, fill: Fill
+        self, hub: Hub, three: str, small_registry: Registry, fill: Fill
     ) -> None:
-        small(small_registry, fill)
-        publish(hub.api("alice"), repo, small_registry.path)
         (row,) = fill(small_registry, 1, start=3)
-        publish(hub.api("alice"), repo, small_registry.path, names=[str(row_path(row.record))])
-        opened = llreg.open(repo)
+        publish(hub.api("alice"), three, small_registry.path, names=[str(row_path(row.record))])
+        opened = llreg.open(three)
         assert ids(opened) == ids(small_registry)
         np.testing.assert_array_equal(opened.row("org/m3").log_likelihood, row.log_likelihood)
         assert opened.kl().equals(small_registry.kl())
         assert opened.status()["not_built"] == [row.record.row_id]
 
     def test_pull_request_is_a_revision(
-        self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, cli: Cli
+        self, hub: Hub, three: str, small_registry: Registry, fill: Fill, cli: Cli
     ) -> None:
-        small(small_registry, fill)
-        publish(hub.api("alice"), repo, small_registry.path)
         (row,) = fill(small_registry, 1, start=3)
         name = str(row_path(row.record))
-        url = publish(hub.api("bob"), repo, small_registry.path, names=[name], pull_request=True)
+        url = publish(hub.api("bob"), three, small_registry.path, names=[name], pull_request=True)
         revision = f"refs/pr/{url.rpartition('/')[2]}"
-        assert row.record.row_id in ids(llreg.open(repo, revision=revision))
-        assert row.record.row_id not in ids(llreg.open(repo))
-        assert row.record.row_id in cli("-r", f"{repo}@{revision}", "ls", "-q").out.split()
+        assert row.record.row_id in ids(llreg.open(three, revision=revision))
+        assert row.record.row_id not in ids(llreg.open(three))
+        assert row.record.row_id in cli("-r", f"{three}@{revision}", "ls", "-q").out.split()
 
     def test_named_version(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, cli: Cli) -> None:
         """By the tag of the repository that is named like it, or by the manifest alone."""
@@ -227,20 +263,18 @@ class TestWhichCommit:
             assert cli("-r", f"{repo}@{tag}", "ls", "-q").out.split() == ids(local)
         assert len(ids(llreg.open(repo))) == 4
 
-    def test_tag_of_the_repository_alone(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill) -> None:
-        small(small_registry, fill)
-        publish(hub.api("alice"), repo, small_registry.path)
-        hub.api("alice").create_tag(repo, tag="before", repo_type="dataset")
-        fill(small_registry, 1, start=3)
-        publish(hub.api("alice"), repo, small_registry.path)
-        then = llreg.open(repo, revision="before")
+    def test_tag_of_the_repository_alone(self, hub: Hub, three: str, small_registry: Registry, fill: Fill) -> None:
+        hub.api("alice").create_tag(three, tag="before", repo_type="dataset")
+        (row,) = fill(small_registry, 1, start=3)
+        publish(hub.api("alice"), three, small_registry.path, names=[str(row_path(row.record))])
+        assert len(llreg.open(three).records()) == 4
+        then = llreg.open(three, revision="before")
         assert (len(then.records()), then.revision) == (3, None)
 
     @pytest.mark.parametrize("revision", ["v9", "0" * 40, "refs/pr/7", "../registry"])
-    def test_no_such_revision(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, revision: str) -> None:
-        publish(hub.api("alice"), repo, small(small_registry, fill).path)
-        with pytest.raises(HubNotFoundError, match=f"{repo} on the Hub has no branch, tag or commit {revision}"):
-            llreg.open(repo, revision=revision)
+    def test_no_such_revision(self, three: str, revision: str) -> None:
+        with pytest.raises(HubNotFoundError, match=f"{three} on the Hub has no branch, tag or commit {revision}"):
+            llreg.open(three, revision=revision)
 
 
 class TestAccess:
@@ -284,8 +318,8 @@ class TestAccess:
             llreg.open(given)
         assert hub.requests() == []
 
-    def test_offline(self, hub: Hub, repo: str, many: Registry, cli: Cli) -> None:
-        publish(hub.api("alice"), repo, many.path)
+    def test_offline(self, hub: Hub, many_on_hub: str, cli: Cli) -> None:
+        repo = many_on_hub
         offline = {"HF_HUB_OFFLINE": "1"}
         never = cli("-r", repo, "ls", "-q", env=offline)
         assert (never.code, never.out) == (1, "")
@@ -324,13 +358,10 @@ class TestReadOnly:
             lambda r: freeze_view(r, r.view),
         ],
     )
-    def test_changes_are_refused(
-        self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, change: Callable[[Registry], object]
-    ) -> None:
-        publish(hub.api("alice"), repo, small(small_registry, fill).path)
-        opened = llreg.open(repo)
+    def test_changes_are_refused(self, three: str, change: Callable[[Registry], object]) -> None:
+        opened = llreg.open(three)
         with pytest.raises(
-            InputError, match=f"{repo} is on the Hub and only read here; to .*, first: llreg pull {repo}"
+            InputError, match=f"{three} is on the Hub and only read here; to .*, first: llreg pull {three}"
         ):
             change(opened)
         assert not (opened.path / ".llreg").exists()
@@ -355,14 +386,13 @@ class TestReadOnly:
         assert status["path"] == f"{repo}@{opened.commit[:8]} on the Hub"
         assert (status["rows"], status["retracted"], status["tags"]) == (5, 1, ["v1"])
 
-    def test_commands(self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, cli: Cli) -> None:
-        publish(hub.api("alice"), repo, small(small_registry, fill).path)
+    def test_commands(self, three: str, small_registry: Registry, cli: Cli) -> None:
         for args in (["ls"], ["dist"], ["validate"], ["texts", "show", "2"]):
-            here, there = cli("-r", small_registry.path, *args), cli("-r", repo, *args)
+            here, there = cli("-r", small_registry.path, *args), cli("-r", three, *args)
             assert (there.code, there.out) == (0, here.out), there.err
-        refused = cli("-r", repo, "retract", "org/m1", "--why", "no")
+        refused = cli("-r", three, "retract", "org/m1", "--why", "no")
         assert (refused.code, refused.out) == (1, "")
-        assert f"llreg pull {repo}" in refused.err
+        assert f"llreg pull {three}" in refused.err
 
 
 def _bomb_in_the_digests(store: Path) -> None:
@@ -408,43 +438,47 @@ class TestDamage:
         ],
     )
     def test_store_is_refused(
-        self, hub: Hub, repo: str, small_registry: Registry, fill: Fill, damage: Callable[[Path], None], told: str
+        self, hub: Hub, three: str, small_registry: Registry, damage: Callable[[Path], None], told: str
     ) -> None:
-        store = small(small_registry, fill).path / "store.zarr"
-        damage(store)
-        publish(hub.api("alice"), repo, small_registry.path)
+        before = contents(small_registry.path)
+        damage(small_registry.path / "store.zarr")
+        publish_changes(hub, three, small_registry.path, before)
         hub.clear()
         with pytest.raises(InvalidFileError, match=f"store.zarr: .*{told}"):
-            llreg.open(repo).records()
+            llreg.open(three).records()
         assert sent(hub) < 100_000  # the large ones were not downloaded
 
-    def test_one_wrong_byte_in_a_chunk(self, hub: Hub, repo: str, many: Registry, tmp_path: Path) -> None:
+    def test_one_wrong_byte_in_a_chunk(
+        self, hub: Hub, repo: str, many: Registry, many_on_hub: str, tmp_path: Path
+    ) -> None:
         copy = tmp_path / "copy"
         shutil.copytree(many.path, copy, ignore=shutil.ignore_patterns("rows"))
         with (copy / "store.zarr" / "log_likelihood" / "c.0.0").open("r+b") as file:
             file.seek(1000)
             file.write(b"\x01")
-        publish(hub.api("alice"), repo, copy)
-        opened = llreg.open(repo)
+        opened = llreg.open(published_as(hub, repo, many_on_hub, many, copy))
         np.testing.assert_array_equal(opened.row("org/m30").log_likelihood, many.row("org/m30").log_likelihood)
         with pytest.raises(InvalidFileError, match=r"store\.zarr: is damaged"):
             opened.row("org/m0")
 
-    def test_bomb_in_what_is_read_by_ranges(self, hub: Hub, repo: str, many: Registry, tmp_path: Path) -> None:
+    def test_bomb_in_what_is_read_by_ranges(
+        self, hub: Hub, repo: str, many: Registry, many_on_hub: str, tmp_path: Path
+    ) -> None:
         copy = tmp_path / "copy"
         shutil.copytree(many.path, copy)
         bomb = _with_crc32c(Zstd().encode(bytes(50 << 20)))
         index = _with_crc32c(struct.pack("<8Q", 0, len(bomb), *[(1 << 64) - 1] * 6))
         (copy / "store.zarr" / "num_tokens" / "c.0.0").write_bytes(bomb + bytes(300 << 10) + index)
-        publish(hub.api("alice"), repo, copy)
-        opened = llreg.open(repo)
+        opened = llreg.open(published_as(hub, repo, many_on_hub, many, copy))
         tokens = opened.dataset().num_tokens
         hub.clear()
         with pytest.raises(InvalidFileError, match="num_tokens: expected chunks of 153,600 bytes; got 52,428,800"):
             tokens[7].load()
         assert sent(hub) == len(bomb) + len(index)
 
-    def test_row_file_that_is_not_its_row(self, hub: Hub, repo: str, many: Registry, tmp_path: Path) -> None:
+    def test_row_file_that_is_not_its_row(
+        self, hub: Hub, repo: str, many: Registry, many_on_hub: str, tmp_path: Path
+    ) -> None:
         """The store has the row intact: that is read instead, as from a directory."""
         copy = tmp_path / "copy"
         shutil.copytree(many.path, copy)
@@ -453,8 +487,7 @@ class TestDamage:
             data = bytearray((copy / name).read_bytes())
             data[len(data) // 2] ^= 1
             (copy / name).write_bytes(data)
-        publish(hub.api("alice"), repo, copy)
-        opened = llreg.open(repo)
+        opened = llreg.open(published_as(hub, repo, many_on_hub, many, copy))
         assert names
         np.testing.assert_array_equal(opened.row("org/m1").log_likelihood, many.row("org/m1").log_likelihood)
         assert len(opened.validate()) >= len(names)
