@@ -13,7 +13,8 @@ from llreg.registry import Registry
 
 
 @pytest.mark.torch
-def test_nearest_rows_of_a_model_scored_now(registry: Registry, toy_model: Callable[..., Path], cli: Any) -> None:
+def test_nearest_rows_of_a_model_scored_now(small_registry: Registry, toy_model: Callable[..., Path], cli: Any) -> None:
+    registry = small_registry
     one, other = toy_model("one", seed=1), toy_model("two", seed=2)
     registry.add([str(one)])
     result = cli("-r", registry.path, "nn", str(other), "--score", "--json")

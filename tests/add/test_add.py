@@ -333,7 +333,8 @@ class TestCommand:
     def test_many_models_of_which_one_fails(self, cli: Cli, toy_model: ToyModel, tmp_path: Path) -> None:
         """--from-file with comments, into one's own registry; a failure stops nothing, is named, and makes the code 1."""
         (tmp_path / "broken").mkdir()
-        names = [toy_model(), tmp_path / "broken", toy_model("second", seed=1)]
+        sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1}  # their own registry has 128 texts
+        names = [toy_model(**sizes), tmp_path / "broken", toy_model("second", seed=1, **sizes)]
         listed = tmp_path / "models.txt"
         listed.write_text(f"# three\n\n{names[0]}   # the first\n  {names[1]}\n{names[2]}")
         result = cli("add", "--from-file", listed, "--json")

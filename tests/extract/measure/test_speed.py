@@ -125,6 +125,7 @@ def test_an_overflow_is_no_speed(toy_model: ToyModel) -> None:
         measure_here(_trial(source, dtype="float16"))
 
 
+@pytest.mark.usefixtures("warm_spawning")
 def test_a_process_of_its_own_has_its_own_peak() -> None:
     ballast = np.ones(300 << 17)  # 300 MiB that are not the measured model's
     speed = measure(_trial("tiny", seconds=0.05, threads=1))  # what it measures is no matter here

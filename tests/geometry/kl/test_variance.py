@@ -96,7 +96,7 @@ def test_rectangle_is_a_part_of_the_square() -> None:
 @given(st.integers(0, 10_000), st.floats(0.1, 3.0))
 def test_weights_and_gaps_together(seed: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
-    values = _rows(20, 40, seed)
+    values = _rows(12, 40, seed)
     values[rng.random(values.shape) < 0.1] = np.nan
     weights = rng.lognormal(0, spread, 40)
     result = kl_matrix(values, np.ones(40), clip=None, weights=weights, tail_share=False)
