@@ -9,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llreg import bench
 from llreg.bench import Report
 from llreg.cli.bench import _print
 from llreg.cli.common import Context
+from llreg.locate import init
 from llreg.registry import Registry
-from llreg_schemas.errors import LlregError
+from llreg_schemas.errors import LlregError, NotFoundError
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -91,9 +94,25 @@ def test_a_registry_that_encloses_the_directory_gives_the_texts(
     monkeypatch.chdir(small_registry.path)
     registry = Context(None).registry_if_any()
     assert registry is not None
-    texts = bench._texts(registry, 0)
-    assert sorted(texts) == sorted(small_registry.texts.complete())
-    assert texts == bench._texts(registry, 0) != bench._texts(registry, 1)
+    assert registry.path == small_registry.path
+
+
+def test_the_texts_are_the_registrys_drawn_by_the_seed(tmp_path: Path) -> None:
+    """Seen by how many of those that were drawn are not copied: half of the registry's are not."""
+    listed = tmp_path / "many.jsonl"
+    listed.write_text("".join(json.dumps({"text": f"Text {k}."}) + "\n" for k in range(400)))
+    registry = init(tmp_path / "registry", texts=listed)
+    columns = pq.read_table(registry.path / "texts.parquet").to_pydict()
+    columns["text"][:200] = [None] * 200
+    pq.write_table(pa.table(columns), registry.path / "texts.parquet")
+
+    def told(seed: int) -> str:
+        with pytest.raises(NotFoundError) as refused:
+            bench.bench(shape="tiny", registry=Registry(registry.path), seed=seed)
+        return str(refused.value)
+
+    assert " of 256 texts of many are not copied" in told(0)
+    assert told(0) == told(0) != told(1)
 
 
 def test_wrong_usage(cli: Cli) -> None:
