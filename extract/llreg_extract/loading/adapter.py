@@ -119,17 +119,25 @@ def lay_over(read_base: Callable[[], Any], folder: Path, name: str, tokenizer: A
         del adapted
         adapted = read_again(beside)
     module = adapted.get_base_model()
-    if _is_packed(module) or _shares_weights(module):
-        return Adapted(module, "beside", unknown)
-    try:
-        module = adapted.merge_and_unload(safe_merge=True).eval()
-        if _is_rounding(plain, beside, log_probs(module), dtype):
-            return Adapted(module, "merged", unknown)
-    except Exception as error:  # of all kinds, where there is nothing to merge into
-        if is_out_of_memory(error):
-            raise
-    del adapted, module
-    return Adapted(read_again(beside).get_base_model(), "beside", unknown)
+    past = _read_past(module, log_probs)
+    stays = _is_packed(module) or _shares_weights(module)
+    if not stays:
+        try:
+            module = adapted.merge_and_unload(safe_merge=True).eval()
+            if _is_rounding(plain, beside, log_probs(module), dtype):
+                return Adapted(module, "merged", unknown)
+        except Exception as error:  # of all kinds, where there is nothing to merge into
+            if is_out_of_memory(error):
+                raise
+    if past:
+        raise UnsupportedModelError(
+            f"{name} adapts {past[0]}, whose weights this model reads without running it, so that the adapter has an effect when it is "
+            "merged and none when it is not: give the merged model"
+        )
+    if not stays:
+        del adapted, module
+        module = read_again(beside).get_base_model()
+    return Adapted(module, "beside", unknown)
 
 
 @contextmanager
@@ -294,6 +302,30 @@ def _is_packed(module: Any) -> bool:
     """Whether weights are held as packed integers."""
     tensors = chain(module.named_parameters(), module.named_buffers())
     return any(not w.is_floating_point() and key.rpartition(".")[2] in ("weight", "qweight") for key, w in tensors)
+
+
+def _read_past(module: Any, run: Callable[[Any], Any]) -> list[str]:
+    """Names of layers that are adapted and do not run, though what holds them does: where it reads their weights itself.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        With the adapter beside it.
+    run : callable
+        Runs it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    active: set[Any] = set()
+    hooks = [part.register_forward_pre_hook(lambda part, _: active.add(part)) for part in module.modules()]
+    run(module)
+    for hook in hooks:
+        hook.remove()
+    layers = [name for name, part in module.named_modules() if isinstance(part, BaseTunerLayer) and part not in active]
+    holders = {name: module.get_submodule(name.rpartition(".")[0]) for name in layers}
+    return [
+        name for name in layers if holders[name] in active and not type(holders[name]).__module__.startswith("peft.")
+    ]
 
 
 def _shares_weights(module: Any) -> bool:
