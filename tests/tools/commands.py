@@ -7,7 +7,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,9 +50,7 @@ def run_in_process(words: list[str], folder: Path, env: Mapping[str, str], monke
             patch.setenv(name, value)
         if "huggingface_hub" in sys.modules:
             read_client_settings(patch)
-        # click before 8.2 mixes stderr with stdout unless it is told not to; since then it never does.
-        mixed = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
-        result = CliRunner(**mixed).invoke(cli, words, prog_name="llreg")
+        result = CliRunner().invoke(cli, words, prog_name="llreg")
     err = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         err += "".join(traceback.format_exception(result.exception))  # a bug, as Python shows it
