@@ -273,6 +273,48 @@ class TestTokens:
         causes = {here.verify(forged, 3, path=short, seed=seed).cause for seed in range(4)}
         assert "coverage" in causes  # four of the texts without a value are looked at
 
+    def test_one_text_was_cut_otherwise(self, here: Registry, rows: dict[str, Row], toy_model: ToyModel) -> None:
+        """All texts are tokenised again, not the sample alone; a row of before llreg followed the file says so."""
+        row = rows["float32"]
+        tokens = row.num_tokens.copy()
+        tokens[3] += 1
+        forged = _with_values(row, row.log_likelihood, tokens)
+        seed = next(
+            seed for seed in range(99) if 3 not in here.verify(_kept(here, row), 2, path=toy_model(), seed=seed).texts
+        )
+        found = here.verify(_kept(here, forged), 2, path=toy_model(), seed=seed)
+        assert (found.outcome, found.cause) == ("mismatch", "tokens")
+        assert "the row was made with another tokenizer" in found.why
+        assert f"text 3 has {tokens[3]} tokens in the row and {tokens[3] - 1} here" in found.why
+        tokens[4] += 1
+        forged = _with_values(row, row.log_likelihood, tokens)
+        provenance = {key: value for key, value in forged.record.provenance.items() if key != "tokenization"}
+        older = replace(forged, record=replace(forged.record, provenance=provenance))
+        found = here.verify(_kept(here, older), 2, path=toy_model(), seed=seed)
+        assert (found.outcome, found.cause) == ("mismatch", "tokens")
+        assert "by a version of llreg that did not yet follow the checkpoint's own file: 2 of" in found.why
+
+    def test_texts_that_the_vocabulary_cannot_write(self, here: Registry, toy_model: ToyModel, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(toy_model(), tmp_path / "toy"))
+        texts = here.texts.complete()
+        letters = {letter: sum(letter in text for text in texts) for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+        letter = next(letter for letter, count in letters.items() if 0 < count < len(texts))
+        document = json.loads((folder / "tokenizer.json").read_text())
+        del document["model"]["vocab"][letter]
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+        row = _row_of(here, folder)
+        unknown = np.array([letter in text for text in texts])
+        assert np.isnan(row.log_likelihood).tolist() == unknown.tolist()
+        assert row.record.provenance["unknown_token"] == unknown.sum()
+        assert here.verify(row.record.row_id, path=folder).outcome == "match"
+        at = int(np.flatnonzero(unknown)[0])
+        values, tokens = row.log_likelihood.copy(), row.num_tokens.copy()
+        values[at], tokens[at] = -200.0, 50
+        told = {"unknown_token": int(unknown.sum()) - 1}
+        found = here.verify(_kept(here, _remade(_with_values(row, values, tokens), told)), path=folder)
+        assert (found.outcome, found.cause) == ("mismatch", "tokens")
+        assert f"text {at} has 50 tokens in the row and 0 here" in found.why
+
     def test_subset(self, here: Registry, toy_model: ToyModel) -> None:
         document = make_subset(here, 5, method="uniform")
         row = _row_of(here, toy_model(), subset=document)

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tok
             backend = Backend.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # of the library's own kind
             raise ModelError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
-        conflict = _tekken_conflict(tekken, backend) if tekken.is_file() else ""
-        return follow_backend(name, backend, library, "tokenizer.json", conflict=conflict)
+        tokenizer = follow_backend(name, backend, library, "tokenizer.json")
+        return replace(tokenizer, conflict="; ".join(_conflicts(folder, backend, tokenizer, tekken)))
     if not type(library).__module__.startswith("transformers."):  # its code says how the files are meant
         return _follow_library(name, library)
     vocabulary = Path(str(getattr(library, "vocab_file", None)))
@@ -129,7 +130,7 @@ def _follow_library(name: str, library: Any) -> Tokenizer:
     return _tokenizer(name, LibrarySegmenter(library), library, "transformers")
 
 
-def follow_backend(name: str, backend: Any, library: Any, origin: Origin, *, conflict: str = "") -> Tokenizer:
+def follow_backend(name: str, backend: Any, library: Any, origin: Origin) -> Tokenizer:
     """A tokenizer that cuts texts as one of the `tokenizers` library does.
 
     Parameters
@@ -142,20 +143,16 @@ def follow_backend(name: str, backend: Any, library: Any, origin: Origin, *, con
         Says which special tokens go around a text, and renders chats.
     origin : str
         Where `backend` comes from.
-    conflict : str
-        See `Tokenizer`.
 
     Raises
     ------
     ModelError
         It makes no tokens.
     """
-    return _tokenizer(name, BackendSegmenter(backend), library, origin, backend=backend, conflict=conflict)
+    return _tokenizer(name, BackendSegmenter(backend), library, origin, backend=backend)
 
 
-def _tokenizer(
-    name: str, segmenter: Any, library: Any, origin: Origin, *, backend: Any = None, conflict: str = ""
-) -> Tokenizer:
+def _tokenizer(name: str, segmenter: Any, library: Any, origin: Origin, *, backend: Any = None) -> Tokenizer:
     """A tokenizer of a segmenter, with the special tokens that a library puts around a text."""
     (content,), _ = segmenter([PROBE_TEXT])
     # A class of transformers may load without a vocabulary, and then everything is its unknown token.
@@ -177,7 +174,6 @@ def _tokenizer(
         num_appended=num_appended,
         special=spellings,
         library=library,
-        conflict=conflict,
     )
 
 
@@ -206,15 +202,43 @@ def _make_plain(backend: Any) -> None:
             setattr(backend.model, chance, None)
 
 
-def _tekken_conflict(path: Path, backend: Any) -> str:
-    """What Mistral's tekken.json says otherwise than the tokenizer.json beside it, in words; "" if nothing."""
-    try:
-        pattern = json.loads(path.read_text(encoding="utf-8"))["config"]["pattern"]
+def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -> Iterator[str]:
+    """What other files say otherwise than the tokenizer.json beside them, in words.
+
+    Parameters
+    ----------
+    folder : Path
+        Of links.
+    backend : tokenizers.Tokenizer
+        Of the tokenizer.json.
+    tokenizer : Tokenizer
+        That follows it.
+    tekken : Path
+        Of Mistral's file, which is not in `folder`; it need not be there.
+    """
+
+    def contents(path: Path) -> dict[str, Any]:
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    config = contents(folder / "tokenizer_config.json")
+    names = [str(token.get("content")) for token in config.get("added_tokens_decoder", {}).values()]
+    absent = [
+        token for token in (*names, *contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
+    ]
+    if absent:
+        yield f"{len(absent)} tokens of other files are not in {TOKENIZER_FILE} ({', '.join(map(ascii, absent[:2]))[:100]})"
+    if config.get("add_bos_token") is (
+        len(tokenizer.prefix) == 0
+    ):  # transformers 5 heeds it without a tokenizer.json only
+        yield f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
+    if tekken.is_file():
+        pattern = contents(tekken).get("config", {}).get("pattern")
         steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}
-    except (ValueError, KeyError, TypeError):
-        return f"{TEKKEN_FILE} cannot be read"
-    patterns = [step.get("pattern", {}).get("Regex") for step in steps.get("pretokenizers", [steps])]
-    return "" if pattern in patterns else f"{TEKKEN_FILE} splits texts by another pattern"
+        if pattern not in [step.get("pattern", {}).get("Regex") for step in steps.get("pretokenizers", [steps])]:
+            yield f"{TEKKEN_FILE} splits texts by another pattern"
 
 
 def _spelling(token: Any) -> str:

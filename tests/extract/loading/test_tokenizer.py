@@ -284,6 +284,19 @@ def test_mistrals_own_format(editable: Editable) -> None:
         load_tokenizer(folder)
 
 
+def test_files_that_contradict_each_other_are_recorded(editable: Editable) -> None:
+    folder = write(editable("llama"), BACKENDS["byte level"])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"add_bos_token": True, "added_tokens_decoder": {"900": {"content": "<|im_start|>"}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "added_tokens.json").write_text(json.dumps({"fox": 901, "<left>": 5}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance["tokenizer_conflict"] == (
+        "2 tokens of other files are not in tokenizer.json ('<|im_start|>', 'fox'); add_bos_token is true in tokenizer_config.json"
+    )
+    assert ids_of(tokenizer, ["<|im_start|> fox"]) == direct(BACKENDS["byte level"], ["<|im_start|> fox"])
+
+
 def test_vocabulary_and_merges(editable: Editable) -> None:
     """Without a tokenizer.json a class of transformers has to say how they are meant, and none of them does in general."""
     folder = editable("gpt2")

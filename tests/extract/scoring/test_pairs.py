@@ -100,6 +100,18 @@ def test_raw(toy_model: ToyModel, bos: bool, eos: bool) -> None:
     assert given.num_tokens.tolist() == [len(r) - (not first) for r, first in zip(responses, scored_first, strict=True)]
 
 
+def test_a_prompt_gets_the_tokens_that_its_template_does_not_write(toy_model: ToyModel) -> None:
+    """BOS, where the tokenizer adds one and the template leaves that to it; once, and the record counts such prompts."""
+    bare = TEMPLATE.replace("<s>", "|")
+    for bos, template, num_prefixed in ((True, bare, len(PAIRS)), (True, TEMPLATE, 0), (False, bare, 0)):
+        model = open_model(toy_model("llama", bos=bos), template)
+        encoded = encode_pairs(model, PAIRS, "chat-template")
+        begins = [ids[:2].tolist().count(0) for ids in encoded.ids[: len(PAIRS)]]
+        assert begins == [int(bos or template is TEMPLATE)] * len(PAIRS)
+        record = prompt_provenance(model.tokenizer, "chat-template", encoded)
+        assert record.get("prefixed_prompts", 0) == num_prefixed
+
+
 def test_response_alone_is_what_a_text_is(toy_model: ToyModel) -> None:
     model = open_model(toy_model("llama", bos=True), TEMPLATE)
     _, alone = score_pairs(model, PAIRS, "chat-template")
