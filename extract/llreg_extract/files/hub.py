@@ -29,7 +29,7 @@ from llreg_schemas.errors import ModelAccessError, ModelNotFoundError
 TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
 _TOKENIZER = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES, TEKKEN_FILE)
 _SMALL_FILES = ("config.json", "generation_config.json", WEIGHTS_INDEX, *_TOKENIZER)
-_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *_TOKENIZER, *TOKENIZER_CODE_FILES)
+_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *_TOKENIZER)
 
 
 class RepoFile(NamedTuple):

@@ -30,7 +30,14 @@ from llreg_extract.source import Source, check_unchanged
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
 
 
-def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Model:
+def load(
+    source: Source,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    tokenizer: Tokenizer | None = None,
+) -> Model:
     """Load tokenizer and weights, check them, and return the model ready for scoring.
 
     Parameters
@@ -41,6 +48,8 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
         As for `choose`.
     trust_remote_code : bool
         Whether code from the checkpoint may run.
+    tokenizer : Tokenizer, optional
+        From `load_tokenizer`, where it was called before.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto", trust_rem
     folder = download(source, trust_remote_code=trust_remote_code)
     cached = check_blobs(loaded_files(source, folder, trust_remote_code=trust_remote_code), source.name)
     with chatter_withheld(source), _checkpoint(source, folder, trust_remote_code) as (weights, options):
-        tokenizer = read_tokenizer(source, folder, weights, options)
+        tokenizer = tokenizer or read_tokenizer(source, folder, weights, options)
         unused: dict[str, str] = {}
         read_module = partial(_read_module, source, weights, options, dtype, device, unused)
         adapter: Mapping[str, str] = {}

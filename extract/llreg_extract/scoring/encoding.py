@@ -84,6 +84,8 @@ class Encoded:
         Whether a part of the text is in no token of the vocabulary, so that it has no log-likelihood.
     prefixed_prompts : int
         Rendered prompts that got the tokenizer's prefix because their chat template does not write it.
+    tokenizer : Tokenizer or None
+        What made them, so that the model is loaded without reading it again; it does not go to other processes.
     """
 
     ids: tuple[NDArray[np.int32], ...]
@@ -91,6 +93,10 @@ class Encoded:
     starts: NDArray[np.int64]
     unknown: NDArray[np.bool_]
     prefixed_prompts: int = 0
+    tokenizer: Tokenizer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tokenizer": None}
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -148,7 +154,8 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
         for text, ids in zip(texts, content, strict=True)
     )
     starts = np.full(len(content), max(1, len(tokenizer.prefix)), np.int64)
-    return Encoded(tuple(np.concatenate([tokenizer.prefix, ids]) for ids in content), num_special, starts, unknown)
+    ids = tuple(np.concatenate([tokenizer.prefix, row]) for row in content)
+    return Encoded(ids, num_special, starts, unknown, tokenizer=tokenizer)
 
 
 def check_range(model: Model, encoded: Encoded) -> None:

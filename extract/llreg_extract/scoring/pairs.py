@@ -90,6 +90,7 @@ def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rende
         special_token_texts=alone.special_token_texts,
         starts=np.concatenate([starts, alone.starts]),
         unknown=np.concatenate([unknown | alone.unknown, alone.unknown]),
+        tokenizer=tokenizer,
         prefixed_prompts=sum(is_bare) if rendering == "chat-template" and len(prefix) else 0,
     )
 

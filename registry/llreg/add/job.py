@@ -141,7 +141,11 @@ class Scoring:
         if encoded is None:
             llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
         self.model = llreg_extract.load(
-            job.source, dtype=self.identity.weight_dtype, device=job.device, trust_remote_code=job.trust_remote_code
+            job.source,
+            dtype=self.identity.weight_dtype,
+            device=job.device,
+            trust_remote_code=job.trust_remote_code,
+            tokenizer=encoded.tokenizer if encoded is not None else None,
         )
         self.encoded = _tokenise(job, self.model.tokenizer) if encoded is None else encoded
         llreg_extract.check_range(self.model, self.encoded)

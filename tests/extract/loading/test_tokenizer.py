@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_scores_are_of_these_ids(editable: Editable) -> None:
     (ids,) = direct(BACKENDS["digits"], [CORPUS[1]])
     assert llreg_extract.encode(model, [CORPUS[1]]).ids[0].tolist() == ids
     assert llreg_extract.score(model, [CORPUS[1]]).num_tokens.tolist() == [len(ids) - 1]
+
+
+def test_a_tokenizer_is_read_once_for_a_model(editable: Editable) -> None:
+    source = llreg_extract.resolve(str(editable("llama")))
+    tokenizer = llreg_extract.load_tokenizer(source)
+    encoded = llreg_extract.tokenise(tokenizer, CORPUS)
+    assert llreg_extract.load(source, device="cpu", tokenizer=encoded.tokenizer).tokenizer is tokenizer
+    elsewhere = pickle.loads(pickle.dumps(encoded))
+    assert elsewhere.tokenizer is None
+    assert all(map(np.array_equal, elsewhere.ids, encoded.ids))
 
 
 def test_nothing_is_left_to_chance_cut_or_padded(editable: Editable) -> None:
