@@ -71,6 +71,11 @@ def write_gguf(
         Further tensors.
     change : callable
         Changes all tensors, by their names in the file, before they are written.
+
+    Raises
+    ------
+    KeyError
+        The gguf package does not know the architecture, or a tensor of it.
     """
     config = json.loads((folder / "config.json").read_text())
     keys = _metadata(config) | dict(metadata or {})
@@ -156,7 +161,7 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tensors(folder: Path, architecture: str, config: Mapping[str, Any]) -> dict[str, Array]:
     """Tensors by their names in the file."""
-    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    number = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     depth = config.get("num_hidden_layers") or config["n_layer"]
     names = gguf.get_tensor_name_map(number, depth)
     weights: dict[str, Array] = {}
@@ -168,9 +173,13 @@ def _tensors(folder: Path, architecture: str, config: Mapping[str, Any]) -> dict
         name = names.get_name(stem.replace("dt_bias", "dt_proj"))
         if name is None:  # experts, one after another
             parts = key.split(".")
+            if "experts" not in parts:
+                raise KeyError(key)
             at = parts.index("experts")
-            merged = ".".join([*parts[: at + 1], parts[at + 2]])
-            experts.setdefault(f"{names.get_name(merged)}.weight", []).append(values)
+            merged = names.get_name(".".join([*parts[: at + 1], parts[at + 2]]))
+            if merged is None:
+                raise KeyError(key)
+            experts.setdefault(f"{merged}.weight", []).append(values)
             continue
         name += (
             ".bias" if key.endswith("dt_bias") else key[key.rindex(".") :] if key.endswith((".weight", ".bias")) else ""
