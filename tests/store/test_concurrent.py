@@ -50,6 +50,8 @@ READER = """
         assert len(set(names)) == len(names), names
         seen.append(len(names))
         rounds += 1
+        with open(sys.argv[3], "a") as reads:  # its size is how often it has read
+            reads.write(".")
     print(json.dumps(seen))
 """
 
@@ -83,29 +85,40 @@ def reader(root: Path, tmp_path: Path, env: dict[str, str]) -> Iterator[Callable
             process.communicate()
 
 
+def wait_for_reads(folder: Path, more: int = 2) -> None:
+    """Wait until the reader with that folder has read the registry so many times more."""
+    reads, deadline = folder / "ready", time.monotonic() + 60
+    enough = reads.stat().st_size + more
+    while reads.stat().st_size < enough:
+        assert time.monotonic() < deadline, "the reader has stopped"
+        time.sleep(0.02)
+
+
 def test_readers_see_a_whole_old_or_new_registry(
     small_registry: Registry, fill: Fill, tmp_path: Path, llreg_command: Command
 ) -> None:
     """Eight rebuilds, each with a row more; every read is consistent, and rows only ever come.
 
     One reader is at the registry itself; the other at a copy that gets each new build, as a pull would bring it, and has no
-    row files. A read takes a tenth of a rebuild, so that dozens of them meet every step of one.
+    row files. They read all the while; half way it is waited for that they have, however slow the machine.
     """
     fill(small_registry, 3)
     small_registry.build()
     copy = Path(shutil.copytree(small_registry.path, tmp_path / "copy"))
     shutil.rmtree(copy / "rows")
-    env = llreg_command[1]
-    with (
-        reader(small_registry.path, tmp_path / "of rows and build", env) as finish,
-        reader(copy, tmp_path / "of a build", env) as finish_copy,
-    ):
+    env, folders = llreg_command[1], (tmp_path / "of rows and build", tmp_path / "of a build")
+    with reader(small_registry.path, folders[0], env) as finish, reader(copy, folders[1], env) as finish_copy:
+        for folder in folders:
+            wait_for_reads(folder)
         for k in range(8):
             fill(small_registry, 1, start=3 + k)
             small_registry.build()
             with atomic.staging_directory(copy) as staging:
                 shutil.copytree(small_registry.path / "store.zarr", staging / "store.zarr")
                 atomic.swap_directory(copy, staging / "store.zarr", copy / "store.zarr")
+            if k == 3:
+                for folder in folders:
+                    wait_for_reads(folder)
         for seen in (finish(), finish_copy()):
             assert seen == sorted(seen)
             assert seen[0] >= 3
