@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,11 @@ def _read_module(
     if device != "cpu" or source.quantize or source.settings:  # those choose a device themselves if none is given
         settings["device_map"] = {"": device}
     module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    if source.kind == "local" and device == "cpu" and quantized is None and source.settings is None:
+        # On a CPU weights may lie in the mapped file itself: whoever cuts that short while texts are scored would end this
+        # process (SIGBUS) before it can say that the file has changed. The Hub's files nobody writes to.
+        for tensor in chain(module.parameters(), module.buffers()):
+            tensor.data = tensor.data.clone()
     unused.update(account(module, report, weights, source, settings["dtype"]))
     absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
     if absent:
