@@ -23,6 +23,7 @@ _INERT = frozenset(
     ("context_length", "feed_forward_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned")
 )
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_PATTERN = "attention.sliding_window_pattern"
 _LOCAL = "sliding_attention"  # as transformers calls attention to a window
 
 
@@ -91,8 +92,13 @@ def _keys(file: GGUFFile) -> tuple[dict[str, Any], Architecture]:
         for key, value in [*file.header.metadata.items(), *file.header.arrays.items()]
         if key.startswith(f"{name}.")
     }
-    # A value for each block, and all the same.
-    keys = {k: v[0] if isinstance(v, list) and v and v.count(v[0]) == len(v) else v for k, v in keys.items()}
+    # A value for each block, and all the same. Which blocks attend to a window is said by a number or by such a list.
+    keys = {
+        key: value[0]
+        if isinstance(value, list) and value and value.count(value[0]) == len(value) and key != _PATTERN
+        else value
+        for key, value in keys.items()
+    }
     kind = f"{name}+experts" if name == "llama" and keys.get("expert_count") else name
     known = {**ARCHITECTURES, **HYBRIDS}
     if kind not in known:
@@ -152,7 +158,7 @@ def _fields(file: GGUFFile, keys: dict[str, Any], architecture: Architecture, sh
     tensors = file.header.tensors
     leaves = {match[2] if (match := _BLOCK.fullmatch(name)) else name for name in tensors}
     derived = architecture.derive(keys, leaves, shape)
-    period = keys.pop("attention.sliding_window_pattern", architecture.window_period)
+    period = keys.pop(_PATTERN, architecture.window_period)
     fields = {field: keys.pop(key) for key, field in architecture.fields.items() if key in keys}
     contradicted = [field for field, value in derived.items() if fields.get(field, value) != value]
     if contradicted:
@@ -171,10 +177,14 @@ def _fields(file: GGUFFile, keys: dict[str, Any], architecture: Architecture, sh
             raise file.refuse(f"other blocks attend than full_attention_interval {interval} says")
         values["layer_types"] = ["full_attention" if attends else architecture.other_blocks for attends in kinds]
     if architecture.window_period is None:
-        if period not in (None, 0, 1):
+        if any(period) if isinstance(period, list) else period not in (None, 0, 1):
             raise file.refuse("attention to a window in some blocks is not known of its architecture")
     elif isinstance(period, list):
+        if len(period) != shape.depth:
+            raise file.refuse(f"its {_PATTERN} is of {len(period)} blocks, and it has {shape.depth}")
         values["layer_types"] = [_LOCAL if local else "full_attention" for local in period]
+    elif not isinstance(period, int) or isinstance(period, bool) or period < 1:
+        raise file.refuse(f"its {_PATTERN} is {period!r:.60}, and no number of blocks")
     else:
         values["layer_types"] = [_LOCAL if (block + 1) % period else "full_attention" for block in range(shape.depth)]
     values["vocab_size"] = tensors["token_embd.weight"].shape[0]

@@ -245,7 +245,7 @@ def _read_module(
     if absent:
         raise UnsupportedModelError(
             f"{source.name} lacks {len(absent)} of the weights of a {type(module).__name__} "
-            f"({', '.join(absent[:3])}{', …' * (len(absent) > 3)}), which would be random: it was saved from another kind of model"
+            f"({', '.join(absent[:3])}{', …' * (len(absent) > 3)}), which would be random: its files are incomplete, or of another kind of model"
         )
     finish(module, source, settings["dtype"])
     return module.eval()

@@ -45,9 +45,13 @@ def unread_settings(config: Mapping[str, Any], module: Any) -> list[str]:
             for key, value in part.items()
             if _TELLING.search(key)
             and not _HARMLESS.search(key)
-            and value not in (None, False, 0, 1, "", [], {})
+            and (value is True or value not in (None, False, 0, 1, "", [], {}))
             and not re.search(rf"\b{re.escape(key)}\b", code)
         ]
+        # Of two spellings of the rotary base the newer one counts.
+        newer = part.get("rope_parameters")
+        if isinstance(newer, Mapping) and part.get("rope_theta", newer.get("rope_theta")) != newer.get("rope_theta"):
+            unread.append("rope_theta")
     return sorted(set(unread))
 
 

@@ -55,11 +55,27 @@ def account(module: Any, report: dict[str, Any], folder: Path, source: Source, d
     names, merged = _names_in(module, stored)
     own = module.state_dict().keys()
     taken = {key: name for key, name in names.items() if name in own}
+    wrappings = {key.partition(".")[0] for key in names}
+    if not taken and len(wrappings) == 1:
+        raise UnsupportedModelError(
+            f"{source.name}: all tensors of its files are named {wrappings.pop()}.…, and none is of a {type(module).__name__}: a wrapped "
+            "model was saved (DataParallel, torch.compile); save the model inside"
+        )
     for key in taken:
         if not stored[key].is_indexed:
             raise UnsupportedModelError(
                 f"{source.name}: {key} is in {stored[key].path.name}, and the index of the weights does not know it: index and "
                 "shards are of two checkpoints; put all files of one in a directory of its own"
+            )
+    if source.quantize is None and source.settings is None:
+        floating = {name for name, weight in module.named_parameters() if weight.is_floating_point()}
+        integers = [
+            key for key, name in taken.items() if name in floating and stored[key].dtype.startswith(("I", "U", "BOOL"))
+        ]
+        if integers:
+            raise UnsupportedModelError(
+                f"{source.name}: {integers[0]} holds integers ({stored[integers[0]].dtype}) and config.json has no quantization_config that "
+                "says what they stand for: save it with one, or unpack it"
             )
     _refuse_contradictions(module, stored, {key: taken[key] for key in taken.keys() - merged}, source.name)
     missing = {*report["missing_keys"], *_declared_dispensable(module, taken)}

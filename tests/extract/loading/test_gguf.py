@@ -286,6 +286,31 @@ def test_what_would_be_left_over_or_made_up_is_refused(
         scored(path)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ([True], "is of 1 blocks, and it has 2"),
+        (False, "is False, and no number of blocks"),
+        (0, "is 0, and no number of blocks"),
+    ],
+)
+def test_a_window_pattern_that_says_nothing_of_the_blocks(
+    published: Published, tmp_path: Path, pattern: Any, message: str
+) -> None:
+    folder, _ = published("gemma2", **CASES["gemma2"][2])
+    path = write_gguf(folder, tmp_path / "toy.gguf", "gemma2", metadata={"attention.sliding_window_pattern": pattern})
+    with pytest.raises(UnsupportedModelError, match=rf"toy cannot be loaded: .*{message}"):
+        scored(path)
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+def test_blocks_that_all_attend_alike(published: Published, tmp_path: Path, kind: str) -> None:
+    folder, expected = published("gemma2", **{**CASES["gemma2"][2], "layer_types": [kind, kind]})
+    pattern = [kind == "sliding_attention"] * 2
+    path = write_gguf(folder, tmp_path / "toy.gguf", "gemma2", metadata={"attention.sliding_window_pattern": pattern})
+    np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
+
+
 def test_what_changes_no_value_is_no_obstacle(published: Published, tmp_path: Path) -> None:
     folder, expected = published("llama")
     inert = {

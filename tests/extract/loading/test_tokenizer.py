@@ -208,13 +208,17 @@ def test_a_regex_that_transformers_would_mend_stays_the_files(editable: Editable
 # Special tokens around a text
 
 
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "GPTNeoXTokenizer", "LlamaTokenizer", "GPT2Tokenizer"])
 @pytest.mark.parametrize("around", ["$A </s>", "<s> $A", "<s> $A </s> [UNK]", "<s> [UNK] $A", "$A"])
-def test_what_goes_before_is_context_and_what_goes_behind_is_left_off(editable: Editable, around: str) -> None:
+def test_what_goes_before_is_context_and_what_goes_behind_is_left_off(
+    editable: Editable, around: str, kind: str
+) -> None:
+    """As tokenizer.json says: classes of transformers put what they have on their own around a text, or nothing."""
     backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
     backend.post_processor = processors.TemplateProcessing(
         single=around, special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>", "[UNK]")]
     )
-    tokenizer = load_tokenizer(write(editable("llama"), backend))
+    tokenizer = load_tokenizer(write(editable("llama"), backend, kind))
     before, behind = (part.split() for part in around.split("$A"))
     assert tokenizer.prefix.tolist() == [backend.token_to_id(token) for token in before]
     assert tokenizer.provenance.get("appended_tokens", 0) == len(behind)

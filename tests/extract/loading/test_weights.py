@@ -156,6 +156,26 @@ def test_settings_that_no_code_reads_are_recorded(editable: Editable) -> None:
     assert "unused_settings" not in llreg_extract.environment(load(folder))
     configure(folder, logit_scale=0.5, attn_logit_softcapping=30.0, resid_pdrop=0.1, use_sliding_window=False)
     assert llreg_extract.environment(load(folder))["unused_settings"] == "attn_logit_softcapping, logit_scale"
+    configure(
+        folder, use_alibi=True, rope_theta=500000.0, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}
+    )
+    unused = llreg_extract.environment(load(folder))["unused_settings"]
+    assert unused == "attn_logit_softcapping, logit_scale, rope_theta, use_alibi"
+
+
+def test_integers_without_what_they_stand_for(editable: Editable) -> None:
+    folder = editable("llama")
+    add_tensors(folder, {"model.layers.0.mlp.up_proj.weight": torch.ones(64, 32, dtype=torch.int8)})
+    with pytest.raises(UnsupportedModelError, match=r"up_proj\.weight holds integers \(I8\) .* no quantization_config"):
+        load(folder)
+
+
+def test_a_model_saved_in_its_wrapping(editable: Editable) -> None:
+    folder = editable("llama")
+    path = folder / "model.safetensors"
+    save_file({f"_orig_mod.{key}": w for key, w in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"named _orig_mod\..*: .* wrapped .*save the model inside"):
+        load(folder)
 
 
 def test_a_tied_head(editable: Editable) -> None:
