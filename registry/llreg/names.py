@@ -24,7 +24,7 @@ def valid_name(text: str) -> str:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or directory is none of ours: macOS writes ._NAME beside NAME on foreign disks, and .DS_Store."""
-    return name.startswith(".")
+    return name.startswith("._") or name == ".DS_Store"
 
 
 def check_name(name: str) -> str:
