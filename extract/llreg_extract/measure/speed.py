@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -194,7 +194,7 @@ def measure_here(trial: Trial) -> Speed:
     workers = model.threads if trial.device == "cpu" else 1
     # As many texts are compared as an eighth of the time allows.
     compared = max(1, min(_COMPARED, int(run.rate * trial.seconds / 8 / max(1.0, encoded.lengths.mean()))))
-    first = replace(encoded, ids=encoded.ids[:compared], starts=encoded.starts[:compared])
+    first = encoded.take(np.arange(min(compared, len(encoded.ids))))
     return Speed(
         dtype=trial.dtype,
         batch_tokens=budget,
@@ -245,8 +245,7 @@ def _run_for(model: Model, encoded: Encoded, budget: int, seconds: float) -> _Ru
 
 def _repeated(encoded: Encoded, count: int) -> Encoded:
     """So many texts, from the first on and round again."""
-    texts = np.arange(count) % len(encoded.ids)
-    return replace(encoded, ids=tuple(encoded.ids[i] for i in texts), starts=encoded.starts[texts])
+    return encoded.take(np.arange(count) % len(encoded.ids))
 
 
 def _run(model: Model, encoded: Encoded, budget: int) -> _Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -102,6 +102,11 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         """int64 of shape (n_texts,), tokens."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def take(self, texts: NDArray[np.integer]) -> Encoded:
+        """Some of the texts, by their indices: int array of shape (n_taken,), in any order, also repeated."""
+        ids = tuple(self.ids[k] for k in texts)
+        return replace(self, ids=ids, starts=self.starts[texts], unknown=self.unknown[texts])
 
     def num_scored(self, context_length: int | None) -> NDArray[np.int64]:
         """Tokens of each text that are scored, 0 where it has no log-likelihood: int64 of shape (n_texts,).
