@@ -62,6 +62,8 @@ def test_row_reads_back(
     row = make_row(
         module_registry, name, log_likelihood=values, num_tokens=tokens, provenance=provenance, declared={"x": note}
     )
+    # One of another example with the same digest would be left as it is.
+    (module_registry.path / row_path(row.record)).unlink(missing_ok=True)
     path = write_row(module_registry.path, row)
     back = read_row(path, N)
     assert back.record == row.record
