@@ -11,20 +11,20 @@ COMMIT = "1f0b5c" + "0" * 34
 SUGGESTIONS = [
     ("/home/me/runs/sft-a/checkpoint-500", None, "sft-a-checkpoint-500"),
     ("/home/me/runs/sft-a/checkpoints/step_1000", None, "sft-a-checkpoints-step_1000"),
-    ("/work/llama-x/output/final_model", None, "llama-x-output-final_model"),
-    ("/work/llama x/last", None, "llama-x-last"),
-    ("/work/llama-x/global_step250", None, "llama-x-global_step250"),
-    ("/work/llama-x/epoch3", None, "llama-x-epoch3"),
-    ("/work/llama-x/Best-Checkpoint", None, "llama-x-Best-Checkpoint"),
-    ("/work/llama-x/500", None, "llama-x-500"),
+    ("/data/llama-x/output/final_model", None, "llama-x-output-final_model"),
+    ("/data/llama x/last", None, "llama-x-last"),
+    ("/data/llama-x/global_step250", None, "llama-x-global_step250"),
+    ("/data/llama-x/epoch3", None, "llama-x-epoch3"),
+    ("/data/llama-x/Best-Checkpoint", None, "llama-x-Best-Checkpoint"),
+    ("/data/llama-x/500", None, "llama-x-500"),
     (f"/cache/models--org--x/snapshots/{COMMIT}", None, f"models--org--x-snapshots-{COMMIT}"),
-    ("/work/llama-x", "ggml-model-q4_0.gguf", "llama-x-ggml-model-q4_0"),
+    ("/data/llama-x", "ggml-model-q4_0.gguf", "llama-x-ggml-model-q4_0"),
     ("/out/model", None, "out-model"),
     ("/model", None, "run-model"),
     # These say which model they are.
-    ("/work/llama-x", None, None),
-    ("/work/checkpoint-500/llama-best", None, None),
-    ("/work/model/smollm2-135m-q4_0", "smollm2-135m-q4_0.gguf", None),
+    ("/data/llama-x", None, None),
+    ("/data/checkpoint-500/llama-best", None, None),
+    ("/data/model/smollm2-135m-q4_0", "smollm2-135m-q4_0.gguf", None),
 ]
 
 
