@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -158,25 +158,21 @@ def _tokenizer(name: str, segmenter: Any, library: Any, origin: Origin, *, backe
     # A class of transformers may load without a vocabulary, and then everything is its unknown token.
     if not len(content) or (origin != "tokenizer.json" and len(set(content.tolist())) < 2):
         raise ModelError(f"the tokenizer of {name} makes no tokens: is its vocabulary there?")
-    if origin == "tokenizer.json":
-        # Its post-processor says what goes around a text: classes of transformers 5 set another one, or none.
-        prefix, num_appended = _own_tokens(
-            name, lambda special: list(backend.encode(PROBE_TEXT, add_special_tokens=special).ids)
-        )
-    else:
-        if getattr(library, "is_fast", False):
-            _make_plain(library.backend_tokenizer)
-        prefix, num_appended = _own_tokens(
-            name, lambda special: list(library(PROBE_TEXT, add_special_tokens=special)["input_ids"])
-        )
+    # The backend's post-processor says what goes around a text: classes of transformers 5 set another one, or none.
+    if backend is None and getattr(library, "is_fast", False):
+        _make_plain(library.backend_tokenizer)
+    plain, full = (
+        list(library(PROBE_TEXT, add_special_tokens=special)["input_ids"])
+        if backend is None
+        else backend.encode(PROBE_TEXT, add_special_tokens=special).ids
+        for special in (False, True)
+    )
+    prefix, num_appended = _own_tokens(name, plain, full)
     spellings = {int(id_): str(token.content) for id_, token in library.added_tokens_decoder.items() if token.special}
     spellings |= dict(zip(map(int, library.all_special_ids), map(str, library.all_special_tokens), strict=True))
     if backend is not None:  # a library that builds the vocabulary anew may number it otherwise
         added = {id_: token.content for id_, token in backend.get_added_tokens_decoder().items() if token.special}
         named = {backend.token_to_id(spelling): spelling for spelling in spellings.values()}
-        if origin != "tokenizer.json":
-            own = [backend.token_to_id(token) for token in library.convert_ids_to_tokens(prefix)]
-            prefix = [id_ if own_id is None else own_id for id_, own_id in zip(prefix, own, strict=True)]
         spellings = {id_: spelling for id_, spelling in {**named, **added}.items() if id_ is not None}
     return Tokenizer(
         segmenter=segmenter,
@@ -188,12 +184,8 @@ def _tokenizer(name: str, segmenter: Any, library: Any, origin: Origin, *, backe
     )
 
 
-def _own_tokens(name: str, encode: Callable[[bool], list[int]]) -> tuple[list[int], int]:
-    """Ids of the special tokens that go before a text, and the number of those behind it.
-
-    `encode` gives the ids of the probe, with special tokens or without.
-    """
-    plain, full = encode(False), encode(True)
+def _own_tokens(name: str, plain: list[int], full: list[int]) -> tuple[list[int], int]:
+    """Ids of the special tokens that go before a text, and the number of those behind it, from its ids without and with them."""
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[:start], len(full) - start - len(plain)
