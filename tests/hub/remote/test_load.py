@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
+from huggingface_hub.utils import get_session
 from tests.hub.client import Hub
 from tests.hub.conftest import AsUser
 from tests.hub.publishing import publish
@@ -63,6 +64,12 @@ def run(code: str, repo: str, env: dict[str, str]) -> Any:
     )
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode().splitlines()[-1])
+
+
+def taken(hub: Hub, card: str) -> None:
+    """Raise if the Hub refuses a card. Not by the client, which asked huggingface.co whatever its endpoint before 2.2."""
+    asked = get_session().post(f"{hub.url}/api/validate-yaml", json={"repoType": "dataset", "content": card})
+    asked.raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,7 @@ class TestCard:
         as_user("alice")
         repo, registry = there
         card = DatasetCard.load(repo)
-        card.validate(repo_type="dataset")
+        taken(hub, str(card))
         assert [config["config_name"] for config in card.data.configs] == ["models", "texts"]
         assert [config.get("default", False) for config in card.data.configs] == [True, False]
         files = [part["path"] for config in card.data.configs for part in config["data_files"]]
@@ -163,7 +170,7 @@ class TestCard:
         text = (registry.path / "README.md").read_text(encoding="utf-8")
         front = yaml.safe_load(text.split("---")[1])
         assert (front["license"], front["license_name"]) == ("other", licence)
-        DatasetCard(text).validate(repo_type="dataset")
+        taken(hub, text)
         assert 'llreg.open("lab/models")' in text
         assert "ORG/NAME" not in text
 
