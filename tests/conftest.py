@@ -25,8 +25,11 @@ from tests.tools.commands import Cli, Result, run_in_process
 import llreg
 from llreg.locate import init
 from llreg.registry import Registry
+from llreg.store import rowfile
+from llreg.store.arrays import UNSCORED
 from llreg.store.rowfile import Row
-from llreg_schemas import Identity, RowRecord, row_digest
+from llreg.texts.segments import in_units
+from llreg_schemas import Identity
 
 pytest_plugins = ["tests.tools.toy_models"]
 
@@ -193,7 +196,8 @@ def make_row() -> MakeRow:
     `over` may hold fields of the identity, the arrays ``log_likelihood`` and ``num_tokens``, ``added_at``,
     and mappings ``provenance`` and ``declared`` that are laid over the defaults. Rows of one model share their
     identity, whatever the seed, unless `over` changes it. In a registry of pairs the arrays of the responses alone are
-    random, too, or given as ``log_likelihood_response`` and ``num_tokens_response``.
+    random, too, or given as ``log_likelihood_response`` and ``num_tokens_response``. With ``fine=True`` the row has
+    random segments and counts of correct tokens, or ``segment_log_likelihood`` and ``num_correct`` as given.
     """
     return _make_row
 
@@ -218,6 +222,7 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
         counts = over.pop("num_tokens_response", np.where(np.isnan(alone), 0, num_bytes // 6 + 1))
         arrays |= {"log_likelihood_response": np.asarray(alone, np.float32)}
         arrays |= {"num_tokens_response": np.asarray(counts, np.int32)}
+    fine = _fine_arrays(registry, arrays, rng, over) if over.pop("fine", False) else {}
     identity = Identity(
         model=over.pop("model", model),
         text_set=over.pop("text_set", registry.info["text_set"]["id"]),
@@ -241,6 +246,7 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
         "non_finite": 0,
         "unscored": 0,
         **_of_responses(arrays),
+        **({"segments": registry.info["segments"]["id"]} if fine else {}),
         **over.pop("provenance", {}),
     }
     declared = {
@@ -254,8 +260,26 @@ def _make_row(registry: Registry, model: str = "a/b", seed: int = 0, **over: Any
     }
     if over:
         raise TypeError(f"make_row does not know {sorted(over)}")
-    digest = row_digest(identity.to_json(), **arrays)
-    return Row(RowRecord(identity, provenance, declared, digest), **arrays)
+    return rowfile.make_row(identity, provenance, declared, arrays | fine)
+
+
+def _fine_arrays(
+    registry: Registry, arrays: Mapping[str, Any], rng: np.random.Generator, over: dict[str, Any]
+) -> dict[str, Any]:
+    """Segments that sum to the values, and counts of correct tokens, where `over` does not give them."""
+    cuts = registry.cuts
+    assert cuts is not None
+    fine: dict[str, Any] = {}
+    for suffix in ("", "_response") if registry.rendering is not None else ("",):
+        values, tokens = arrays[f"log_likelihood{suffix}"], arrays[f"num_tokens{suffix}"]
+        weights = (cuts.sizes + 1e-3) * rng.uniform(0.2, 1.8, cuts.num_segments)
+        parts = [
+            np.full(len(share), UNSCORED, np.int32) if np.isnan(value) else in_units(value * share / share.sum())
+            for value, share in zip(values.astype(np.float64), np.split(weights, cuts.first[1:-1]), strict=True)
+        ]
+        fine[f"num_correct{suffix}"] = over.pop(f"num_correct{suffix}", (tokens * rng.uniform(size=len(tokens))))
+        fine[f"segment_log_likelihood{suffix}"] = over.pop(f"segment_log_likelihood{suffix}", np.concatenate(parts))
+    return {name: np.asarray(array, np.int32) for name, array in fine.items()}
 
 
 def _of_responses(arrays: Mapping[str, Any]) -> dict[str, Any]:

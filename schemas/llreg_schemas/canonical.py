@@ -43,12 +43,31 @@ def hash_json(value: Mapping[str, Any]) -> str:
     return sha256_text(canonical_json(value))
 
 
+def segments_sha256(*segments: NDArray[np.int32] | None) -> str:
+    """Hash of a row's segments, which its record holds: with it the other values can be checked without them.
+
+    Parameters
+    ----------
+    *segments : int32 arrays of shape (n_segments,)
+        In a row of pairs those of the response given its prompt, and then those of the response alone.
+    """
+    digest = hashlib.sha256()
+    for values in segments:
+        if values is not None:
+            digest.update(_bytes_of(values, "<i4"))
+    return digest.hexdigest()
+
+
 def row_digest(
     identity: Mapping[str, Any],
     log_likelihood: NDArray[np.float32],
     num_tokens: NDArray[np.int32],
     log_likelihood_response: NDArray[np.float32] | None = None,
     num_tokens_response: NDArray[np.int32] | None = None,
+    *,
+    num_correct: NDArray[np.int32] | None = None,
+    num_correct_response: NDArray[np.int32] | None = None,
+    segments_sha256: str | None = None,
 ) -> str:
     """Digest of a row: its identity and its values, never the time or the host.
 
@@ -61,24 +80,38 @@ def row_digest(
     num_tokens : int32 array of shape (n_texts,), tokens scored
     log_likelihood_response, num_tokens_response : arrays of the same kinds, optional
         Of the response alone, in rows of (prompt, response) pairs.
+    num_correct, num_correct_response : int32 arrays of shape (n_texts,), optional
+        Tokens that were the model's first choice, in rows with segments.
+    segments_sha256 : str, optional
+        Hash of the segments, see `segments_sha256`, in rows that have them.
 
     Returns
     -------
     str
         64 hex digits.
     """
-    import numpy as np
-
     digest = hashlib.sha256(canonical_json(identity).encode("utf-8"))
     digest.update(b"\n")
     for values, counts in ((log_likelihood, num_tokens), (log_likelihood_response, num_tokens_response)):
         if values is not None:
-            plain = np.array(values, dtype="<f4", copy=True)
-            plain[np.isnan(plain)] = np.nan  # one bit pattern for NaN
-            digest.update(plain.tobytes())
+            digest.update(_bytes_of(values, "<f4"))
         if counts is not None:
-            digest.update(np.ascontiguousarray(counts, dtype="<i4").tobytes())
+            digest.update(_bytes_of(counts, "<i4"))
+    for counts in (num_correct, num_correct_response):
+        if counts is not None:
+            digest.update(_bytes_of(counts, "<i4"))
+    digest.update((segments_sha256 or "").encode())
     return digest.hexdigest()
+
+
+def _bytes_of(values: NDArray[Any], dtype: str) -> bytes:
+    """An array as the bytes of one type, with one bit pattern for NaN."""
+    import numpy as np
+
+    plain = np.array(values, dtype=dtype, copy=True)
+    if plain.dtype.kind == "f":
+        plain[np.isnan(plain)] = np.nan
+    return plain.tobytes()
 
 
 def version_id(digests: Iterable[str]) -> str:

@@ -15,8 +15,19 @@ from llreg_schemas.errors import InputError
 REGISTRY_FORMAT, ROW_FORMAT = "llreg-registry", "llreg-row"
 VERSION_FORMAT, RETRACTION_FORMAT, SUBSET_FORMAT = "llreg-version", "llreg-retraction", "llreg-subset"
 FORMAT_VERSION = 1
+# Of registry.json, of row records and of the build: 2 where rows hold segments, which older versions cannot read.
+FINE_VERSION = 2
 
 PROTOCOL_NAME, CONDITIONAL_NAME = "modelmap-1", "conditional-1"
+RESOLUTION = 1 / 256  # nats, of the segments in a row
+# How texts are cut into segments and tokens are counted for them; see llreg.texts.segments.
+SEGMENTS_RULES: Mapping[str, Any] = {
+    "name": "whitespace-1",
+    "target_bytes": 24,
+    "max_bytes": 48,
+    "tokens": "by-first-byte",
+    "resolution": RESOLUTION,
+}
 PAIRS = "pairs"  # kind of a text set whose items are (prompt, response) pairs
 
 Rendering = Literal["chat-template", "raw"]
@@ -118,7 +129,7 @@ class RowRecord:
         """The record as JSON."""
         return {
             "format": ROW_FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FINE_VERSION if self.is_fine else FORMAT_VERSION,
             "identity": self.identity.to_json(),
             "provenance": dict(self.provenance),
             "declared": dict(self.declared),
@@ -136,6 +147,16 @@ class RowRecord:
         return self.added_at, self.digest
 
     # What is read most of the two JSON objects
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the row has segments."""
+        return self.segments_sha256 is not None
+
+    @property
+    def segments_sha256(self) -> str | None:
+        """Hash of the row's segments, which its digest covers; None where it has none."""
+        return self.provenance.get("segments_sha256")
 
     @property
     def added_at(self) -> str:
@@ -229,6 +250,17 @@ class RegistryInfo(dict[str, Any]):
     def protocol_id(self) -> str:
         """Id of its protocol, 64 hex digits."""
         return str(self["protocol"]["id"])
+
+    @property
+    def segments(self) -> Mapping[str, Any] | None:
+        """How its texts are cut into segments; None in a registry of format 1, whose rows have none."""
+        segments: Mapping[str, Any] | None = self.get("segments")
+        return segments
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of all its texts; 0 in a registry of format 1."""
+        return 0 if self.segments is None else int(self.segments["num_segments"])
 
     @property
     def rendering(self) -> Rendering | None:

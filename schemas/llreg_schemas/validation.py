@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llreg_schemas.canonical import canonical_json
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
-from llreg_schemas.records import FORMAT_VERSION
+from llreg_schemas.records import FINE_VERSION, FORMAT_VERSION
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_DOCUMENT_BYTES = 1 << 20  # 1 MiB: a row record or registry.json
 # 64 MiB: a version of about 900,000 row digests, a map of 250,000 rows, a subset of a set of 5,000,000 texts.
 MAX_VERSION_BYTES = 1 << 26
+_NEWEST_VERSIONS: Mapping[Kind, int] = {"registry": FINE_VERSION, "row": FINE_VERSION}  # of the others 1
 _EXCERPT = 60  # characters of a wrong value in a message
 
 
@@ -68,10 +69,11 @@ def check(kind: Kind, document: Any, file: str) -> dict[str, Any]:
     """
     # A newer format may break the schema anywhere: say that first.
     version = document.get("format_version") if isinstance(document, Mapping) else None
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+    newest = _NEWEST_VERSIONS.get(kind, FORMAT_VERSION)
+    if isinstance(version, int) and not isinstance(version, bool) and version > newest:
         raise FormatVersionError(
             file,
-            f"expected format version {FORMAT_VERSION} or older; got {version}, "
+            f"expected format version {newest} or older; got {version}, "
             "written by a newer llreg: pip install --upgrade llreg",
             field="format_version",
         )

@@ -194,12 +194,12 @@ def test_row_of_another_length(row_file: Path) -> None:
 def test_row_of_a_newer_format(row_file: Path) -> None:
     from_members = _members(row_file)
     document = json.loads(from_members["zarr.json"])
-    document["attributes"]["format_version"] = 2
+    document["attributes"]["format_version"] = 3
     from_members["zarr.json"] = json.dumps(document).encode()
     with zipfile.ZipFile(row_file, "w") as archive:
         for name, content in from_members.items():
             archive.writestr(name, content)
-    with pytest.raises(FormatVersionError, match="expected format version 1 or older; got 2, written by a newer llreg"):
+    with pytest.raises(FormatVersionError, match="expected format version 2 or older; got 3, written by a newer llreg"):
         read_row(row_file, N)
 
 

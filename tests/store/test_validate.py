@@ -219,8 +219,8 @@ def test_wrong_mean_bytes_in_registry_json(good: Registry) -> None:
 
 
 def test_newer_registry_is_told(good: Registry) -> None:
-    _edit_json(good.path / "registry.json", format_version=2)
-    with pytest.raises(FormatVersionError, match=r"expected format version 1 or older; got 2, .*pip install --upgrade"):
+    _edit_json(good.path / "registry.json", format_version=3)
+    with pytest.raises(FormatVersionError, match=r"expected format version 2 or older; got 3, .*pip install --upgrade"):
         Registry(good.path)
 
 

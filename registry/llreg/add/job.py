@@ -18,8 +18,8 @@ import llreg_extract
 from llreg._version import __version__
 from llreg.add.journal import make_entries, read_entries
 from llreg.store.arrays import dtype_of, is_count, row_variables
-from llreg.store.rowfile import Row
-from llreg_schemas import Identity, RowRecord, check, row_digest
+from llreg.store.rowfile import Row, make_row
+from llreg_schemas import Identity, check
 from llreg_schemas.errors import InvalidFileError, ModelError, NonFiniteError
 from llreg_schemas.records import now
 
@@ -224,12 +224,12 @@ class Scoring:
             "special_token_texts": self.encoded.special_token_texts,
             "first_token_scored": self.model.first_token_scored,
         }
-        record = RowRecord(identity, provenance, self.model.declared, row_digest(identity.to_json(), **arrays))
+        row = make_row(identity, provenance, self.model.declared, arrays)
         try:
-            check("row", record.to_json(), "its record")
+            check("row", row.record.to_json(), "its record")
         except InvalidFileError as error:
             raise ModelError(f"the row of {identity.name} cannot be recorded: {error}") from error
-        return Row(record, **arrays)
+        return row
 
 
 def _non_finite(identity: Identity, text: int) -> NonFiniteError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,8 @@ from llreg.store.layout import CONFIG, COPY, RECIPE, RETRACTIONS, ROWS, STORE, T
 from llreg.store.lookup import find_record, find_records
 from llreg.store.rowfile import Row
 from llreg.store.zarr_read import StoreReader
-from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_index
+from llreg.texts.segments import Cuts
+from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_cuts, read_index
 from llreg_schemas import Identity, RowRecord, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
@@ -166,19 +168,32 @@ class Contents:
     @cached_property
     def text_index(self) -> TextIndex:
         """Sizes, hashes and subsets of its texts, checked against the text set's id."""
+        return read_index(self._texts_file(), self.info["text_set"], str(self.path / TEXTS))
+
+    @cached_property
+    def cuts(self) -> Cuts | None:
+        """How its texts, or the responses of pairs, are cut into segments; None in a registry of format 1."""
+        segments = self.info.segments
+        if segments is None:
+            return None
+        return read_cuts(self._texts_file(), segments, self.text_index, str(self.path / TEXTS))
+
+    def _texts_file(self) -> Path | io.RawIOBase:
+        """The file of the texts, to read some of its columns."""
         self.folder.fetch(self.path / TEXTS)
-        return read_index(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+        return self.path / TEXTS
 
     @cached_property
     def texts(self) -> TextSet:
         """Its text set; every text is checked against its hash. What is not published is taken from this machine's copy."""
         self.folder.fetch(self.path / TEXTS)
-        published = from_parquet(self.path / TEXTS, self.info["text_set"], str(self.path / TEXTS))
+        name, header, segments = str(self.path / TEXTS), self.info["text_set"], self.info.segments
+        published = from_parquet(self.path / TEXTS, header, name, segments=segments)
         copy = self.path / COPY
         if None not in published.texts or not copy.is_file():
             return published  # all texts are public, or this machine has no more
         try:
-            return replace(published, texts=from_parquet(copy, self.info["text_set"], str(copy)).texts)
+            return replace(published, texts=from_parquet(copy, header, str(copy), segments=segments).texts)
         except InvalidFileError as error:
             warnings.warn(f"left out, {error}; rebuild it with: llreg texts build", LlregWarning, stacklevel=3)
             return published
@@ -322,7 +337,7 @@ class Contents:
     def read_file(self, path: Path) -> Row:
         """Read and check one of the registry's row files."""
         self.folder.fetch(path)
-        row = rowfile.read_row(path, self.num_texts, label=self.label(path))
+        row = rowfile.read_row(path, self.num_texts, self.info.num_segments, label=self.label(path))
         self.check_row(row, self.label(path))
         expected = rowfile.row_path(row.record)
         if self.path / expected != path:
@@ -333,7 +348,7 @@ class Contents:
         """Check a row's values, counts and identity against this registry."""
         from llreg.store.rowcheck import check_values
 
-        check_values(row, self.info, self.text_index.bytes_per_text, label)
+        check_values(row, self.info, self.text_index.bytes_per_text, label, self.cuts if row.record.is_fine else None)
 
     def _bytes(self, path: Path) -> bytes:
         self.folder.fetch(path)

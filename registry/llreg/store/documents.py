@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llreg.settings import MAX_TEXT_BYTES
 from llreg_schemas import hash_json, parse, version_id
 from llreg_schemas.errors import InvalidFileError
-from llreg_schemas.records import CONDITIONAL_NAME, RegistryInfo
+from llreg_schemas.records import CONDITIONAL_NAME, FINE_VERSION, RegistryInfo
 
 
 def read_info(data: bytes, label: str) -> RegistryInfo:
@@ -33,11 +34,35 @@ def read_info(data: bytes, label: str) -> RegistryInfo:
             f"expected the protocol {CONDITIONAL_NAME}, kind pairs and mean_prompt_bytes of a set of pairs, or none of them",
             field="text_set",
         )
-    for part in ("protocol", "view"):
+    _check_segments(info, label)
+    for part in ("protocol", "view", *(["segments"] if info.segments else [])):
         expected = _hash_of_rules(info[part])
         if expected != info[part]["id"]:
             raise InvalidFileError(label, f"expected the hash of the {part}, {expected[:12]}…", field=f"{part}.id")
     return info
+
+
+def _check_segments(info: RegistryInfo, label: str) -> None:
+    """What registry.json says of segments must be there in format 2 alone, be of its texts, and be possible."""
+    segments = info.segments
+    if (segments is not None) != (info["format_version"] == FINE_VERSION):
+        raise InvalidFileError(
+            label, f"expected segments in format version {FINE_VERSION}, and in no other", field="segments"
+        )
+    if segments is None:
+        return
+    if segments["text_set"] != info.text_set.id:
+        raise InvalidFileError(label, "expected the id of the text set", field="segments.text_set")
+    # It bounds what is allocated. All segments of a text but the last have as many bytes as a character leaves them.
+    shortest = max(1, min(segments["target_bytes"], segments["max_bytes"] - 3))
+    texts = info.text_set
+    most = texts.num_texts * (1 + min(texts.mean_bytes, MAX_TEXT_BYTES) / shortest)
+    if not texts.num_texts <= segments["num_segments"] <= most:
+        raise InvalidFileError(
+            label,
+            f"expected {texts.num_texts:,} to {most:,.0f} segments; got {segments['num_segments']:,}",
+            field="segments.num_segments",
+        )
 
 
 def read_manifest(tag: str, data: bytes, label: str) -> dict[str, Any]:
@@ -75,5 +100,5 @@ def read_retraction(digest: str, data: bytes, label: str) -> dict[str, Any]:
 
 
 def _hash_of_rules(document: Mapping[str, Any]) -> str:
-    """The id that a protocol or view must have."""
+    """The id that a protocol, view or segments document must have."""
     return hash_json({key: value for key, value in document.items() if key != "id"})

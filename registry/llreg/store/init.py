@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from llreg import atomic
 from llreg.atomic import STATE
 from llreg.names import check_name, valid_name
 from llreg.store.layout import BUILD, CONFIG, COPY, RECIPE, ROWS, STORE, SUBSETS, TEXTS
+from llreg.texts.segments import Cuts
 from llreg.texts.textset import TextSet, load_texts, to_parquet, without_texts
 from llreg_schemas import conditional_protocol, make_view, modelmap_protocol, parse, pretty_json
 from llreg_schemas.errors import InputError, storage_errors
-from llreg_schemas.records import FORMAT_VERSION, REGISTRY_FORMAT, RENDERINGS, Rendering, now
+from llreg_schemas.records import FINE_VERSION, REGISTRY_FORMAT, RENDERINGS, Rendering, now
 
 # Written once and never edited, so that no contribution touches it.
 # Only what is not JSON goes to large file storage: each file there costs a push two requests more.
@@ -42,14 +44,17 @@ def make_registry(
     view = make_view(clip)
     _refuse_foreign_files(root)
     text_set = load_texts(texts)
+    cuts = Cuts.of(text_set.complete())
+    text_set = replace(text_set, cuts=cuts)
     document = {
         "format": REGISTRY_FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FINE_VERSION,
         "name": valid_name(root.name) if name is None else check_name(name),
         "licence": licence,
         "created": now(),
         "text_set": text_set.info.to_json(),
         "protocol": _protocol(text_set, prompt, str(texts)),
+        "segments": cuts.document(text_set.info.id),
         "view": view,
     }
     parse("registry", pretty_json(document), CONFIG)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llreg.store.arrays import is_count, row_variables
+from llreg.store.arrays import UNSCORED, row_variables, store_variables
 from llreg.store.rowfile import Row
+from llreg.texts.segments import Cuts
 from llreg_schemas.errors import InvalidFileError
-from llreg_schemas.records import RegistryInfo
+from llreg_schemas.records import RESOLUTION, RegistryInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,9 @@ _NATS_PER_TOKEN = 10_000  # far beyond what a model can lose on one token
 _EXTRA_TOKENS = 16  # special tokens around a text
 
 
-def check_values(row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], label: str) -> None:
+def check_values(
+    row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], label: str, cuts: Cuts | None = None
+) -> None:
     """Check a row's values, counts and identity against the registry it is in.
 
     Parameters
@@ -38,11 +41,13 @@ def check_values(row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], l
         UTF-8 bytes of the texts.
     label : str
         Name of the file in messages.
+    cuts : Cuts, optional
+        How the texts are cut into segments; needed for a row that has them.
 
     Raises
     ------
     InvalidFileError
-        If the row is of another text set or protocol, lacks an array, or a value or count is impossible.
+        If the row is of another text set, protocol or cuts, lacks an array, or a value or count is impossible.
     """
     import numpy as np
 
@@ -57,7 +62,18 @@ def check_values(row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], l
                 f"expected this registry's {expected[:12]}…; got {got[:12]}…: such rows are not comparable",
                 field=f"identity.{field}",
             )
-    expected_arrays = row_variables(pairs=info.has_pairs)
+    if row.record.is_fine:
+        segments = row.record.provenance.get("segments")
+        if info.segments is None or segments != info.segments["id"]:
+            raise InvalidFileError(
+                label,
+                f"expected the cuts of this registry, {info.segments['id'][:12] + '…' if info.segments else 'none'}; got "
+                f"{str(segments)[:12]}…: such segments are not comparable",
+                field="provenance.segments",
+            )
+    # A row of the store has no segments, and coordinates in their place.
+    variables = store_variables if row.fine_coordinate is not None else row_variables
+    expected_arrays = variables(pairs=info.has_pairs, fine=row.record.is_fine)
     if tuple(row.arrays) != expected_arrays:
         raise InvalidFileError(
             label, f"expected the arrays {', '.join(expected_arrays)}; got {', '.join(row.arrays)}", field="zarr.json"
@@ -66,11 +82,13 @@ def check_values(row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], l
         raise InvalidFileError(label, "expected at least one scored text; all are NaN", field="log_likelihood")
     for suffix in suffixes(row):
         _check_arrays(row, suffix, num_bytes, label)
+        if row.segment_log_likelihood is not None and cuts is not None:
+            _check_segments(row, suffix, cuts, label)
 
 
 def suffixes(row: Row) -> list[str]:
     """Endings of the names of a row's pairs of arrays, and of the counts in its record: "" and, of pairs, "_response"."""
-    return [name.removeprefix("num_tokens") for name in row.arrays if is_count(name)]
+    return [name.removeprefix("num_tokens") for name in row.arrays if name.startswith("num_tokens")]
 
 
 def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: str) -> None:
@@ -90,6 +108,10 @@ def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: 
         most_tokens = tokens.astype(np.float64)
     lowest = -_NATS_PER_TOKEN * most_tokens
     refuse(values < lowest, label, values_name, f"at least {-_NATS_PER_TOKEN} nats a token", values)
+
+    if (correct := row.arrays.get(f"num_correct{suffix}")) is not None:
+        wrong = (correct < 0) | (correct > tokens)
+        refuse(wrong, label, f"num_correct{suffix}", "0 up to the tokens scored", correct)
 
     # The record must count what the arrays hold.
     provenance = row.record.provenance
@@ -111,6 +133,35 @@ def _check_arrays(row: Row, suffix: str, num_bytes: NDArray[np.float64], label: 
                 f"expected at most {step / np.sqrt(12):.3g} nats, as of whole nats or bfloat16 at this size; got {rounding}",
                 field="provenance.value_rounding",
             )
+
+
+def _check_segments(row: Row, suffix: str, cuts: Cuts, label: str) -> None:
+    """Segments must be log-likelihoods, there exactly where the text's is, and sum to it."""
+    import numpy as np
+
+    name = f"segment_log_likelihood{suffix}"
+    values, segments = row.arrays[f"log_likelihood{suffix}"], row.arrays[name]  # (n_texts,), (n_segments,)
+    missing = np.isnan(values)[cuts.text]  # (n_segments,)
+    for wrong, expected in (
+        (missing != (segments == UNSCORED), f"{UNSCORED} exactly where log_likelihood{suffix} is NaN"),
+        (segments > 0, "at most 0 (a probability is at most 1)"),
+    ):
+        if wrong.any():
+            k = int(wrong.argmax())
+            raise InvalidFileError(
+                label, f"expected {expected}; got {segments[k]} in segment {k}, of text {cuts.text[k]}", field=name
+            )
+    sums = RESOLUTION * cuts.sums(np.where(missing, 0, segments))  # (n_texts,), nats
+    # Half a unit of the sums' rounding, and that of the value itself to float32.
+    tolerance = RESOLUTION / 2 + np.spacing(np.abs(values)).astype(np.float64)
+    wrong = np.abs(sums - values.astype(np.float64)) > tolerance  # NaN: False
+    if wrong.any():
+        text = int(wrong.argmax())
+        raise InvalidFileError(
+            label,
+            f"expected segments that sum to the text's {values[text]:.3f} nats; got {sums[text]:.3f} in text {text}",
+            field=name,
+        )
 
 
 def refuse(wrong: NDArray[np.bool_], label: str, field: str, expected: str, values: NDArray[Any]) -> None:

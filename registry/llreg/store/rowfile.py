@@ -12,16 +12,29 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.atomic import ZIP_ERRORS, write_atomic
-from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, array_attributes, dtype_of, is_count
+from llreg.store.arrays import (
+    CORRECT_VARIABLES,
+    FINE_VARIABLES,
+    PAIR_VARIABLES,
+    SEGMENT_VARIABLES,
+    UNSCORED,
+    array_attributes,
+    dimension_of,
+    dtype_of,
+    is_count,
+    row_variables,
+)
 from llreg.store.layout import ROWS
 from llreg.store.zarr_profile import codec_names, configuration
-from llreg_schemas import RowRecord, canonical_json, check, row_digest
+from llreg_schemas import Identity, RowRecord, canonical_json, check, row_digest, segments_sha256
 from llreg_schemas.errors import InvalidFileError
+from llreg_schemas.records import FINE_VERSION
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
@@ -48,6 +61,15 @@ class Row:
     log_likelihood_response, num_tokens_response : arrays of the same kinds, or None
         In a row of (prompt, response) pairs those of the response alone, and the two above those of the response given
         its prompt; else None.
+    num_correct : int32 array of shape (n_texts,), or None
+        Scored tokens that were the model's first choice; None in a row without segments.
+    segment_log_likelihood : int32 array of shape (n_segments,), or None
+        In units of 1/256 nat, `llreg.store.arrays.UNSCORED` in texts that were not scored; None in a row without
+        segments, and in a row of the store, which has coordinates in their place.
+    fine_coordinate : float32 array of shape (n_coordinates,), or None
+        Of a row of the store; see `llreg.store.fine`.
+    num_correct_response, segment_log_likelihood_response, fine_coordinate_response : arrays of the same kinds, or None
+        Of the responses alone.
     """
 
     record: RowRecord
@@ -55,11 +77,52 @@ class Row:
     num_tokens: NDArray[np.int32]
     log_likelihood_response: NDArray[np.float32] | None = None
     num_tokens_response: NDArray[np.int32] | None = None
+    num_correct: NDArray[np.int32] | None = None
+    num_correct_response: NDArray[np.int32] | None = None
+    segment_log_likelihood: NDArray[np.int32] | None = None
+    segment_log_likelihood_response: NDArray[np.int32] | None = None
+    fine_coordinate: NDArray[np.float32] | None = None
+    fine_coordinate_response: NDArray[np.float32] | None = None
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by name, those that it has: two, or four of pairs."""
-        return {name: array for name in PAIR_VARIABLES if (array := getattr(self, name)) is not None}
+        """Its arrays by name, those that it has."""
+        names = (*row_variables(pairs=True, fine=True), *FINE_VARIABLES)
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
+
+    @property
+    def digest(self) -> str:
+        """What its record must have for a digest: that of its identity and values."""
+        # A row of the store has no segments: there the record says their hash.
+        own = _hash_of_segments(self.arrays)
+        return _digest(self.record.identity, self.arrays, own or self.record.segments_sha256)
+
+
+def make_row(
+    identity: Identity, provenance: Mapping[str, Any], declared: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> Row:
+    """A row of some values, with its digest and the hash of its segments in its record.
+
+    Parameters
+    ----------
+    identity : Identity
+    provenance, declared : mapping
+    arrays : mapping of str to array
+        By the names of `llreg.store.arrays.row_variables`.
+    """
+    segments = _hash_of_segments(arrays)
+    provenance = {**provenance, **({"segments_sha256": segments} if segments else {})}
+    return Row(RowRecord(identity, provenance, declared, _digest(identity, arrays, segments)), **arrays)
+
+
+def _hash_of_segments(arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    segments = [arrays[name] for name in SEGMENT_VARIABLES if name in arrays]
+    return segments_sha256(*segments) if segments else None
+
+
+def _digest(identity: Identity, arrays: Mapping[str, NDArray[Any]], segments: str | None) -> str:
+    values = {name: arrays[name] for name in (*PAIR_VARIABLES, *CORRECT_VARIABLES) if name in arrays}
+    return row_digest(identity.to_json(), **values, segments_sha256=segments)
 
 
 def row_path(record: RowRecord) -> Path:
@@ -74,10 +137,13 @@ def digest_in_name(name: str) -> str | None:
     return match["digest"] if match else None
 
 
-def row_limit(num_texts: int) -> int:
-    """Bytes that a row file may have, of texts or of pairs."""
+def row_limit(num_texts: int, num_segments: int = 0) -> int:
+    """Bytes that a row file may have, of texts or of pairs; in a registry whose texts have so many segments."""
     # gzip of random bytes grows by less than 0.1 %; the record is bounded by the schema.
-    return len(PAIR_VARIABLES) * (4 * num_texts + num_texts // 64 + 4096) + MAX_DOCUMENT_BYTES
+    sizes = {"text": num_texts, "segment": num_segments}
+    names = row_variables(pairs=True, fine=bool(num_segments))
+    values = sum(4 * size + size // 64 + 4096 for size in (sizes[dimension_of(name)] for name in names))
+    return values + MAX_DOCUMENT_BYTES
 
 
 # Writing
@@ -114,9 +180,9 @@ def to_zip(row: Row) -> bytes:
             chunks=values.shape,
             dtype=dtype_of(name),
             compressors=[GzipCodec(level=6)],
-            fill_value=0 if is_count(name) else float("nan"),
-            dimension_names=["text"],
-            attributes=array_attributes(name, pairs=len(arrays) > len(TEXT_VARIABLES)),
+            fill_value=fill_value(name),
+            dimension_names=[dimension_of(name)],
+            attributes=array_attributes(name, pairs="log_likelihood_response" in arrays),
             config={"write_empty_chunks": True},  # every row file has the same members
         )
         array[:] = values
@@ -130,17 +196,24 @@ def to_zip(row: Row) -> bytes:
     return buffer.getvalue()
 
 
+def fill_value(name: str) -> int | float:
+    """What a reader sees where an array of a row file has no chunk."""
+    if name in SEGMENT_VARIABLES:
+        return UNSCORED
+    return 0 if is_count(name) else float("nan")
+
+
 # Reading
 
 
-def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
+def read_row(path: Path, num_texts: int, num_segments: int = 0, *, label: str | None = None) -> Row:
     """Read a row file and check its form, its record and its digest.
 
     Parameters
     ----------
     path : Path
-    num_texts : int
-        Texts in the registry's text set; bounds every allocation.
+    num_texts, num_segments : int
+        Texts in the registry's text set, and their segments (0: its rows have none); they bound every allocation.
     label : str, optional
         Name used in messages; by default the path.
 
@@ -150,7 +223,7 @@ def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
         If the file is truncated, tampered with, or not a row of a set of `num_texts` texts.
     """
     label = label or str(path)
-    limit = row_limit(num_texts)
+    limit = row_limit(num_texts, num_segments)
     try:
         size = path.stat().st_size
         if size > limit:
@@ -158,21 +231,29 @@ def read_row(path: Path, num_texts: int, *, label: str | None = None) -> Row:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
-    return parse_row(data, num_texts, label=label)
+    return parse_row(data, num_texts, num_segments, label=label)
 
 
-def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
+def parse_row(data: bytes, num_texts: int, num_segments: int = 0, *, label: str) -> Row:
     """As `read_row`, from the file's bytes."""
-    members = _unzip(data, label)
-    group = _parse_object(members["zarr.json"], label, "zarr.json")
-    if group.get("zarr_format") != 3 or group.get("node_type") != "group":
-        raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
-    record = RowRecord.from_json(check("row", group.get("attributes"), label))
-    names = [name for name in PAIR_VARIABLES if f"{name}/zarr.json" in members]
-    row = Row(record=record, **{name: _parse_array(members, name, num_texts, label) for name in names})
+    document, members = _unzip(data, label)
+    record = RowRecord.from_json(document)
+    names = [name for name in row_variables(pairs=True, fine=True) if f"{name}/zarr.json" in members]
+    fine = bool(set(names).intersection(SEGMENT_VARIABLES))
+    if not fine == record.is_fine == (document["format_version"] == FINE_VERSION):
+        raise InvalidFileError(
+            label,
+            f"expected format version {FINE_VERSION}, segments and their hash in a row that has segments, and none of them "
+            f"in one that has not; got format version {document['format_version']}, {'' if fine else 'no '}segments and "
+            f"{'a' if record.is_fine else 'no'} hash",
+            field="format_version",
+        )
+    if fine and not num_segments:
+        raise InvalidFileError(label, "expected no segments: this registry is of format 1, whose rows have none")
+    sizes = {"text": num_texts, "segment": num_segments}
+    row = Row(record, **{name: _parse_array(members, name, sizes[dimension_of(name)], label) for name in names})
     # The digest is over the identity and the values, not over the rest of the record.
-    digest = row_digest(record.identity.to_json(), **row.arrays)
-    if digest != record.digest:
+    if (digest := row.digest) != record.digest or _hash_of_segments(row.arrays) != record.segments_sha256:
         raise InvalidFileError(
             label,
             f"expected the digest of the values, {digest[:12]}…; got {record.digest[:12]}…: "
@@ -182,22 +263,30 @@ def parse_row(data: bytes, num_texts: int, *, label: str) -> Row:
     return row
 
 
-def _unzip(data: bytes, label: str) -> dict[str, bytes]:
-    """The zip's members, after checking names, sizes and that they are stored."""
+def _unzip(data: bytes, label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The record and the zip's members, after checking names, sizes and that they are stored."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-            names = sorted(entry.filename for entry in entries)
-            # A row of pairs, if there is anything of a response alone.
-            alone = tuple(f"{name}/" for name in PAIR_VARIABLES[len(TEXT_VARIABLES) :])
-            variables = PAIR_VARIABLES if any(name.startswith(alone) for name in names) else TEXT_VARIABLES
-            expected = sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
-            if names != expected:
-                raise InvalidFileError(label, f"expected the members {expected}; got {names[:12]}")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
                     raise InvalidFileError(label, "expected an uncompressed zip", field=entry.filename)
-            return {entry.filename: archive.read(entry) for entry in entries}
+            names = sorted(entry.filename for entry in entries)
+            # A row of a newer format may have any members: the record says so first.
+            group = _parse_object(archive.read("zarr.json"), label, "zarr.json") if "zarr.json" in names else {}
+            if group and (group.get("zarr_format") != 3 or group.get("node_type") != "group"):
+                raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
+            record = check("row", group.get("attributes"), label) if group else {}
+            # A row of pairs, if there is anything of a response alone; one with segments, if there is anything of these.
+            folders = {name.partition("/")[0] for name in names}
+            variables = row_variables(
+                pairs=any(name.endswith("_response") for name in folders),
+                fine=bool(folders & {*CORRECT_VARIABLES, *SEGMENT_VARIABLES}),
+            )
+            expected = sorted(["zarr.json", *(f"{name}/{part}" for name in variables for part in ("zarr.json", "c/0"))])
+            if names != expected:
+                raise InvalidFileError(label, f"expected the members {expected}; got {names[:12]}")
+            return record, {entry.filename: archive.read(entry) for entry in entries}
     except InvalidFileError:
         raise
     except ZIP_ERRORS as error:
@@ -206,26 +295,27 @@ def _unzip(data: bytes, label: str) -> dict[str, bytes]:
         ) from error
 
 
-def _parse_array(members: dict[str, bytes], name: str, num_texts: int, label: str) -> NDArray[Any]:
-    """One array, of shape (n_texts,); its form is checked before anything of it is decompressed."""
+def _parse_array(members: dict[str, bytes], name: str, length: int, label: str) -> NDArray[Any]:
+    """One array, of shape (n_texts,) or (n_segments,); its form is checked before anything of it is decompressed."""
     import numpy as np
 
     metadata = _parse_object(members[f"{name}/zarr.json"], label, name)
     shape, dtype = metadata.get("shape"), metadata.get("data_type")
     codecs: Any = metadata.get("codecs")
-    if shape != [num_texts]:
+    if shape != [length]:
+        each = dimension_of(name)
         raise InvalidFileError(
-            label, f"expected shape ({num_texts},), one value a text; got {str(shape)[:60]}", field=name
+            label, f"expected shape ({length},), one value a {each}; got {str(shape)[:60]}", field=name
         )
     if dtype != dtype_of(name):
         raise InvalidFileError(label, f"expected data type {dtype_of(name)}; got {ascii(dtype)[:60]}", field=name)
     chunk = configuration(metadata.get("chunk_grid")).get("chunk_shape")
-    if metadata.get("zarr_format") != 3 or codec_names(codecs) != ["bytes", "gzip"] or chunk != [num_texts]:
+    if metadata.get("zarr_format") != 3 or codec_names(codecs) != ["bytes", "gzip"] or chunk != [length]:
         raise InvalidFileError(label, "expected Zarr v3 with codecs bytes, gzip and one chunk", field=name)
     if configuration(codecs[0]).get("endian") != "little":
         raise InvalidFileError(label, "expected little-endian values", field=name)
 
-    size = 4 * num_texts
+    size = 4 * length
     stream = zlib.decompressobj(wbits=31)  # 31: gzip framing
     try:
         # One byte more than allowed shows that there is more, and no more than that is unpacked.

@@ -94,7 +94,7 @@ def _check_row_file(registry: Contents, path: Path) -> Row:
     if is_inside:
         row = registry.read_file(path)
     else:
-        row = read_row(path, registry.num_texts, label=label)
+        row = read_row(path, registry.num_texts, registry.info.num_segments, label=label)
         registry.check_row(row, label)
     _check_subset(registry, row, label)
     return row

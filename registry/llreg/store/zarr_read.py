@@ -13,7 +13,7 @@ from llreg.store import zarr_profile
 from llreg.store.arrays import is_count
 from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
-from llreg_schemas import RowRecord, row_digest
+from llreg_schemas import RowRecord
 from llreg_schemas.errors import InvalidFileError, LlregError, NotFoundError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class StoreReader:
         rows = {}
         for k, record in enumerate(records):
             row = Row(record, **{name: array[k] for name, array in arrays.items()})
-            if row_digest(record.identity.to_json(), **row.arrays) == record.digest:
+            if row.digest == record.digest:
                 rows[record.digest] = row
         return rows
 

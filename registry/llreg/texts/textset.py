@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llreg.names import valid_name
 from llreg.texts.items import Text, check_items, hash_of, json_lines, parquet_items, size_of, text_of
 from llreg.texts.recipe import Recipe, read_recipe
+from llreg.texts.segments import Cuts
 from llreg_schemas import Pair, TextSetInfo, check, text_set_id
 from llreg_schemas.errors import InputError, InvalidFileError, NotFoundError
 from llreg_schemas.pairs import ROLES
@@ -33,6 +34,7 @@ MINI = "mini"
 _COLUMNS = ("index", "text", "bytes", "sha256", "subset", "source")
 _PAIR_COLUMNS = (*_COLUMNS, "prompt", "messages", "response", "prompt_bytes")
 _CONTENT = frozenset({"text", "prompt", "messages", "response"})  # what an index does without
+_CUTS = "segment_bytes"  # of a registry whose texts are cut into segments, last
 
 # Columns and metadata of a built file.
 _BUILT_COLUMNS = ("text", "subset", "source")
@@ -87,10 +89,13 @@ class TextSet(TextIndex):
         None where a licence forbids copying the text.
     recipe : mapping, optional
         How it was built, where it comes from `llreg texts build`.
+    cuts : Cuts or None
+        Of a registry's text set its segments; None in one of format 1.
     """
 
     texts: Sequence[Text | None] = ()
     recipe: Mapping[str, Any] | None = None
+    cuts: Cuts | None = None
 
     def complete(self, indices: Sequence[int] | None = None) -> list[Any]:
         """Every text, or those at some indices: list of str, or of `llreg_schemas.Pair`.
@@ -240,6 +245,7 @@ def to_parquet(texts: TextSet) -> bytes:
     """``texts.parquet``: columns index, text, bytes, sha256, subset, source; of pairs four more, and text is null.
 
     These are prompt and messages, of which one is null (a prompt is a string or a conversation), response, prompt_bytes.
+    Where the text set has cuts, a last column segment_bytes lists them.
     """
     import pyarrow as pa
 
@@ -263,6 +269,9 @@ def to_parquet(texts: TextSet) -> bytes:
     }
     names = _PAIR_COLUMNS if texts.has_pairs else _COLUMNS
     arrays = [pa.array(list(columns[name][1]), type=columns[name][0]) for name in names]
+    if texts.cuts is not None:
+        names = (*names, _CUTS)
+        arrays.append(pa.ListArray.from_arrays(pa.array(texts.cuts.first, pa.int32()), pa.array(texts.cuts.sizes)))
     return _to_bytes(pa.table(arrays, names=list(names)))
 
 
@@ -286,14 +295,63 @@ def read_index(path: Path | io.RawIOBase, info: Mapping[str, Any], name: str) ->
     return _index(_read_columns(path, info, name, content=False), info, name)
 
 
-def from_parquet(path: Path, info: Mapping[str, Any], name: str) -> TextSet:
-    """Read ``texts.parquet`` and check it, every text's hash too.
+def read_cuts(path: Path | io.RawIOBase, document: Mapping[str, Any], index: TextIndex, name: str) -> Cuts:
+    """Read how texts are cut into segments from ``texts.parquet``, or an open file of it, and check it.
+
+    Parameters
+    ----------
+    path : Path or file
+    document : mapping
+        What registry.json says of segments.
+    index : TextIndex
+    name : str
+        The file's, in messages.
 
     Raises
     ------
     InvalidFileError
-        As `read_index`; also if a text is not the one its hash names.
+        If the cuts are missing, are not those that registry.json names, or are not of the texts.
     """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(path, columns=[_CUTS])[_CUTS].combine_chunks()
+        is_lists = pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type)
+        if not is_lists or column.null_count or column.flatten().null_count:
+            raise InvalidFileError(name, "expected a list of integers a text", field=_CUTS)
+        sizes = column.flatten().cast(pa.int32()).to_numpy()  # (n_segments,)
+        lengths = column.value_lengths().to_numpy()  # (n_texts,)
+    except KeyError:
+        raise InvalidFileError(
+            name, "expected this column, as registry.json says; it is missing", field=_CUTS
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidFileError(name, f"expected a Parquet file; {error}", field=_CUTS) from error
+    cuts = Cuts(sizes, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+    if cuts.num_segments != document["num_segments"] or cuts.sha256 != document["sha256"]:
+        raise InvalidFileError(name, "expected the segments in registry.json", field=_CUTS)
+    # Then they are those that registry.json was made with; what follows are faults of whoever made it.
+    if len(lengths) != len(index) or not lengths.all() or (sizes < 0).any():
+        raise InvalidFileError(name, "expected at least one segment a text, of 0 bytes or more", field=_CUTS)
+    if not np.array_equal(cuts.sums(sizes), index.num_bytes):
+        raise InvalidFileError(name, "expected segments that have the texts' bytes together", field=_CUTS)
+    return cuts
+
+
+def from_parquet(
+    path: Path, info: Mapping[str, Any], name: str, *, segments: Mapping[str, Any] | None = None
+) -> TextSet:
+    """Read ``texts.parquet`` and check it, every text's hash too, and its cuts where registry.json has `segments`.
+
+    Raises
+    ------
+    InvalidFileError
+        As `read_index` and `read_cuts`; also if a text is not the one its hash names, or is not cut by the rule.
+    """
+    import numpy as np
+
     columns = _read_columns(path, info, name, content=True)
     index = _index(columns, info, name)
     items = _pairs(columns, name) if index.has_pairs else columns["text"]
@@ -308,7 +366,15 @@ def from_parquet(path: Path, info: Mapping[str, Any], name: str) -> TextSet:
             raise InvalidFileError(name, f"text {number}: expected its UTF-8 bytes; got {size!r}", field="bytes")
         if isinstance(text, Pair) and index.prompt_bytes[number] != text.prompt_bytes:
             raise InvalidFileError(name, f"text {number}: expected the prompt's UTF-8 bytes", field="prompt_bytes")
-    return texts
+    if segments is None:
+        return texts
+    cuts = read_cuts(path, segments, index, name)
+    here = [number for number, text in enumerate(texts.texts) if text is not None]
+    by_rule = Cuts.of(texts.complete(here), segments)
+    for k, number in enumerate(here):
+        if not np.array_equal(by_rule.starts(k), cuts.starts(number)):
+            raise InvalidFileError(name, f"text {number}: expected the segments of the rule", field=_CUTS)
+    return replace(texts, cuts=cuts)
 
 
 def _read_columns(

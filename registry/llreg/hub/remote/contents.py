@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from llreg.hub.client.repo import Repo
@@ -18,7 +18,6 @@ from llreg.store.layout import RETRACTIONS, STORE, TEXTS, version_file
 from llreg.store.rowfile import Row, parse_row, row_limit
 from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, check_tokens, chunk_rows, string_limit
 from llreg.store.zarr_read import StoreReader
-from llreg.texts.textset import TextIndex, read_index
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import HubNotFoundError, InputError, InvalidFileError
 
@@ -107,14 +106,12 @@ class RemoteContents(Contents):
         """Refuse: what is on the Hub changes by a push."""
         raise InputError(f"{self.repo} is on the Hub and only read here; to {doing}, first: llreg pull {self.repo}")
 
-    @cached_property
-    def text_index(self) -> TextIndex:
-        """Sizes, hashes and subsets of its texts, without the texts themselves."""
-        # Sizes and hashes are a small part of a large Parquet file: only their columns are fetched.
+    def _texts_file(self) -> Path | io.RawIOBase:
+        """The file of the texts: sizes, hashes and segments are a small part of a large one, and only their columns are fetched."""
         size = self._hub.size(TEXTS) or 0
         if size <= _WHOLE_BYTES or self._hub.is_here(TEXTS):
-            return super().text_index
-        return read_index(_RangeFile(self._hub, TEXTS, size), self.info["text_set"], TEXTS)
+            return super()._texts_file()
+        return _RangeFile(self._hub, TEXTS, size)
 
     def row(self, name: str) -> Row:
         """One row with its values, from its own file: one request; `name` as in `find`."""
