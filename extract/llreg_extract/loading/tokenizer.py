@@ -18,7 +18,7 @@ from llreg_extract.files.checkpoint import TEKKEN_FILE, TOKENIZER_FILE, check_to
 from llreg_extract.files.hub import adapter_folder
 from llreg_extract.libraries import first_line, require_for_model
 from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
-from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Tokenizer
+from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Tokenizer, Tokens
 from llreg_extract.source import Source
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
@@ -138,7 +138,7 @@ def follow_backend(name: str, backend: Any, library: Any, origin: Origin) -> Tok
     name : str
         The model, for messages.
     backend : tokenizers.Tokenizer
-        It is changed: nothing is cut, padded or drawn by chance.
+        It is changed: nothing is cut, padded, drawn by chance or put around a text.
     library : transformers tokenizer
         Says which special tokens go around a text, where `backend` is not the file's own, and renders chats.
     origin : str
@@ -149,12 +149,16 @@ def follow_backend(name: str, backend: Any, library: Any, origin: Origin) -> Tok
     ModelError
         It makes no tokens.
     """
-    return _tokenizer(name, BackendSegmenter(backend), library, origin, backend=backend)
+    tokenizer = _tokenizer(name, BackendSegmenter(backend), library, origin, backend=backend)
+    backend.post_processor = (
+        None  # it puts special tokens around a text, and may take spaces off the places of the others
+    )
+    return tokenizer
 
 
 def _tokenizer(name: str, segmenter: Any, library: Any, origin: Origin, *, backend: Any = None) -> Tokenizer:
     """A tokenizer of a segmenter, with the special tokens that a library puts around a text."""
-    (content,), _ = segmenter([PROBE_TEXT])
+    (content,), _, _ = segmenter([PROBE_TEXT])
     # A class of transformers may load without a vocabulary, and then everything is its unknown token.
     if not len(content) or (origin != "tokenizer.json" and len(set(content.tolist())) < 2):
         raise ModelError(f"the tokenizer of {name} makes no tokens: is its vocabulary there?")
@@ -249,6 +253,16 @@ def _spelling(token: Any) -> str:
     return (r"\s*" if token.lstrip else "") + re.escape(str(token.content)) + (r"\s*" if token.rstrip else "")
 
 
+def _places_in_bytes(text: str, places: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Byte of a text's UTF-8 at which each of some of its characters begins: int32 of the shape of `places`."""
+    if text.isascii():
+        return places.astype(np.int32)
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)  # (character,)
+    num_bytes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    begins = np.cumsum(num_bytes, dtype=np.int32) - num_bytes.astype(np.int32)
+    return np.asarray(begins[places])
+
+
 class BackendSegmenter:
     """Cuts texts as the `tokenizers` library does.
 
@@ -274,28 +288,44 @@ class BackendSegmenter:
         if added is not None:
             self._unknown = re.compile(_spelling(added))
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+        # Byte that each token stands for where Unigram falls back to bytes, else -1.
+        self._bytes = np.empty(0, np.int16)
+        if getattr(model, "byte_fallback", False) and type(model).__name__ == "Unigram":
+            self._bytes = np.full(backend.get_vocab_size(), -1, np.int16)
+            for byte in range(256):
+                self._bytes[model.token_to_id(f"<0x{byte:02X}>")] = byte
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
         unknown = np.zeros(len(texts), dtype=bool)
         try:
-            rows = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         except Exception:  # noqa: BLE001 - the library has no other: a text has what the vocabulary has no token for
-            rows = []
+            encodings = []
             for k, text in enumerate(texts):
                 try:
-                    rows.append(self._backend.encode(text, add_special_tokens=False).ids)
+                    encodings.append(self._backend.encode(text, add_special_tokens=False))
                 except Exception:  # noqa: BLE001
-                    rows.append([])
+                    encodings.append(self._backend.encode("", add_special_tokens=False))
                     unknown[k] = True
-        ids = [np.asarray(row, dtype=np.int32) for row in rows]
-        if self._unknown_id is not None:
-            for k in np.flatnonzero([(row == self._unknown_id).any() for row in ids]).tolist():
-                unknown[k] = self._has_unknown(texts[k])
-        return ids, unknown
+        ids, begins = [], []
+        for k, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            ids.append(np.asarray(encoding.ids, dtype=np.int32))
+            places = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # (token, 2), characters
+            if self._unknown_id is not None and (is_unknown := ids[-1] == self._unknown_id).any():
+                unknown[k] = not all(self._unknown.fullmatch(text[start:end]) for start, end in places[is_unknown])
+            begins.append(_places_in_bytes(text, self._begins(ids[-1], places)))
+        return ids, unknown, begins
 
-    def _has_unknown(self, text: str) -> bool:
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        places = (place for id_, place in zip(encoding.ids, encoding.offsets, strict=True) if id_ == self._unknown_id)
-        return not all(self._unknown.fullmatch(text[start:end]) for start, end in places)
+    def _begins(self, ids: NDArray[np.int32], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Character at which each token begins: int64 of shape (token,)."""
+        begins = places[:, 0]
+        if len(self._bytes):
+            # All bytes of a run of characters without a token have the place of the run. Each begins with its own character.
+            byte = self._bytes[ids]
+            begun = np.cumsum((byte >= 0) & (byte & 0xC0 != 0x80))  # characters of such runs
+            _, first, run = np.unique(begins, return_index=True, return_inverse=True)
+            begins = np.where(byte >= 0, np.minimum(begins + begun - begun[first][run], places[:, 1] - 1), begins)
+        return begins
 
 
 class LibrarySegmenter:
@@ -309,7 +339,7 @@ class LibrarySegmenter:
     def __init__(self, library: Any) -> None:
         self._library = library
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
         ids, unknown_id = self._ids(texts), self._library.unk_token_id
         unknown = np.zeros(len(texts), dtype=bool)
         if unknown_id is not None:
@@ -317,7 +347,7 @@ class LibrarySegmenter:
                 # Without the unknown token's own spelling: is there one all the same?
                 parts = [part for part in texts[k].split(self._library.unk_token) if part]
                 unknown[k] = any((row == unknown_id).any() for row in self._ids(parts))
-        return ids, unknown
+        return ids, unknown, None
 
     def _ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         if not texts:
@@ -340,8 +370,9 @@ class SentencePieceSegmenter:
     """
 
     def __init__(self, path: Path, library: Any) -> None:
-        from sentencepiece import SentencePieceProcessor
+        from sentencepiece import SentencePieceProcessor, sentencepiece_pb2
 
+        self._parse = sentencepiece_pb2.SentencePieceText.FromString
         self._processor = SentencePieceProcessor(model_file=str(path))
         pieces = [self._processor.id_to_piece(k) for k in range(self._processor.get_piece_size())]
         ids = library.convert_tokens_to_ids(pieces)
@@ -356,16 +387,24 @@ class SentencePieceSegmenter:
         tokens.sort(key=lambda numbered: -len(numbered[1].content))
         self._split = re.compile(f"({'|'.join(_spelling(token) for _, token in tokens)})") if tokens else None
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
-        ids, unknown = [], np.zeros(len(texts), dtype=bool)
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        ids, unknown, begins = [], np.zeros(len(texts), dtype=bool), []
         for k, text in enumerate(texts):
-            row: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-            for part in filter(None, self._split.split(text) if self._split else [text]):
+            row: list[int] = []
+            places: list[int] = []  # (token,), bytes
+            num_bytes = 0  # of the parts before
+            for part in self._split.split(text) if self._split else [text]:
                 if self._split and self._split.fullmatch(part):
-                    row.append(np.array([self._added[part.strip()]], np.int32))
-                    continue
-                pieces = self._processor.encode(part, out_type=int)
-                unknown[k] |= not self._is_known[pieces].all()
-                row.append(self._ids[pieces])
-            ids.append(np.concatenate(row))
-        return ids, unknown
+                    row.append(self._added[part.strip()])
+                    places.append(num_bytes)
+                elif part:
+                    # The one form with places that every version has; they are those of bytes before normalisation.
+                    pieces = self._parse(self._processor.encode(part, out_type="serialized_proto")).pieces
+                    numbers = [piece.id for piece in pieces]
+                    unknown[k] |= not self._is_known[numbers].all()
+                    row += self._ids[numbers].tolist()
+                    places += [num_bytes + piece.begin for piece in pieces]
+                num_bytes += len(part.encode("utf-8"))
+            ids.append(np.array(row, np.int32))
+            begins.append(np.array(places, np.int32))
+        return ids, unknown, begins

@@ -18,12 +18,17 @@ PROBE_TEXT = "The quick brown fox jumps over the lazy dog, and then it runs back
 Origin = Literal["tokenizer.json", "gguf", "sentencepiece", "transformers"]
 
 
+# What a segmenter makes of texts: the tokens' ids, int32 of shape (token,) for each text; whether a part of a text is in no
+# token of the vocabulary, bool of shape (n_texts,); and the byte of the text's UTF-8 at which each token begins, int32 of
+# shape (token,) for each text, or None where the tokenizer does not tell. Tokens that share a character begin where it does.
+Tokens = tuple[list[NDArray[np.int32]], NDArray[np.bool_], list[NDArray[np.int32]] | None]
+
+
 class Segmenter(Protocol):
     """What cuts texts into tokens: one of the classes in `llreg_extract.loading.tokenizer`."""
 
-    def __call__(self, texts: Sequence[str], /) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
-        """Ids of each text without any special tokens of the tokenizer's own, and whether a part of it is in no token of
-        the vocabulary: bool array of shape (n_texts,)."""
+    def __call__(self, texts: Sequence[str], /) -> Tokens:
+        """The tokens of each text, without any special tokens of the tokenizer's own."""
         ...
 
 
@@ -82,6 +87,9 @@ class Encoded:
         for nothing predicts the first token of a sequence.
     unknown : bool array of shape (n_texts,)
         Whether a part of the text is in no token of the vocabulary, so that it has no log-likelihood.
+    offsets : tuple of int32 arrays of shape (n,), or None
+        Byte of each text (of a pair: of its response) at which each token begins, 0 for what is before it; None where the
+        tokenizer does not tell.
     prefixed_prompts : int
         Rendered prompts that got the tokenizer's prefix because their chat template does not write it.
     tokenizer : Tokenizer or None
@@ -92,6 +100,7 @@ class Encoded:
     special_token_texts: int
     starts: NDArray[np.int64]
     unknown: NDArray[np.bool_]
+    offsets: tuple[NDArray[np.int32], ...] | None = None
     prefixed_prompts: int = 0
     tokenizer: Tokenizer | None = None
 
@@ -106,7 +115,8 @@ class Encoded:
     def take(self, texts: NDArray[np.integer]) -> Encoded:
         """Some of the texts, by their indices: int array of shape (n_taken,), in any order, also repeated."""
         ids = tuple(self.ids[k] for k in texts)
-        return replace(self, ids=ids, starts=self.starts[texts], unknown=self.unknown[texts])
+        offsets = None if self.offsets is None else tuple(self.offsets[k] for k in texts)
+        return replace(self, ids=ids, starts=self.starts[texts], unknown=self.unknown[texts], offsets=offsets)
 
     def num_scored(self, context_length: int | None) -> NDArray[np.int64]:
         """Tokens of each text that are scored, 0 where it has no log-likelihood: int64 of shape (n_texts,).
@@ -151,7 +161,7 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
     tokenizer : Tokenizer
     texts : sequence of str
     """
-    content, unknown = tokenizer.segmenter(list(texts))
+    content, unknown, begins = tokenizer.segmenter(list(texts))
     # The spelling tells a special token from an unknown one that shares its id.
     special_ids = np.array(sorted(tokenizer.special), dtype=np.int32)
     num_special = sum(
@@ -160,7 +170,8 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
     )
     starts = np.full(len(content), max(1, len(tokenizer.prefix)), np.int64)
     ids = tuple(np.concatenate([tokenizer.prefix, row]) for row in content)
-    return Encoded(ids, num_special, starts, unknown, tokenizer=tokenizer)
+    offsets = None if begins is None else tuple(np.pad(row, (len(tokenizer.prefix), 0)) for row in begins)
+    return Encoded(ids, num_special, starts, unknown, offsets, tokenizer=tokenizer)
 
 
 def check_range(model: Model, encoded: Encoded) -> None:

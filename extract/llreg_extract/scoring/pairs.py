@@ -75,7 +75,7 @@ def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rende
         texts = _templated(tokenizer.library, pairs, name)
     else:  # conversations are never raw
         texts = [pair.prompt if isinstance(pair.prompt, str) else "" for pair in pairs]
-    prompts, unknown = tokenizer.segmenter(texts)
+    prompts, unknown, _ = tokenizer.segmenter(texts)
     # A chat template may write the special tokens that go before a text itself.
     prefix = tokenizer.prefix
     is_bare = [rendering == "raw" or not np.array_equal(prompt[: len(prefix)], prefix) for prompt in prompts]
@@ -85,11 +85,16 @@ def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rende
     alone = tokenise(tokenizer, responses)
     behind = [np.concatenate([prompt, ids[len(prefix) :]]) for prompt, ids in zip(prompts, alone.ids, strict=True)]
     starts = np.array([max(1, len(prompt)) for prompt in prompts], dtype=np.int64)
+    offsets = None
+    if alone.offsets is not None:
+        in_responses = zip(prompts, alone.offsets, strict=True)
+        offsets = (*(np.pad(row[len(prefix) :], (len(prompt), 0)) for prompt, row in in_responses), *alone.offsets)
     return Encoded(
         ids=(*behind, *alone.ids),
         special_token_texts=alone.special_token_texts,
         starts=np.concatenate([starts, alone.starts]),
         unknown=np.concatenate([unknown | alone.unknown, alone.unknown]),
+        offsets=offsets,
         tokenizer=tokenizer,
         prefixed_prompts=sum(is_bare) if rendering == "chat-template" and len(prefix) else 0,
     )

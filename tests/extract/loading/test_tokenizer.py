@@ -16,7 +16,8 @@ import tokenizers
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tests.tools.toy_tokenizers import BACKENDS, CL100K, CORPUS, PIECES, byte_level
+from tokenizers import models, pre_tokenizers, processors
 
 import llreg_extract
 from llreg_extract import Status
@@ -25,60 +26,6 @@ from llreg_schemas.errors import ModelError
 
 Editable = Callable[..., Path]
 
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog, and then it runs back into the old forest.",
-    "def add(a, b):\n    return a + b  # 12345 and 678",
-    "Bonjour à tous, ça va bien ? 数学は楽しい。",
-]
-# By the published tokenizer cl100k_base (openai/tiktoken, tiktoken_ext/openai_public.py).
-CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def byte_level(*before: Any) -> tokenizers.Tokenizer:
-    """Byte-level BPE behind other pre-tokenizers."""
-    backend = tokenizers.Tokenizer(models.BPE())
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not before or "Digits" in repr(before[0]))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, last])
-    backend.decoder = decoders.ByteLevel()
-    return trained(backend, trainers.BpeTrainer, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-
-
-def like_llama() -> tokenizers.Tokenizer:
-    """BPE with byte fallback over "▁", without a pre-tokenizer, as the files of Llama 2."""
-    backend = tokenizers.Tokenizer(models.BPE(unk_token="<s>", fuse_unk=True, byte_fallback=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return trained(backend, trainers.BpeTrainer, extra=[f"<0x{byte:02X}>" for byte in range(256)])
-
-
-def unigram() -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.NFKC()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    return trained(backend, trainers.UnigramTrainer, unk_token="[UNK]")
-
-
-def word_piece() -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return trained(backend, trainers.WordPieceTrainer)
-
-
-def trained(backend: Any, trainer: Any, *, extra: list[str] | None = None, **options: Any) -> tokenizers.Tokenizer:
-    special = ["<s>", "</s>", "[UNK]", *(extra or [])]
-    backend.train_from_iterator(CORPUS, trainer(vocab_size=600, special_tokens=special, show_progress=False, **options))
-    backend.add_tokens([AddedToken("<left>", lstrip=True), AddedToken("<right>", rstrip=True, normalized=True)])
-    return backend
-
-
-BACKENDS = {
-    "byte level": byte_level(),
-    "digits": byte_level(pre_tokenizers.Digits(individual_digits=True)),
-    "split": byte_level(pre_tokenizers.Split(tokenizers.Regex(CL100K), "isolated")),
-    "llama": like_llama(),
-    "unigram": unigram(),
-    "word piece": word_piece(),
-}
 CLASSES = ("GPT2Tokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast")
 
 
@@ -116,27 +63,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, toy_model: Callable[..., 
     return loaded
 
 
-pieces = st.sampled_from(
-    [
-        "  ",
-        " ",
-        "\n",
-        "▁",
-        "12345",
-        "fox",
-        "the lazy",
-        "don't",
-        "é",
-        "数学",
-        "\u0301",
-        "🦊",
-        "<s>",
-        "[UNK]",
-        "<left>",
-        "<right>",
-        "\t",
-    ]
-)
+pieces = st.sampled_from(PIECES)
 texts = st.lists(pieces | st.text(max_size=8), max_size=8).map("".join)
 
 

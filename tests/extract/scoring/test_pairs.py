@@ -50,7 +50,8 @@ def open_model(folder: Path, template: str | None = None) -> llreg_extract.Model
 
 def followed(library: Any) -> Tokenizer:
     """The tokenizer of a checkpoint that was saved from one of transformers."""
-    return follow_backend("toy", library.backend_tokenizer, library, "tokenizer.json")
+    backend = tokenizers.Tokenizer.from_str(library.backend_tokenizer.to_str())
+    return follow_backend("toy", backend, library, "tokenizer.json")
 
 
 def plain_scores(model: llreg_extract.Model, prompts: list[list[int]], targets: list[list[int]]) -> np.ndarray:
