@@ -1,4 +1,4 @@
-"""Log-probabilities of a few token sequences: one forward pass, and the log-softmax over its logits."""
+"""Log-probabilities of a few token sequences, and which tokens were the first choice: one forward pass, and its logits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,19 @@ def token_log_probs(
     starts: Sequence[int] | None = None,
     base: Any = None,
 ) -> list[NDArray[np.float32]]:
-    """ln p(y_t | y_<t) of each sequence's tokens from `starts` on, from one forward pass.
+    """ln p(y_t | y_<t) of each sequence's tokens from `starts` on: the first part of `token_scores`."""
+    return token_scores(module, sequences, device, starts=starts, base=base)[0]
+
+
+def token_scores(
+    module: Any,
+    sequences: Sequence[NDArray[np.int32]],
+    device: Any,
+    *,
+    starts: Sequence[int] | None = None,
+    base: Any = None,
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+    """ln p(y_t | y_<t) of each sequence's tokens from `starts` on, and whether no token was likelier, from one forward pass.
 
     Sequences are padded on the right and no attention mask is passed: in a causal model no token sees
     the padding behind it, so this is exact, while a mask or padding on the left changes positions in
@@ -46,8 +58,10 @@ def token_log_probs(
 
     Returns
     -------
-    list of float32 arrays of shape (n - start,), nats
+    log_probs : list of float32 arrays of shape (n - start,), nats
         Log-softmax in float32 over the whole vocabulary, whatever the weights' dtype.
+    is_first : list of bool arrays of shape (n - start,)
+        Whether the token's logit is the highest, also where others are as high.
     """
     import torch
 
@@ -70,16 +84,17 @@ def token_log_probs(
         if base is None:
             logits = module(input_ids=tokens, **options).logits  # (batch, text, vocabulary)
             chunks = _chunks(len(targets), logits.shape[-1], tokens.device.type)
-            parts = [_log_probs(logits[before[0][chunk], before[1][chunk]], targets[chunk]) for chunk in chunks]
+            parts = [_scores(logits[before[0][chunk], before[1][chunk]], targets[chunk]) for chunk in chunks]
         else:
             output = replay.hidden_states(module, base, tokens, options)
             states, ids_before = replay.states_of(output)[before], tokens[before]  # (scored token, hidden)
             parts = []
             for chunk in _chunks(len(targets), _vocabulary(module), tokens.device.type):
                 part = replay.head(module, base, output, states[chunk], ids_before[chunk], options)
-                parts.append(_log_probs(part, targets[chunk]))
-        log_probs = torch.cat(parts).cpu().numpy()
-    return np.split(log_probs, np.cumsum(counts)[:-1])
+                parts.append(_scores(part, targets[chunk]))
+        log_probs, is_first = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    ends = np.cumsum(counts)[:-1]
+    return np.split(log_probs, ends), np.split(is_first, ends)
 
 
 def _chunks(length: int, vocabulary: int, device_type: str) -> Iterator[slice]:
@@ -100,8 +115,9 @@ def _vocabulary(module: Any) -> int:
     return int(getattr(module.config.get_text_config(), "vocab_size", 1 << 15))
 
 
-def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-softmax of logits (scored token, vocabulary) at the targets: float32 of shape (scored token,).
+def _scores(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-softmax of logits (scored token, vocabulary) at the targets, and whether these are the highest: float32 and bool
+    of shape (scored token,).
 
     Not through torch's log-softmax, which on a CPU is off by 1e-6 nats a token at 49,000 columns, and more at more.
     The logits are overwritten.
@@ -109,4 +125,5 @@ def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     wide = logits.float()
     highest = wide.amax(-1, keepdim=True)
     target_logits = wide.gather(-1, targets[:, None]) - highest
-    return (target_logits - wide.sub_(highest).exp_().sum(-1, keepdim=True).log_())[:, 0]
+    log_probs = target_logits - wide.sub_(highest).exp_().sum(-1, keepdim=True).log_()
+    return log_probs[:, 0], target_logits[:, 0] == 0

@@ -11,7 +11,7 @@ import numpy as np
 from llreg_extract.libraries import first_line
 from llreg_extract.model import Model
 from llreg_extract.scoring.encoding import Encoded, Tokenizer, check_range, tokenise
-from llreg_extract.scoring.scores import Scores, gather, iter_scores
+from llreg_extract.scoring.scores import Cuts, Scores, gather, iter_scores
 from llreg_schemas import Pair
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 from llreg_schemas.records import Rendering
@@ -161,7 +161,12 @@ def prompt_provenance(tokenizer: Tokenizer, rendering: Rendering, encoded: Encod
 
 
 def score_pairs(
-    model: Model, pairs: Sequence[Pair], rendering: Rendering, *, batch_tokens: int | None = None
+    model: Model,
+    pairs: Sequence[Pair],
+    rendering: Rendering,
+    *,
+    batch_tokens: int | None = None,
+    cuts: Cuts | None = None,
 ) -> tuple[Scores, Scores]:
     """Log-likelihood of each response given its prompt, and alone.
 
@@ -174,6 +179,8 @@ def score_pairs(
     rendering : {"chat-template", "raw"}
     batch_tokens : int, optional
         Padded tokens of a batch at most.
+    cuts : sequence of int32 arrays of shape (n_segments,), optional
+        Byte of each response at which each of its segments begins, the first at 0.
 
     Returns
     -------
@@ -185,9 +192,17 @@ def score_pairs(
     ModelError
         As `encode_pairs`; or a pair does not fit in memory, or the model fails on it.
     """
-    both = gather(iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens), 2 * len(pairs))
-    halves = slice(None, len(pairs)), slice(len(pairs), None)
+    twice = None if cuts is None else [*cuts, *cuts]
+    batches = iter_scores(model, encode_pairs(model, pairs, rendering), batch_tokens=batch_tokens, cuts=twice)
+    both = gather(batches, 2 * len(pairs))
     with_prompts, alone = (
-        Scores(both.log_likelihood[half], both.num_tokens[half], both.status[half]) for half in halves
+        Scores(
+            both.log_likelihood[half],
+            both.num_tokens[half],
+            both.num_correct[half],
+            both.status[half],
+            None if both.segments is None else both.segments[half],
+        )
+        for half in (slice(None, len(pairs)), slice(len(pairs), None))
     )
     return with_prompts, alone

@@ -18,8 +18,10 @@ from llreg_extract.model import Model
 from llreg_extract.quirks import keeps_state, rope_boundary
 from llreg_extract.scoring.batches import BatchPlan, default_batch_tokens
 from llreg_extract.scoring.encoding import Encoded, encode
-from llreg_extract.scoring.forward import token_log_probs
+from llreg_extract.scoring.forward import token_scores
 from llreg_schemas.errors import InputError, ModelError
+
+Cuts = Sequence[NDArray[np.int32]]  # of each text, the byte at which each of its segments begins
 
 _SLOW_BATCH = 20.0  # seconds; on a slower machine batches shrink, so that an interruption loses little
 
@@ -46,8 +48,13 @@ class Batch:
         NaN where `status` is not SCORED.
     num_tokens : int32 array of shape (b,)
         Tokens scored.
+    num_correct : int32 array of shape (b,)
+        How many of them were the model's first choice.
     status : int8 array of shape (b,)
         Values of `Status`.
+    segments : tuple of float64 arrays of shape (n_segments,), nats, or None
+        Log-likelihood of each segment of each text, NaN where `status` is not SCORED: the sum over the tokens that begin in
+        it. None where no cuts were given, or the tokenizer does not tell where its tokens begin.
     seconds : float
         Time the forward pass and the sums took.
     """
@@ -55,7 +62,9 @@ class Batch:
     index: NDArray[np.int64]
     log_likelihood: NDArray[np.float64]
     num_tokens: NDArray[np.int32]
+    num_correct: NDArray[np.int32]
     status: NDArray[np.int8]
+    segments: tuple[NDArray[np.float64], ...] | None
     seconds: float
 
 
@@ -69,16 +78,22 @@ class Scores:
         NaN where `status` is not SCORED.
     num_tokens : int32 array of shape (n_texts,)
         Tokens scored.
+    num_correct : int32 array of shape (n_texts,)
+        How many of them were the model's first choice.
     status : int8 array of shape (n_texts,)
         Values of `Status`.
+    segments : tuple of float64 arrays of shape (n_segments,), nats, or None
+        As of `Batch`.
     """
 
     log_likelihood: NDArray[np.float32]
     num_tokens: NDArray[np.int32]
+    num_correct: NDArray[np.int32]
     status: NDArray[np.int8]
+    segments: tuple[NDArray[np.float64], ...] | None = None
 
 
-def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None) -> Scores:
+def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None, cuts: Cuts | None = None) -> Scores:
     """Log-likelihood of each text.
 
     ll(x) = sum of ln p(y_t | y_<t) over t = 2..n of the text's tokens y, with the special tokens that go before a text and
@@ -90,6 +105,8 @@ def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None
     texts : sequence of str
     batch_tokens : int, optional
         Padded tokens of a batch at most.
+    cuts : sequence of int32 arrays of shape (n_segments,), optional
+        Byte of each text at which each of its segments begins, the first at 0.
 
     Returns
     -------
@@ -100,19 +117,23 @@ def score(model: Model, texts: Sequence[str], *, batch_tokens: int | None = None
     ModelError
         A text does not fit in memory, or the model fails on it.
     """
-    return gather(iter_scores(model, encode(model, texts), batch_tokens=batch_tokens), len(texts))
+    return gather(iter_scores(model, encode(model, texts), batch_tokens=batch_tokens, cuts=cuts), len(texts))
 
 
 def gather(batches: Iterable[Batch], num_texts: int) -> Scores:
     """Scores of batches in the order of the texts; UNSCORED where no batch has a text."""
     values = np.full(num_texts, np.nan, dtype=np.float32)
-    tokens = np.zeros(num_texts, dtype=np.int32)
+    tokens, correct = np.zeros(num_texts, dtype=np.int32), np.zeros(num_texts, dtype=np.int32)
     status = np.full(num_texts, Status.UNSCORED, dtype=np.int8)
+    segments: dict[int, NDArray[np.float64]] = {}
     for batch in batches:
         values[batch.index] = batch.log_likelihood
-        tokens[batch.index] = batch.num_tokens
+        tokens[batch.index], correct[batch.index] = batch.num_tokens, batch.num_correct
         status[batch.index] = batch.status
-    return Scores(values, tokens, status)
+        if batch.segments is not None:
+            segments |= zip(batch.index.tolist(), batch.segments, strict=True)
+    all_segments = tuple(segments[text] for text in range(num_texts)) if segments else None
+    return Scores(values, tokens, correct, status, all_segments)
 
 
 def iter_scores(
@@ -121,6 +142,7 @@ def iter_scores(
     *,
     skip: Collection[int] = (),
     batch_tokens: int | None = None,
+    cuts: Cuts | None = None,
 ) -> Generator[Batch, None, None]:
     """Score texts batch by batch, longest first; each text comes once, in no promised order.
 
@@ -137,6 +159,8 @@ def iter_scores(
         Texts to leave out, because their scores are known.
     batch_tokens : int, optional
         Padded tokens of a batch at most; `default_batch_tokens` if not given.
+    cuts : sequence of int32 arrays of shape (n_segments,), optional
+        Byte of each text (of a pair: of its response) at which each of its segments begins, the first at 0.
 
     Yields
     ------
@@ -151,11 +175,11 @@ def iter_scores(
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
-    return _iterate(model, encoded, frozenset(skip), batch_tokens)
+    return _iterate(model, encoded, frozenset(skip), batch_tokens, cuts if encoded.offsets is not None else None)
 
 
 def _iterate(
-    model: Model, encoded: Encoded, skip: frozenset[int], batch_tokens: int | None
+    model: Model, encoded: Encoded, skip: frozenset[int], batch_tokens: int | None, cuts: Cuts | None
 ) -> Generator[Batch, None, None]:
     import torch
 
@@ -166,7 +190,9 @@ def _iterate(
     if len(texts):
         status = np.where(over[texts], Status.OVER_CONTEXT, Status.UNSCORED).astype(np.int8)
         status[encoded.unknown[texts]] = Status.UNKNOWN_TOKEN
-        yield Batch(texts, np.full(len(texts), np.nan), np.zeros(len(texts), dtype=np.int32), status, 0.0)
+        none = np.zeros(len(texts), dtype=np.int32)
+        segments = None if cuts is None else tuple(np.full(len(cuts[text]), np.nan) for text in texts)
+        yield Batch(texts, np.full(len(texts), np.nan), none, none, status, segments, 0.0)
 
     config = model.module.config.to_dict()
     plan = BatchPlan(
@@ -192,7 +218,7 @@ def _iterate(
             while True:
                 # One batch more than there are workers keeps them busy; more would only delay an interruption.
                 while len(running) < (1 if plan.retried else workers + 1) and (batch_texts := plan.next()):
-                    running[executor.submit(_score_batch, model, encoded, batch_texts)] = batch_texts
+                    running[executor.submit(_score_batch, model, encoded, cuts, batch_texts)] = batch_texts
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -204,20 +230,50 @@ def _iterate(
             torch.set_num_threads(threads)
 
 
-def _score_batch(model: Model, encoded: Encoded, texts: Sequence[int]) -> Batch:
+def _score_batch(model: Model, encoded: Encoded, cuts: Cuts | None, texts: Sequence[int]) -> Batch:
     """Score texts in one forward pass."""
     started = time.perf_counter()
     sequences, starts = [encoded.ids[i] for i in texts], encoded.starts[list(texts)].tolist()
-    log_probs = token_log_probs(model.module, sequences, model.device, starts=starts, base=model.base)
+    log_probs, is_first = token_scores(model.module, sequences, model.device, starts=starts, base=model.base)
     values = np.array([of_text.sum(dtype=np.float64) for of_text in log_probs])
     finite = np.isfinite(values)
+    segments = None
+    if cuts is not None and encoded.offsets is not None:
+        sums = (
+            _segment_sums(of_text, encoded.offsets[i][start:], cuts[i])
+            for of_text, i, start in zip(log_probs, texts, starts, strict=True)
+        )
+        segments = tuple(np.where(good, of_text, np.nan) for good, of_text in zip(finite, sums, strict=True))
     return Batch(
         index=np.array(texts, dtype=np.int64),
         log_likelihood=np.where(finite, values, np.nan),
         num_tokens=np.where(finite, [len(of_text) for of_text in log_probs], 0).astype(np.int32),
+        num_correct=np.where(finite, [of_text.sum() for of_text in is_first], 0).astype(np.int32),
         status=np.where(finite, Status.SCORED, Status.NON_FINITE).astype(np.int8),
+        segments=segments,
         seconds=time.perf_counter() - started,
     )
+
+
+def _segment_sums(
+    log_probs: NDArray[np.float32], offsets: NDArray[np.int32], begins: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Sums of the log-probabilities of the tokens that begin in each segment of a text.
+
+    Parameters
+    ----------
+    log_probs : float32 array of shape (n_scored,), nats
+    offsets : int32 array of shape (n_scored,)
+        Byte at which each of the tokens begins.
+    begins : int32 array of shape (n_segments,)
+        Byte at which each segment begins, the first at 0.
+
+    Returns
+    -------
+    float64 array of shape (n_segments,), nats
+    """
+    segment = np.searchsorted(begins, offsets, side="right") - 1  # (n_scored,)
+    return np.bincount(segment, weights=log_probs, minlength=len(begins)).astype(np.float64, copy=False)
 
 
 def _collect(model: Model, plan: BatchPlan, future: Future[Batch], texts: Sequence[int]) -> Batch | None:
