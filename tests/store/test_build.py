@@ -69,7 +69,7 @@ def test_plain_xarray_shows_everything(registry: Registry, fill: Fill) -> None:
     rows = fill(registry, 5)
     registry.build()
     data = open_plainly(registry)
-    assert dict(data.sizes) == {"model": 5, "text": 128}
+    assert dict(data.sizes) == {"model": 5, "text": 128, "coordinate": registry.info.num_segments}
     assert data["log_likelihood"].dims == data["num_tokens"].dims == ("model", "text")
     assert (data["log_likelihood"].dtype, data["num_tokens"].dtype) == (np.float32, np.int32)
     assert (data["log_likelihood"].attrs["units"], data["num_tokens"].attrs["units"]) == ("nat", "1")
@@ -83,7 +83,7 @@ def test_plain_xarray_shows_everything(registry: Registry, fill: Fill) -> None:
     assert data["text_sha256"].values.tolist() == list(registry.texts.sha256)
     by_model = {"model_id", "revision", "weight_dtype", "quantization", "architecture", "base_model", "record"}
     by_model |= {"num_parameters", "licence", "added_at", "digest", "model"}
-    assert set(data.coords) == by_model | {"text", "subset", "text_bytes", "text_sha256"}
+    assert set(data.coords) == by_model | {"text", "subset", "text_bytes", "text_sha256", "coordinate_text"}
     assert {name for name in data.coords if data[name].dims == ("model",)} == by_model
     assert data.attrs["version"] == registry.version
     assert data.attrs["text_set"] == registry.info["text_set"]["id"]
@@ -195,7 +195,7 @@ def test_any_number_of_rows(small_registry: Registry, fill: Fill, count: int) ->
     rows = fill(small_registry, count)
     assert small_registry.build() == version_id(row.record.digest for row in rows)
     data = open_plainly(small_registry)
-    assert dict(data.sizes) == {"model": count, "text": 6}
+    assert dict(data.sizes) == {"model": count, "text": 6, "coordinate": small_registry.info.num_segments}
     expected = np.array([row.log_likelihood for row in rows], np.float32).reshape(count, 6)
     np.testing.assert_array_equal(data["log_likelihood"].values, expected)
     np.testing.assert_array_equal(data["num_tokens"].values, np.array([r.num_tokens for r in rows]).reshape(count, 6))
@@ -271,7 +271,7 @@ class TestCheck:
 
     def test_changed_attribute_of_the_store(self, built: Registry) -> None:
         path = built.path / "store.zarr" / "zarr.json"
-        path.write_bytes(path.read_bytes().replace(b"nat", b"bit"))
+        path.write_bytes(path.read_bytes().replace(b'"nat"', b'"bit"'))
         assert built.check_build() == ["store.zarr differs from the rows"]
 
     def test_damaged_chunk_of_the_store(self, built: Registry) -> None:

@@ -20,7 +20,8 @@ from tests.conftest import SMALL_PAIRS, Cli, MakeRow
 
 from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES
+from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, store_variables
+from llreg.store.fine import store_form
 from llreg.store.layout import STORE
 from llreg.store.rowfile import Row, parse_row, read_row, to_zip, write_row
 from llreg.store.zarr_read import StoreReader
@@ -181,7 +182,7 @@ class TestRowFile:
 
         path = write_row(pair_registry.path, rows[0])
         data = xr.open_zarr(ZipStore(path, mode="r"), consolidated=False)
-        assert sorted(data.data_vars) == sorted(PAIR_VARIABLES)
+        assert sorted(data.data_vars) == sorted(PAIR_VARIABLES)  # of a row without segments
         assert data["log_likelihood"].attrs["long_name"] == "log-likelihood of the response, given its prompt"
         np.testing.assert_array_equal(data["log_likelihood_response"].values, rows[0].arrays["log_likelihood_response"])
 
@@ -314,7 +315,7 @@ class TestBuild:
         if built:
             pair_registry.build()
         data = pair_registry.dataset()
-        assert list(data.data_vars) == list(PAIR_VARIABLES)
+        assert list(data.data_vars) == list(store_variables(pairs=True, fine=True))
         for name in PAIR_VARIABLES:
             np.testing.assert_array_equal(data[name].values, np.stack([row.arrays[name] for row in rows]))
         records = pair_registry.records()
@@ -330,12 +331,12 @@ class TestBuild:
     ) -> None:
         write_row(pair_registry.path, rows[0])
         fill(small_registry, 1)
-        for registry, others in ((pair_registry, TEXT_VARIABLES), (small_registry, PAIR_VARIABLES)):
+        for registry in (pair_registry, small_registry):
             registry.build()
             reader = StoreReader(registry.path / STORE)
-            reader.num_texts, reader.variables = N, others
+            form = reader.form = replace(store_form(registry.info), pairs=registry is small_registry)
             with pytest.raises(
-                InvalidFileError, match=f"expected the arrays {', '.join(others)}, as the registry's rows"
+                InvalidFileError, match=f"expected the arrays {', '.join(form.variables)}, as the registry's rows"
             ):
                 reader.records()
 

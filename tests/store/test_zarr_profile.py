@@ -19,6 +19,7 @@ from numcodecs import VLenUTF8, Zstd
 from llreg.registry import Registry
 from llreg.store import zarr_profile
 from llreg.store.rowfile import Row
+from llreg.store.zarr_profile import StoreForm
 from llreg_schemas.errors import InvalidFileError
 
 Fill = Callable[..., list[Row]]
@@ -99,7 +100,7 @@ def test_missing_array(built: Registry, array: str) -> None:
 def test_store_of_another_text_set(built: Registry) -> None:
     reader = Registry(built.path).store
     assert len(reader.records()) == 3
-    reader.num_texts = 7
+    reader.form = StoreForm(7, built.info.num_segments)
     reader._signature = None
     with pytest.raises(InvalidFileError, match=r"log_likelihood: expected shape \[3, 7\]; got \[3, 6\]"):
         reader.records()

@@ -13,9 +13,10 @@ from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.card import make_card
 from llreg.store.columns import ROW_COLUMNS
+from llreg.store.fine import FineMap
 from llreg.store.folder import files_below
 from llreg.store.layout import CARD, STORE, TABLE
-from llreg.store.rowfile import Row, write_row
+from llreg.store.rowfile import Row, write_kept, write_row
 from llreg.store.zarr_write import write_store
 from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord, version_id
@@ -62,7 +63,8 @@ def stage_build(registry: Contents, directory: Path) -> list[RowRecord]:
     """Write the build of the accepted rows into an empty directory, made if it is missing; return their records."""
     records = registry.records(strict=True)
     rows = gather(records, row_sources(registry))
-    write_build(directory, rows, records, registry.text_index, registry.info, registry.retractions())
+    retracted = registry.retractions()
+    write_build(directory, rows, records, registry.text_index, registry.info, retracted, registry.fine_map)
     return records
 
 
@@ -108,12 +110,18 @@ def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[
 
 
 def save_dropped_rows(registry: Contents, records: Iterable[RowRecord]) -> None:
-    """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost."""
+    """Write the row files of rows that only the old build holds and the new one leaves out: no row is ever lost.
+
+    Of a fine row, whose segments no build has, what the build has is kept on this machine.
+    """
     # Rows in the new build, or with a file of their own.
     safe = {record.digest for record in records} | set(registry.row_files())
     dropped = [record for record in registry.store.records() if record.digest not in safe]
     for row in registry.store.intact_rows(dropped).values():
-        write_row(registry.path, row)
+        if row.record.is_fine:
+            write_kept(registry.path, row)
+        else:
+            write_row(registry.path, row)
 
 
 def put_build(root: Path, new: Path) -> None:
@@ -134,6 +142,7 @@ def write_build(
     texts: TextIndex,
     info: RegistryInfo,
     retracted: Collection[str] = (),
+    fine: FineMap | None = None,
 ) -> None:
     """Write the build's parts into an empty directory; it is made if it is missing.
 
@@ -147,6 +156,8 @@ def write_build(
     info : RegistryInfo
     retracted : collection of str
         Digests of the retracted rows: readers go by the store while a pull has not written the files yet.
+    fine : FineMap, optional
+        Of a registry whose texts are cut into segments.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -178,7 +189,7 @@ def write_build(
             if batch:
                 table.write_table(_to_table(batch, schema, vectors))
 
-        write_store(directory / STORE, written(rows), records, texts, store_attributes(info, retracted))
+        write_store(directory / STORE, written(rows), records, texts, store_attributes(info, retracted), fine)
     (directory / CARD).write_text(make_card(info, records), encoding="utf-8")
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llreg.store import rowfile
-from llreg.store.arrays import row_variables
 from llreg.store.documents import read_info, read_manifest, read_retraction
+from llreg.store.fine import FineMap, store_form
 from llreg.store.folder import Folder, LocalFolder
-from llreg.store.layout import CONFIG, COPY, RECIPE, RETRACTIONS, ROWS, STORE, TEXTS, VERSIONS, version_file
+from llreg.store.layout import CONFIG, COPY, KEPT, RECIPE, RETRACTIONS, ROWS, STORE, TEXTS, VERSIONS, version_file
 from llreg.store.lookup import find_record, find_records
 from llreg.store.rowfile import Row
+from llreg.store.segments import read_segments
 from llreg.store.zarr_read import StoreReader
 from llreg.texts.segments import Cuts
 from llreg.texts.textset import TextIndex, TextSet, from_parquet, read_cuts, read_index
@@ -24,6 +25,7 @@ from llreg_schemas import Identity, RowRecord, version_id
 from llreg_schemas.errors import InputError, InvalidFileError, LlregWarning, NotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from xarray import Dataset
 
@@ -79,7 +81,7 @@ class Contents:
         self.path = folder.root
         self.info = self._read_config()
         # What the store says of its own size is not believed: it may come from anywhere.
-        store.num_texts, store.variables = self.num_texts, self.variables
+        store.form = store_form(self.info)
         self.revision = revision
         self._frozen: frozenset[str] | None = None
         if revision is not None:
@@ -139,8 +141,8 @@ class Contents:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Names of the arrays that its rows have; see `llreg.store.arrays`."""
-        return row_variables(pairs=self.rendering is not None)
+        """Names of the arrays of values that `values` reads; see `llreg.store.arrays`."""
+        return store_form(self.info).variables
 
     @property
     def clip(self) -> float | None:
@@ -177,6 +179,16 @@ class Contents:
         if segments is None:
             return None
         return read_cuts(self._texts_file(), segments, self.text_index, str(self.path / TEXTS))
+
+    @cached_property
+    def fine_map(self) -> FineMap | None:
+        """From its rows' segments to their fine coordinates; None in a registry of format 1."""
+        return None if self.cuts is None else FineMap(self.info.segments or {}, self.cuts)
+
+    @property
+    def coordinate_text(self) -> NDArray[np.int32] | None:
+        """The text of each fine coordinate, int32 array of shape (n_coordinates,); None in a registry of format 1."""
+        return None if self.fine_map is None else self.fine_map.text
 
     def _texts_file(self) -> Path | io.RawIOBase:
         """The file of the texts, to read some of its columns."""
@@ -218,8 +230,14 @@ class Contents:
 
     # What is in it
 
-    def row_files(self) -> dict[str, Path]:
-        """Row files by the digest in their name; their content is not read."""
+    def row_files(self, *, whole: bool = False) -> dict[str, Path]:
+        """Row files by the digest in their name; their content is not read.
+
+        Parameters
+        ----------
+        whole : bool
+            Without what a build left of fine rows, see `llreg.store.rowfile.write_kept`: files that can be published.
+        """
         rows = self.path / ROWS
         files: dict[str, Path] = {}
         # rows/<first two digits>/<name>-<digest>.zarr.zip
@@ -229,7 +247,15 @@ class Contents:
                 # Two files of one digest differ in the model's name: the sound one counts.
                 if digest and digest[:2] == folder and (digest not in files or self.is_sound(path)):
                     files[digest] = path
+        if not whole:
+            for path in self._kept_files():
+                files.setdefault(str(rowfile.digest_in_name(path.name)), path)
         return files
+
+    def _kept_files(self) -> list[Path]:
+        """What a build left of fine rows that it lost, on this machine."""
+        folder = self.path / KEPT
+        return [folder / name for name in self.folder.names(folder) if rowfile.digest_in_name(name)]
 
     def is_sound(self, path: Path) -> bool:
         """Whether a row file can be read: asked where two files claim one digest."""
@@ -337,18 +363,23 @@ class Contents:
     def read_file(self, path: Path) -> Row:
         """Read and check one of the registry's row files."""
         self.folder.fetch(path)
-        row = rowfile.read_row(path, self.num_texts, self.info.num_segments, label=self.label(path))
-        self.check_row(row, self.label(path))
+        form, label, is_kept = store_form(self.info), self.label(path), path.parent == self.path / KEPT
+        num_coordinates = form.num_coordinates if is_kept else 0
+        row = rowfile.read_row(
+            path, self.num_texts, self.info.num_segments, num_coordinates=num_coordinates, label=label
+        )
+        self.check_row(row, label)
         expected = rowfile.row_path(row.record)
-        if self.path / expected != path:
-            raise InvalidFileError(self.label(path), f"expected the name {expected}")
+        if self.path / expected != path and not is_kept:
+            raise InvalidFileError(label, f"expected the name {expected}")
         return row
 
     def check_row(self, row: Row, label: str) -> None:
         """Check a row's values, counts and identity against this registry."""
         from llreg.store.rowcheck import check_values
 
-        check_values(row, self.info, self.text_index.bytes_per_text, label, self.cuts if row.record.is_fine else None)
+        fine = self.fine_map if row.record.is_fine else None
+        check_values(row, self.info, self.text_index.bytes_per_text, label, fine)
 
     def _bytes(self, path: Path) -> bytes:
         self.folder.fetch(path)
@@ -391,12 +422,15 @@ class Contents:
         ----------
         records : sequence of RowRecord
         texts : slice
+            Or coordinates, of fine coordinates.
         variable : str
             One of `variables`.
 
         Returns
         -------
-        float32 (log-likelihoods, nats; NaN where not scored) or int32 (counts) array of shape (n_models, n_texts)
+        float32 or int32 array of shape (n_models, n_texts), or (n_models, n_coordinates)
+            Log-likelihoods and fine coordinates are float32, nats, NaN where not scored, and coordinates NaN in rows without
+            segments; counts are int32, those of correct tokens -1 in rows without segments.
 
         Raises
         ------
@@ -406,6 +440,45 @@ class Contents:
         if variable not in self.variables:
             raise InputError(f"no variable {variable!r} in {self.name}: its rows have {', '.join(self.variables)}")
         return self.row_source().read(variable, [record.digest for record in records], texts)
+
+    def has_segments(self, record: RowRecord) -> bool:
+        """Whether a row has segments, and so fine coordinates."""
+        return record.is_fine
+
+    def segments(self, record: RowRecord, *, variable: str = "segment_log_likelihood") -> NDArray[np.int32] | None:
+        """A row's segments, from its file: a pull brings none, and the build has none.
+
+        Parameters
+        ----------
+        record : RowRecord
+        variable : {"segment_log_likelihood", "segment_log_likelihood_response"}
+            The latter in a registry of pairs: of the responses alone.
+
+        Returns
+        -------
+        int32 array of shape (n_segments,), in units of 1/256 nat; `llreg.store.arrays.UNSCORED` where not scored
+            None if the row has none, or its file is not here.
+
+        Raises
+        ------
+        InvalidFileError
+            If the file is damaged.
+        """
+        path = self.row_files(whole=True).get(record.digest)
+        if path is None or not record.is_fine:
+            return None
+        read, size = self._file_reader(path)
+        return read_segments(read, size, record, self.info, self.label(path))[variable]
+
+    def _file_reader(self, path: Path) -> tuple[Callable[[int, int], bytes], int]:
+        """What reads a range of a file's bytes, and how many these are."""
+
+        def read(start: int, end: int) -> bytes:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+
+        return read, path.stat().st_size
 
     def designs(self, records: Sequence[RowRecord]) -> list[Design | None]:
         """How the texts of each row were drawn; None for a row scored on the whole set."""
@@ -417,7 +490,7 @@ class Contents:
         """Where values of rows are read from; it stays usable while rows come and go."""
         from llreg.store.dataset import RowSource
 
-        return RowSource(self.store, self.row_files, self.read_file, self.num_texts)
+        return RowSource(self.store, self.row_files, self.read_file, store_form(self.info), lambda: self.fine_map)
 
     def dataset(self, models: Sequence[str] | None = None) -> Dataset:
         """The rows as a lazy `xarray.Dataset` with dims (model, text).
@@ -432,13 +505,15 @@ class Contents:
         xarray.Dataset
             ``log_likelihood`` float32 (model, text), nats, NaN where not scored; ``num_tokens`` int32; of pairs both
             of the response given its prompt, and ``log_likelihood_response``, ``num_tokens_response`` of the response
-            alone; metadata of rows and texts as coordinates. Values are read when they are used.
+            alone; where the texts are cut into segments ``num_correct`` int32, -1 in rows without, and
+            ``fine_coordinate`` float32 (model, coordinate), nats; metadata of rows and texts as coordinates. Values are
+            read when they are used.
         """
         from llreg.store.dataset import make_dataset
 
         records, version = self.select(models)
         attrs = {"registry": self.name, "version": version, "view": self.view_document["id"]}
-        return make_dataset(self.row_source(), records, self.text_index, attrs)
+        return make_dataset(self.row_source(), records, self.text_index, attrs, self.coordinate_text)
 
     # Versions
 

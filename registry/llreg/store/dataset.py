@@ -11,9 +11,11 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from llreg.store.arrays import array_attributes, dtype_of, row_variables
+from llreg.store.arrays import array_attributes, dimension_of, dtype_of
 from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS
+from llreg.store.fine import FineMap, store_arrays
 from llreg.store.rowfile import Row
+from llreg.store.zarr_profile import StoreForm
 from llreg.store.zarr_read import StoreReader
 from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord
@@ -33,7 +35,10 @@ class RowSource:
         Gives the row files that are there by digest; used for rows that the store does not hold.
     read_file : callable
         Reads and checks a row file.
-    num_texts : int
+    form : StoreForm
+        Of the registry's store.
+    fine : callable
+        Gives the map to fine coordinates, which rows in files need; None in a registry of format 1.
     """
 
     def __init__(
@@ -41,11 +46,12 @@ class RowSource:
         store: StoreReader,
         row_files: Callable[[], Mapping[str, Path]],
         read_file: Callable[[Path], Row],
-        num_texts: int,
+        form: StoreForm,
+        fine: Callable[[], FineMap | None],
     ) -> None:
         self._store, self._row_files, self._read_file = store, row_files, read_file
         self._files: Mapping[str, Path] = {}
-        self._num_texts = num_texts
+        self.form, self._fine = form, fine
 
     def read(self, name: str, digests: Sequence[str], columns: slice | NDArray[np.intp] = slice(None)) -> NDArray[Any]:
         """Values of some rows.
@@ -53,14 +59,14 @@ class RowSource:
         Parameters
         ----------
         name : str
-            One of the rows' arrays.
+            One of the store's arrays.
         digests : sequence of str
         columns : slice or intp array
-            Texts; all by default.
+            Texts, or coordinates; all by default.
 
         Returns
         -------
-        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
+        float32 (log-likelihoods, coordinates; nats) or int32 (counts) array of shape (len(digests), n_columns)
 
         Raises
         ------
@@ -80,7 +86,7 @@ class RowSource:
     ) -> NDArray[Any]:
         # Rows in the store are read together, those in files one by one.
         inside = [k for k, digest in enumerate(digests) if digest in stored]
-        width = len(range(*columns.indices(self._num_texts))) if isinstance(columns, slice) else len(columns)
+        width = len(range(*columns.indices(self.form.width(name)))) if isinstance(columns, slice) else len(columns)
         values = np.empty((len(digests), width), dtype_of(name))  # (n_models, n_columns)
         if inside:
             values[inside] = self._store.read(name, [digests[k] for k in inside], columns)
@@ -92,16 +98,17 @@ class RowSource:
                 self._files = self._row_files()  # also a row that was retracted since has left the store for a file
             if digest not in self._files:
                 raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
-            values[k] = self._read_file(self._files[digest]).arrays[name][columns]
+            row = self._read_file(self._files[digest])
+            values[k] = store_arrays(row, self.form, self._fine(), [name])[name][columns]
         return values
 
 
 class _Values(BackendArray):
     """One variable of the registry, read when it is indexed."""
 
-    def __init__(self, source: RowSource, name: str, digests: Sequence[str], num_texts: int) -> None:
+    def __init__(self, source: RowSource, name: str, digests: Sequence[str]) -> None:
         self._source, self._name, self._digests = source, name, list(digests)
-        self.shape = (len(self._digests), num_texts)
+        self.shape = (len(self._digests), source.form.width(name))
         self.dtype = np.dtype(dtype_of(name))
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -120,7 +127,11 @@ class _Values(BackendArray):
 
 
 def make_dataset(
-    source: RowSource, records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]
+    source: RowSource,
+    records: Sequence[RowRecord],
+    texts: TextIndex,
+    attrs: Mapping[str, Any],
+    coordinate_text: NDArray[np.int32] | None = None,
 ) -> Dataset:
     """The lazy dataset of some rows.
 
@@ -128,17 +139,18 @@ def make_dataset(
     -------
     xarray.Dataset
         Dims (model, text); variables log_likelihood (float32, nats, NaN where not scored) and num_tokens
-        (int32), of pairs log_likelihood_response and num_tokens_response, too; the metadata of rows and texts as
-        coordinates, as in ``store.zarr``.
+        (int32), of pairs log_likelihood_response and num_tokens_response, too; num_correct (int32, -1 where not known)
+        and fine_coordinate (float32, with dims (model, coordinate)) where the texts are cut into segments; the metadata of
+        rows and texts as coordinates, as in ``store.zarr``.
     """
     digests = [record.digest for record in records]
     variables = {
         name: Variable(
-            ("model", "text"),
-            indexing.LazilyIndexedArray(_Values(source, name, digests, len(texts))),
+            ("model", dimension_of(name)),
+            indexing.LazilyIndexedArray(_Values(source, name, digests)),
             array_attributes(name, pairs=texts.has_pairs),
         )
-        for name in row_variables(pairs=texts.has_pairs)
+        for name in source.form.variables
     }
     coordinates: dict[str, tuple[str, NDArray[Any]]] = {}
     for column in STORE_COLUMNS:
@@ -146,4 +158,6 @@ def make_dataset(
         coordinates[column.name] = "model", np.array(column.stored(records), dtype=dtype)
     for column in TEXT_COLUMNS:
         coordinates[column.name] = "text", np.array(column.get(texts))
+    if coordinate_text is not None:
+        coordinates["coordinate_text"] = "coordinate", coordinate_text
     return Dataset(variables, coordinates, attrs=dict(attrs))

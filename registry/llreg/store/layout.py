@@ -16,6 +16,7 @@ BUILD = (STORE, TABLE, CARD)
 # Of this machine only, never published
 REMOTE = f"{STATE}/remote.json"  # where the registry was pulled from
 RUNS = f"{STATE}/runs"  # journals of models that are being scored
+KEPT = f"{STATE}/kept"  # what the build held of fine rows that it lost, without their segments
 COPY = f"{STATE}/texts.parquet"  # the whole text set, where it must not be published
 PARTIAL = f"{STATE}/texts.partial"  # state of a text set that is being rebuilt
 

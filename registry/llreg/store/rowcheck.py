@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llreg.store.arrays import UNSCORED, row_variables, store_variables
+from llreg.store.arrays import UNSCORED, dimension_of, row_variables, store_variables
+from llreg.store.fine import FineMap
 from llreg.store.rowfile import Row
 from llreg.texts.segments import Cuts
 from llreg_schemas.errors import InvalidFileError
@@ -29,7 +30,7 @@ _EXTRA_TOKENS = 16  # special tokens around a text
 
 
 def check_values(
-    row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], label: str, cuts: Cuts | None = None
+    row: Row, info: RegistryInfo, num_bytes: NDArray[np.float64], label: str, fine: FineMap | None = None
 ) -> None:
     """Check a row's values, counts and identity against the registry it is in.
 
@@ -41,8 +42,8 @@ def check_values(
         UTF-8 bytes of the texts.
     label : str
         Name of the file in messages.
-    cuts : Cuts, optional
-        How the texts are cut into segments; needed for a row that has them.
+    fine : FineMap, optional
+        Of the registry; needed for a row that has segments.
 
     Raises
     ------
@@ -82,8 +83,13 @@ def check_values(
         raise InvalidFileError(label, "expected at least one scored text; all are NaN", field="log_likelihood")
     for suffix in suffixes(row):
         _check_arrays(row, suffix, num_bytes, label)
-        if row.segment_log_likelihood is not None and cuts is not None:
-            _check_segments(row, suffix, cuts, label)
+        if fine is not None and row.segment_log_likelihood is not None:
+            _check_segments(row, suffix, fine.cuts, label)
+        elif fine is not None:
+            coordinates = row.arrays[f"fine_coordinate{suffix}"]  # (n_coordinates,)
+            missing = np.isnan(row.arrays[f"log_likelihood{suffix}"])[fine.text]
+            wrong = np.isinf(coordinates) | (np.isnan(coordinates) != missing)
+            refuse(wrong, label, f"fine_coordinate{suffix}", "a number, or NaN where the text's value is", coordinates)
 
 
 def suffixes(row: Row) -> list[str]:
@@ -142,15 +148,9 @@ def _check_segments(row: Row, suffix: str, cuts: Cuts, label: str) -> None:
     name = f"segment_log_likelihood{suffix}"
     values, segments = row.arrays[f"log_likelihood{suffix}"], row.arrays[name]  # (n_texts,), (n_segments,)
     missing = np.isnan(values)[cuts.text]  # (n_segments,)
-    for wrong, expected in (
-        (missing != (segments == UNSCORED), f"{UNSCORED} exactly where log_likelihood{suffix} is NaN"),
-        (segments > 0, "at most 0 (a probability is at most 1)"),
-    ):
-        if wrong.any():
-            k = int(wrong.argmax())
-            raise InvalidFileError(
-                label, f"expected {expected}; got {segments[k]} in segment {k}, of text {cuts.text[k]}", field=name
-            )
+    unscored = segments == UNSCORED
+    refuse(missing != unscored, label, name, f"{UNSCORED} exactly where log_likelihood{suffix} is NaN", segments)
+    refuse(segments > 0, label, name, "at most 0 (a probability is at most 1)", segments)
     sums = RESOLUTION * cuts.sums(np.where(missing, 0, segments))  # (n_texts,), nats
     # Half a unit of the sums' rounding, and that of the value itself to float32.
     tolerance = RESOLUTION / 2 + np.spacing(np.abs(values)).astype(np.float64)
@@ -167,8 +167,9 @@ def _check_segments(row: Row, suffix: str, cuts: Cuts, label: str) -> None:
 def refuse(wrong: NDArray[np.bool_], label: str, field: str, expected: str, values: NDArray[Any]) -> None:
     """Refuse an array that has a wrong value, naming the first one."""
     if wrong.any():
-        text = int(wrong.argmax())
-        raise InvalidFileError(label, f"expected {expected}; got {values[text]} at text {text}", field=field)
+        k = int(wrong.argmax())
+        each = dimension_of(field)
+        raise InvalidFileError(label, f"expected {expected}; got {values[k]} at {each} {k}", field=field)
 
 
 def check_left_out(provenance: Mapping[str, Any], suffix: str, most: int, why: str, label: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llreg.atomic import ZIP_ERRORS, write_atomic
+from llreg.atomic import ZIP_ERRORS, state_dir, write_atomic
 from llreg.store.arrays import (
     CORRECT_VARIABLES,
     FINE_VARIABLES,
@@ -29,8 +29,9 @@ from llreg.store.arrays import (
     dtype_of,
     is_count,
     row_variables,
+    store_variables,
 )
-from llreg.store.layout import ROWS
+from llreg.store.layout import KEPT, ROWS
 from llreg.store.zarr_profile import codec_names, configuration
 from llreg_schemas import Identity, RowRecord, canonical_json, check, row_digest, segments_sha256
 from llreg_schemas.errors import InvalidFileError
@@ -163,8 +164,19 @@ def write_row(root: Path, row: Row) -> Path:
     return path
 
 
+def write_kept(root: Path, row: Row) -> None:
+    """Keep what a build had of a fine row, in a file of this machine alone: the row without its segments.
+
+    Raises
+    ------
+    StorageError
+    """
+    state_dir(root)
+    write_atomic(root, root / KEPT / row_path(row.record).name, to_zip(row))
+
+
 def to_zip(row: Row) -> bytes:
-    """A row file's bytes: equal rows give equal bytes."""
+    """A row file's bytes: equal rows give equal bytes. Of a row of the store, those of the file that `write_kept` writes."""
     import zarr
     from zarr.codecs import GzipCodec
     from zarr.storage import MemoryStore
@@ -206,7 +218,9 @@ def fill_value(name: str) -> int | float:
 # Reading
 
 
-def read_row(path: Path, num_texts: int, num_segments: int = 0, *, label: str | None = None) -> Row:
+def read_row(
+    path: Path, num_texts: int, num_segments: int = 0, *, num_coordinates: int = 0, label: str | None = None
+) -> Row:
     """Read a row file and check its form, its record and its digest.
 
     Parameters
@@ -214,6 +228,8 @@ def read_row(path: Path, num_texts: int, num_segments: int = 0, *, label: str | 
     path : Path
     num_texts, num_segments : int
         Texts in the registry's text set, and their segments (0: its rows have none); they bound every allocation.
+    num_coordinates : int
+        Of a file of `write_kept`, which has fine coordinates in the place of segments; 0: it must have the segments.
     label : str, optional
         Name used in messages; by default the path.
 
@@ -231,29 +247,31 @@ def read_row(path: Path, num_texts: int, num_segments: int = 0, *, label: str | 
         data = path.read_bytes()
     except OSError as error:
         raise InvalidFileError(label, f"cannot be read: {error.strerror}") from error
-    return parse_row(data, num_texts, num_segments, label=label)
+    return parse_row(data, num_texts, num_segments, num_coordinates=num_coordinates, label=label)
 
 
-def parse_row(data: bytes, num_texts: int, num_segments: int = 0, *, label: str) -> Row:
+def parse_row(data: bytes, num_texts: int, num_segments: int = 0, *, num_coordinates: int = 0, label: str) -> Row:
     """As `read_row`, from the file's bytes."""
-    document, members = _unzip(data, label)
+    document, members = _unzip(data, label, kept=bool(num_coordinates))
     record = RowRecord.from_json(document)
-    names = [name for name in row_variables(pairs=True, fine=True) if f"{name}/zarr.json" in members]
-    fine = bool(set(names).intersection(SEGMENT_VARIABLES))
+    names = [
+        name for name in (*row_variables(pairs=True, fine=True), *FINE_VARIABLES) if f"{name}/zarr.json" in members
+    ]
+    fine = "num_correct" in names
     if not fine == record.is_fine == (document["format_version"] == FINE_VERSION):
         raise InvalidFileError(
             label,
-            f"expected format version {FINE_VERSION}, segments and their hash in a row that has segments, and none of them "
-            f"in one that has not; got format version {document['format_version']}, {'' if fine else 'no '}segments and "
-            f"{'a' if record.is_fine else 'no'} hash",
+            f"expected segments and their hash in a row of format version {FINE_VERSION}, and in no other; got version "
+            f"{document['format_version']} with{'' if fine else 'out'} segments and with{'' if record.is_fine else 'out'} hash",
             field="format_version",
         )
     if fine and not num_segments:
         raise InvalidFileError(label, "expected no segments: this registry is of format 1, whose rows have none")
-    sizes = {"text": num_texts, "segment": num_segments}
+    sizes = {"text": num_texts, "segment": num_segments, "coordinate": num_coordinates}
     row = Row(record, **{name: _parse_array(members, name, sizes[dimension_of(name)], label) for name in names})
     # The digest is over the identity and the values, not over the rest of the record.
-    if (digest := row.digest) != record.digest or _hash_of_segments(row.arrays) != record.segments_sha256:
+    digest, segments = row.digest, _hash_of_segments(row.arrays)
+    if digest != record.digest or (segments is not None and segments != record.segments_sha256):
         raise InvalidFileError(
             label,
             f"expected the digest of the values, {digest[:12]}…; got {record.digest[:12]}…: "
@@ -263,7 +281,7 @@ def parse_row(data: bytes, num_texts: int, num_segments: int = 0, *, label: str)
     return row
 
 
-def _unzip(data: bytes, label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _unzip(data: bytes, label: str, *, kept: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The record and the zip's members, after checking names, sizes and that they are stored."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -279,7 +297,7 @@ def _unzip(data: bytes, label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
             record = check("row", group.get("attributes"), label) if group else {}
             # A row of pairs, if there is anything of a response alone; one with segments, if there is anything of these.
             folders = {name.partition("/")[0] for name in names}
-            variables = row_variables(
+            variables = (store_variables if kept else row_variables)(
                 pairs=any(name.endswith("_response") for name in folders),
                 fine=bool(folders & {*CORRECT_VARIABLES, *SEGMENT_VARIABLES}),
             )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from llreg.settings import CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_TEXTS, SHARD_ROWS
-from llreg.store.arrays import PAIR_VARIABLES, TEXT_VARIABLES, dtype_of, is_count
+from llreg.store.arrays import dimension_of, dtype_of, is_count, store_variables
 from llreg_schemas.errors import FormatVersionError, InvalidFileError
-from llreg_schemas.records import FORMAT_VERSION
+from llreg_schemas.records import FINE_VERSION
 from llreg_schemas.validation import MAX_DOCUMENT_BYTES
 
 STRING_CHUNK_ROWS = 4096  # text metadata
@@ -36,10 +37,37 @@ _FRAME_HEADER = 18  # bytes at most
 # Shapes and sizes
 
 
-def chunk_rows(num_texts: int) -> int:
-    """Rows in a chunk: a power of two that keeps one row over HTTP at `CHUNK_BYTES` or one row."""
+@dataclass(frozen=True)
+class StoreForm:
+    """What a registry implies of its store.
+
+    Attributes
+    ----------
+    num_texts : int
+    num_coordinates : int
+        A row's fine coordinates; 0 in a registry of format 1.
+    pairs : bool
+        Whether it is one of (prompt, response) pairs.
+    """
+
+    num_texts: int
+    num_coordinates: int = 0
+    pairs: bool = False
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of its arrays of values."""
+        return store_variables(pairs=self.pairs, fine=bool(self.num_coordinates))
+
+    def width(self, name: str) -> int:
+        """Values of a row in one of them."""
+        return self.num_coordinates if dimension_of(name) == "coordinate" else self.num_texts
+
+
+def chunk_rows(width: int) -> int:
+    """Rows in a chunk, of so many values: a power of two that keeps one row over HTTP at `CHUNK_BYTES` or one row."""
     rows = 1
-    while rows < MAX_CHUNK_ROWS and 2 * rows * 4 * num_texts <= CHUNK_BYTES:
+    while rows < MAX_CHUNK_ROWS and 2 * rows * 4 * width <= CHUNK_BYTES:
         rows *= 2
     return rows
 
@@ -60,9 +88,9 @@ def string_limit(name: str, count: int) -> int:
     return 4 + longest + string_chunk(count) * (4 + _STRING_BYTES[name])
 
 
-def shard_limit(num_texts: int) -> int:
-    """Bytes that a shard may have."""
-    return file_limit(4 * SHARD_ROWS * num_texts)
+def shard_limit(width: int) -> int:
+    """Bytes that a shard may have, of rows with so many values."""
+    return file_limit(4 * SHARD_ROWS * width)
 
 
 def file_limit(content: int) -> int:
@@ -90,10 +118,10 @@ def read_metadata(data: bytes, label: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
         raise InvalidFileError(label, "expected a group with attributes", field="zarr.json")
     version = document["attributes"].get("build_format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > FINE_VERSION:
         raise FormatVersionError(
             label,
-            f"expected build format {FORMAT_VERSION} or older; got {version}, made by a newer llreg: "
+            f"expected build format {FINE_VERSION} or older; got {version}, made by a newer llreg: "
             "pip install --upgrade llreg",
         )
     if document.get("zarr_format") != 3 or document.get("node_type") != "group":
@@ -101,19 +129,15 @@ def read_metadata(data: bytes, label: str) -> dict[str, Any]:
     return document
 
 
-def check_profile(
-    metadata: Mapping[str, Any], num_texts: int | None, variables: Sequence[str] | None, label: str
-) -> tuple[int, tuple[str, ...]]:
-    """Check shapes, types, chunks and codecs; return how many rows the store has, and which arrays of values.
+def check_profile(metadata: Mapping[str, Any], form: StoreForm | None, label: str) -> tuple[int, StoreForm]:
+    """Check shapes, types, chunks and codecs; return how many rows the store has, and its form.
 
     Parameters
     ----------
     metadata : mapping
         From `read_metadata`.
-    num_texts : int or None
-        Texts in the registry's text set; None: as many as the store says.
-    variables : sequence of str or None
-        Arrays of the registry's rows; None: those of pairs if the store has one of these.
+    form : StoreForm or None
+        What the registry implies; None: what the store says of itself.
     label : str
         Name used in messages.
 
@@ -148,37 +172,45 @@ def check_profile(
         chunk = configuration(column.get("chunk_grid")).get("chunk_shape")
         _expect(label, name, "chunks", [string_chunk(count)], chunk)
         _expect(label, name, "codecs", ["vlen-utf8", "zstd"], codec_names(column.get("codecs")))
-    pairs = bool(arrays.keys() & set(PAIR_VARIABLES).difference(TEXT_VARIABLES))
-    names = tuple(variables or (PAIR_VARIABLES if pairs else TEXT_VARIABLES))
-    if pairs != (names == PAIR_VARIABLES):
+    is_pairs, is_fine = "log_likelihood_response" in arrays, "fine_coordinate" in arrays
+    if form is None:
+        num_coordinates = _width(find("fine_coordinate"), "fine_coordinate", label) if is_fine else 0
+        form = StoreForm(_width(find("log_likelihood"), "log_likelihood", label), num_coordinates, is_pairs)
+    elif (is_pairs, is_fine) != (form.pairs, bool(form.num_coordinates)):
         raise InvalidFileError(
-            label, f"expected the arrays {', '.join(names)}, as the registry's rows have them", field="zarr.json"
+            label,
+            f"expected the arrays {', '.join(form.variables)}, as the registry's rows have them",
+            field="zarr.json",
         )
-    for name in names:
-        _check_values(find(name), name, count, num_texts, label)
-    return count, names
+    for name in form.variables:
+        _check_values(find(name), name, count, form.width(name), label)
+    return count, form
 
 
-def _check_values(array: Mapping[str, Any], name: str, count: int, num_texts: int | None, label: str) -> None:
+def _width(array: Mapping[str, Any], name: str, label: str) -> int:
+    """Values of a row, as an array says."""
     shape = array.get("shape")
-    if num_texts is None and isinstance(shape, list) and len(shape) == 2:
-        num_texts = shape[1]
-    if not _is_count(num_texts) or num_texts > MAX_TEXTS:
-        raise InvalidFileError(label, f"expected a text set's size; got {str(num_texts)[:60]}", field=name)
+    width = shape[1] if isinstance(shape, list) and len(shape) == 2 else None
+    if not _is_count(width) or width > MAX_TEXTS:
+        raise InvalidFileError(label, f"expected a text set's size; got {str(width)[:60]}", field=name)
+    return width
+
+
+def _check_values(array: Mapping[str, Any], name: str, count: int, width: int, label: str) -> None:
     grid = configuration(array.get("chunk_grid"))
     keys = configuration(array.get("chunk_key_encoding"))
-    _expect(label, name, "shape", [count, num_texts], shape)
+    _expect(label, name, "shape", [count, width], array.get("shape"))
     _expect(label, name, "data type", dtype_of(name), array.get("data_type"))
-    _expect(label, name, "shards", [SHARD_ROWS, num_texts], grid.get("chunk_shape"))
+    _expect(label, name, "shards", [SHARD_ROWS, width], grid.get("chunk_shape"))
     _expect(label, name, "file names with", ".", keys.get("separator"))
     # The one outer codec is the sharding; what is inside a shard is in its configuration.
     outer = array.get("codecs")
     shard = configuration(outer[0] if isinstance(outer, list) and len(outer) == 1 else None)
-    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(num_texts)
+    rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(width)
     codecs = codec_names(shard.get("codecs"))
     if codecs[1:] and codecs[-1] == _CHECKSUM:
         codecs = codecs[:-1]
-    _expect(label, name, "chunks", [rows, num_texts], shard.get("chunk_shape"))
+    _expect(label, name, "chunks", [rows, width], shard.get("chunk_shape"))
     _expect(label, name, "codecs", _CODECS[dtype_of(name)], codecs)
     _expect(label, name, "codecs of the index", ["bytes", _CHECKSUM], codec_names(shard.get("index_codecs")))
     _expect(label, name, "place of the index", "end", shard.get("index_location"))

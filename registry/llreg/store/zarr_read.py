@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llreg.settings import SHARD_ROWS
 from llreg.store import zarr_profile
-from llreg.store.arrays import is_count
+from llreg.store.arrays import FINE_VARIABLES, PAIR_VARIABLES, is_count
 from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
 from llreg_schemas import RowRecord
@@ -41,20 +41,16 @@ class StoreReader:
 
     Attributes
     ----------
-    num_texts : int or None
-        Texts in the registry's text set, which a store must be of; None: as many as it says.
-    variables : tuple of str or None
-        Arrays of the registry's rows, which a store must have; None: those that it says.
+    form : StoreForm or None
+        What the registry implies, and a store must have; None: what it says of itself.
     """
 
     def __init__(self, path: Path, *, label: str = STORE) -> None:
         self.path, self.label = path, label
-        self.num_texts: int | None = None
-        self.variables: tuple[str, ...] | None = None
+        self.form: zarr_profile.StoreForm | None = None
         self._signature: tuple[int, int, int] | None = None
         self._group: Any = None
-        self._width = 0  # texts
-        self._names: tuple[str, ...] = ()  # arrays of the rows
+        self._form = zarr_profile.StoreForm(0)  # of the opened store
         self._positions: dict[str, int] = {}
         self._records: list[RowRecord] | None = None
         self._sound: set[str] = set()  # shards whose chunks were found to have the size they must have
@@ -87,15 +83,15 @@ class StoreReader:
         Parameters
         ----------
         name : str
-            "log_likelihood" or "num_tokens"; of pairs, too, "log_likelihood_response" or "num_tokens_response".
+            One of the arrays of `llreg.store.arrays.store_variables`.
         digests : sequence of str
             Rows that are in the store.
         columns : slice or intp array
-            Texts to read.
+            Texts, or coordinates, to read.
 
         Returns
         -------
-        float32 (log-likelihoods, nats) or int32 (counts) array of shape (len(digests), n_columns)
+        float32 (log-likelihoods, coordinates; nats) or int32 (counts) array of shape (len(digests), n_columns)
 
         Raises
         ------
@@ -113,11 +109,16 @@ class StoreReader:
         if not records:
             return {}
         digests = [record.digest for record in records]
-        names = self._consistently(lambda: self._names)
-        arrays = {name: self.read(name, digests, slice(None)) for name in names}  # each (n_rows, n_texts)
+        names = list(self._consistently(lambda: self._form.variables))
+        # Only of fine rows are counts of correct tokens and coordinates values.
+        names = names if any(record.is_fine for record in records) else [n for n in names if n in PAIR_VARIABLES]
+        arrays = {
+            name: self.read(name, digests, slice(None)) for name in names
+        }  # each (n_rows, n_texts or n_coordinates)
         rows = {}
         for k, record in enumerate(records):
-            row = Row(record, **{name: array[k] for name, array in arrays.items()})
+            own = [name for name in arrays if record.is_fine or name in PAIR_VARIABLES]
+            row = Row(record, **{name: arrays[name][k] for name in own})
             if row.digest == record.digest:
                 rows[record.digest] = row
         return rows
@@ -175,17 +176,22 @@ class StoreReader:
 
     def prepare(self, name: str, positions: Sequence[int]) -> None:
         """Check what is about to be read of an array, at rows of these positions."""
-        if not is_count(name):
-            return  # not compressed
         for shard in sorted({position // SHARD_ROWS for position in positions}):
-            self.check_shard(f"{name}/c.{shard}.0")
+            key = f"{name}/c.{shard}.0"
+            if is_count(name):  # compressed
+                self.check_shard(key)
+            elif name in FINE_VARIABLES and not self.size(key):
+                # No row of it has coordinates, or it is lost.
+                records = self._read_records()
+                if any(records[position].is_fine for position in positions if position // SHARD_ROWS == shard):
+                    raise ValueError(f"{key} is missing")
 
     def check_shard(self, key: str) -> None:
         """Check once that the chunks of a shard of token counts have the size they must have."""
         if key in self._sound:
             return
         size = self.size(key) or 0
-        zarr_profile.check_tokens(lambda start, end: self.load(key, start, end), size, self._width)
+        zarr_profile.check_tokens(lambda start, end: self.load(key, start, end), size, self._form.num_texts)
         self._sound.add(key)
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
@@ -198,14 +204,16 @@ class StoreReader:
 
             metadata = zarr_profile.read_metadata(self._whole("zarr.json", zarr_profile.MAX_METADATA_BYTES), self.label)
             # Only the form that llreg writes is opened, so that metadata cannot make Zarr do anything else.
-            count, self._names = zarr_profile.check_profile(metadata, self.num_texts, self.variables, self.label)
+            count, self._form = zarr_profile.check_profile(metadata, self.form, self.label)
             digests = self._strings("digest", count)
             group: Any = zarr.open_group(self.source(), mode="r", zarr_format=3, use_consolidated=True)
-            self._width = int(group["log_likelihood"].shape[1])
             # Zarr reads a missing file as missing values: a half-copied store must not pass for one full of NaN.
-            for name in self._names:
+            for name in self._form.variables:
                 for shard in range(math.ceil(count / SHARD_ROWS)):
-                    self._check_size(f"{name}/c.{shard}.0", zarr_profile.shard_limit(self._width))
+                    key = f"{name}/c.{shard}.0"
+                    # Coordinates are missing values where no row of a shard has segments: see `prepare`.
+                    if name not in FINE_VARIABLES or self.size(key) is not None:
+                        self._check_size(key, zarr_profile.shard_limit(self._form.width(name)))
             self._group, self._positions = group, {digest: position for position, digest in enumerate(digests)}
         self._signature = signature
 

@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from llreg.settings import SHARD_ROWS
-from llreg.store.arrays import array_attributes, dtype_of, is_count, row_variables
+from llreg.store.arrays import UNKNOWN, array_attributes, dimension_of, dtype_of, is_count
 from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS, Column
+from llreg.store.fine import FineMap, store_arrays
 from llreg.store.rowfile import Row
-from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, chunk_rows, string_chunk
+from llreg.store.zarr_profile import TOKENS_CHUNK_ROWS, StoreForm, chunk_rows, string_chunk
 from llreg.texts.textset import TextIndex
 from llreg_schemas import RowRecord, version_id
-from llreg_schemas.records import FORMAT_VERSION
+from llreg_schemas.records import FINE_VERSION, FORMAT_VERSION
 
 
 def write_store(
-    path: Path, rows: Iterable[Row], records: Sequence[RowRecord], texts: TextIndex, attrs: Mapping[str, Any]
+    path: Path,
+    rows: Iterable[Row],
+    records: Sequence[RowRecord],
+    texts: TextIndex,
+    attrs: Mapping[str, Any],
+    fine: FineMap | None = None,
 ) -> None:
     """Write a new store at `path`, which must not exist.
 
@@ -31,72 +37,85 @@ def write_store(
     texts : TextIndex
     attrs : mapping
         Attributes of the group.
+    fine : FineMap, optional
+        Of a registry whose texts are cut into segments.
     """
     import zarr
 
     # xarray takes the arrays in "coordinates" for coordinates; those of a dimension's name it takes by itself.
     names = [column.name for column in (*STORE_COLUMNS, *TEXT_COLUMNS)]
+    names += [] if fine is None else ["coordinate_text"]
     attributes = {
         **attrs,
-        "build_format_version": FORMAT_VERSION,
+        "build_format_version": FORMAT_VERSION if fine is None else FINE_VERSION,
         "version": version_id(record.digest for record in records),
         "coordinates": " ".join(name for name in names if name not in ("model", "text")),
     }
     group = zarr.create_group(path, zarr_format=3, attributes=attributes)
-    _write_values(group, rows, len(records), texts)
+    _write_values(group, rows, len(records), texts, fine)
     for column in STORE_COLUMNS:
         _write_column(group, column, column.stored(records), "model")
     for column in TEXT_COLUMNS:
         _write_column(group, column, column.get(texts), "text")
+    if fine is not None:
+        # In a file of its own and small: only the reader that plain xarray is needs it.
+        group.create_array(
+            "coordinate_text",
+            data=fine.text,
+            chunks=fine.text.shape,
+            dimension_names=("coordinate",),
+            attributes={"long_name": "index of the text of a fine coordinate"},
+        )
     with warnings.catch_warnings():
         # Consolidated metadata is not yet in the v3 specification, but every reader over HTTP needs it.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(group.store)
 
 
-def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex) -> None:
+def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex, fine: FineMap | None) -> None:
     import numpy as np
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    num_texts = len(texts)
+    form = StoreForm(len(texts), 0 if fine is None else len(fine.text), texts.has_pairs)
     arrays = {}
-    for name in row_variables(pairs=texts.has_pairs):
-        form: dict[str, Any]
+    for name in form.variables:
+        width = form.width(name)
+        chunks: dict[str, Any]
         if is_count(name):
-            form = {
-                "chunks": (TOKENS_CHUNK_ROWS, num_texts),
+            chunks = {
+                "chunks": (TOKENS_CHUNK_ROWS, width),
                 "compressors": [ZstdCodec(level=3), Crc32cCodec()],
-                "fill_value": 0,
+                "fill_value": UNKNOWN if name.startswith("num_correct") else 0,
                 # Imported rows have 0 throughout; a shard that is missing must be damage.
                 "config": {"write_empty_chunks": True},
             }
         else:
             # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version
             # (benchmarks/RESULTS.md).
-            form = {
-                "chunks": (chunk_rows(num_texts), num_texts),
+            chunks = {
+                "chunks": (chunk_rows(width), width),
                 "compressors": [Crc32cCodec()],
                 "fill_value": float("nan"),
             }
         arrays[name] = group.create_array(
             name,
-            shape=(count, num_texts),
+            shape=(count, width),
             dtype=dtype_of(name),
-            shards=(SHARD_ROWS, num_texts),
-            dimension_names=("model", "text"),
+            shards=(SHARD_ROWS, width),
+            dimension_names=("model", dimension_of(name)),
             # One file a shard, all in one directory: listing them over the Hub's API is one call.
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes=array_attributes(name, pairs=texts.has_pairs),
-            **form,
+            **chunks,
         )
     # A whole shard at a time: writing a part of one reads and writes all of it.
     start, batch = 0, []
     for row in rows:
-        batch.append(row.arrays)
+        batch.append(store_arrays(row, form, fine))
         if len(batch) == SHARD_ROWS or start + len(batch) == count:
             end = start + len(batch)
             for name, array in arrays.items():
-                array[start:end] = np.stack([values[name] for values in batch])  # (n_batch, n_texts)
+                array[start:end] = np.stack([values[name] for values in batch])  # (n_batch, n_texts), or coordinates
             start, batch = end, []
 
 

@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llreg.hub.client.repo import Repo
 from llreg.hub.remote.folder import HubFolder, commit_of
 from llreg.settings import SHARD_ROWS
-from llreg.store.arrays import PAIR_VARIABLES, is_count
+from llreg.store.arrays import is_count, store_variables
 from llreg.store.contents import Contents
 from llreg.store.layout import RETRACTIONS, STORE, TEXTS, version_file
 from llreg.store.rowfile import Row, parse_row, row_limit
@@ -113,6 +114,15 @@ class RemoteContents(Contents):
             return super()._texts_file()
         return _RangeFile(self._hub, TEXTS, size)
 
+    def _kept_files(self) -> list[Path]:
+        """None: what would be on the Hub is a stranger's."""
+        return []
+
+    def _file_reader(self, path: Path) -> tuple[Callable[[int, int], bytes], int]:
+        """What reads a range of a file's bytes, each a request, and how many these are."""
+        name = path.relative_to(self.path).as_posix()
+        return partial(self._hub.read, name), self._hub.size(name) or 0
+
     def row(self, name: str) -> Row:
         """One row with its values, from its own file: one request; `name` as in `find`."""
         record = self.find(name)
@@ -120,9 +130,9 @@ class RemoteContents(Contents):
         if path is not None and record.digest in self.build_records():  # else its record was read from the file already
             file = path.relative_to(self.path).as_posix()
             size = self._hub.size(file) or 0
-            if 0 < size <= row_limit(self.num_texts):
+            if 0 < size <= row_limit(self.num_texts, self.info.num_segments):
                 with suppress(InvalidFileError):  # the store may have it intact
-                    row = parse_row(self._hub.read(file, 0, size), self.num_texts, label=file)
+                    row = parse_row(self._hub.read(file, 0, size), self.num_texts, self.info.num_segments, label=file)
                     if (row.record.digest, row.record.identity) == (record.digest, record.identity):
                         return replace(row, record=record)
         # From the store, or else from the file as a whole, with the errors that either gives.
@@ -136,7 +146,7 @@ class RemoteContents(Contents):
         stored = set(self.store.digests())
         unbuilt = [path for digest, path in self.row_files().items() if strict or digest not in stored]
         names = [path.relative_to(self.path).as_posix() for path in unbuilt]
-        limit = row_limit(self.num_texts)
+        limit = row_limit(self.num_texts, self.info.num_segments)
         retracted = self._hub.files(RETRACTIONS)
         self._hub.fetch_all([*retracted, *(name for name in names if (self._hub.size(name) or 0) <= limit)])
         return super()._accepted_records(strict)
@@ -178,7 +188,7 @@ class HubStoreReader(StoreReader):
 
     def prepare(self, name: str, positions: Sequence[int]) -> None:
         """Download the shards of which much is read; of the others, chunks are read as they are needed."""
-        rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(self._width)
+        rows = TOKENS_CHUNK_ROWS if is_count(name) else chunk_rows(self._form.width(name))
         chunks: dict[str, set[int]] = {}  # that are read, by shard
         for position in positions:
             key = f"{name}/c.{position // SHARD_ROWS}.0"
@@ -189,7 +199,7 @@ class HubStoreReader(StoreReader):
             # The last shard may hold fewer rows.
             num_chunks = -(-min(SHARD_ROWS, len(self._positions) - first_row) // rows)
             if len(needed) * _WHOLE_SHARE > num_chunks or (self.size(key) or 0) <= _WHOLE_BYTES:
-                whole.append(f"{STORE}/{key}")
+                whole.append(f"{STORE}/{key}")  # which may be missing: `fetch` asks for nothing that is not listed
         self._folder.fetch_all(whole)
         super().prepare(name, positions)
 
@@ -207,7 +217,7 @@ class HubStoreReader(StoreReader):
             return self.load(key, first, end)  # the index, which was read before
 
         if is_count(key):
-            check_tokens(read, self.size(key) or 0, self._width, (start, start + len(data)))
+            check_tokens(read, self.size(key) or 0, self._form.num_texts, (start, start + len(data)))
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
         if signature is not None:
@@ -219,7 +229,7 @@ class HubStoreReader(StoreReader):
 
 
 def _is_shard(key: str) -> bool:
-    return key.startswith(tuple(f"{name}/c." for name in PAIR_VARIABLES))
+    return key.startswith(tuple(f"{name}/c." for name in store_variables(pairs=True, fine=True)))
 
 
 class _RangeFile(io.RawIOBase):

@@ -24,8 +24,10 @@ from llreg_schemas.validation import MAX_DOCUMENT_BYTES, MAX_VERSION_BYTES
 
 if TYPE_CHECKING:
     from llreg.hub.judge.verdict import Verdict
+    from llreg.texts.segments import Cuts
     from llreg.texts.textset import TextIndex, TextSet
     from llreg_schemas import RowRecord
+    from llreg_schemas.records import RegistryInfo
 
 _MOST_ROWS = 500  # new rows of a pull request: more than any honest run scores, and what one commit can take in 60 s
 _MOST_BYTES = 256 << 20  # 256 MiB in all: 500 rows of 65,000 texts
@@ -59,7 +61,7 @@ class NewFiles:
 
 
 def sort_changes(
-    changes: Sequence[Change], is_in_main: Callable[[str], bool], num_texts: int, verdict: Verdict
+    changes: Sequence[Change], is_in_main: Callable[[str], bool], info: RegistryInfo, verdict: Verdict
 ) -> NewFiles:
     """Sort a pull request's changes by their names and sizes alone; what may not be is refused and named.
 
@@ -68,13 +70,13 @@ def sort_changes(
     changes : sequence of Change
     is_in_main : callable
         Path -> whether main holds that file.
-    num_texts : int
-        Texts of the registry; it bounds the sizes.
+    info : RegistryInfo
+        Of the registry; it bounds the sizes.
     verdict : Verdict
         Takes the findings.
     """
     files = NewFiles()
-    refused = {change.path: reason for change in changes if (reason := _refusal(change, num_texts))}
+    refused = {change.path: reason for change in changes if (reason := _refusal(change, info))}
     for path, reason in list(refused.items())[:_MAX_NAMED]:
         verdict.find("refused", path, reason)
     if len(refused) > _MAX_NAMED:
@@ -104,14 +106,14 @@ def sort_changes(
     return files
 
 
-def _refusal(change: Change, num_texts: int) -> str:
+def _refusal(change: Change, info: RegistryInfo) -> str:
     """Why a pull request may not have this change; "" if it may."""
     path, size = change.path, change.entry.size
     kind = path.partition("/")[0]
     limits = {
-        ROWS: row_limit(num_texts),
+        ROWS: row_limit(info.text_set.num_texts, info.num_segments),
         RETRACTIONS: MAX_DOCUMENT_BYTES,
-        SUBSETS: min(MAX_VERSION_BYTES, _BYTES_A_TEXT * num_texts + MAX_DOCUMENT_BYTES),
+        SUBSETS: min(MAX_VERSION_BYTES, _BYTES_A_TEXT * info.text_set.num_texts + MAX_DOCUMENT_BYTES),
     }
     if kind not in limits or "/" not in path:
         return f"expected only files in rows/, retractions/ and subsets/; this is none of them, and {change.kind}"
@@ -155,6 +157,11 @@ class Proposal(Contents):
     def text_index(self) -> TextIndex:
         """Those of the registry it is for."""
         return self._home.text_index
+
+    @cached_property
+    def cuts(self) -> Cuts | None:
+        """Those of the registry it is for."""
+        return self._home.cuts
 
     @cached_property
     def texts(self) -> TextSet:

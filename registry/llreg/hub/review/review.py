@@ -201,7 +201,7 @@ class _Run:
             return path in self.taken_paths or self.trees.has(self.main, path)
 
         changes = self.trees.changes(base, verdict.head)
-        pr.files = sort_changes(changes, is_in_main, self.registry.num_texts, verdict)
+        pr.files = sort_changes(changes, is_in_main, self.registry.info, verdict)
         if verdict.has("refused"):
             return
         if pr.files.entries:

@@ -17,8 +17,9 @@ from llreg.hub.sync.sizes import check_size
 from llreg.hub.sync.state import RemoteState, check_document, intact_records, is_valid_document
 from llreg.names import is_hidden
 from llreg.settings import SHARD_ROWS
-from llreg.store.arrays import PAIR_VARIABLES
+from llreg.store.arrays import store_variables
 from llreg.store.contents import Contents, open_folder
+from llreg.store.fine import store_form
 from llreg.store.layout import CONFIG, RECIPE, RETRACTIONS, STORE, TEXTS, VERSIONS
 from llreg.store.rowfile import Row, digest_in_name, row_path
 from llreg.store.zarr_read import StoreReader
@@ -160,8 +161,10 @@ def _trusted_record(ours: RowRecord, theirs: RowRecord) -> RowRecord:
     try:
         if theirs != ours:
             check("row", theirs.to_json(), file)
-            if theirs.identity != ours.identity:
-                raise InvalidFileError(file, f"expected the identity of {ours.row_id}, whose digest it has")
+            if (theirs.identity, theirs.segments_sha256) != (ours.identity, ours.segments_sha256):
+                raise InvalidFileError(
+                    file, f"expected the identity and segments of {ours.row_id}, whose digest it has"
+                )
     except InvalidFileError as error:
         warnings.warn(f"left out, {error}", LlregWarning, stacklevel=4)
         return ours
@@ -258,8 +261,7 @@ class _Downloader:
             self._fetch([CONFIG])
         self.registry = open_folder(self._target)
         self.registry.store = _PartialStore(self._target / STORE)
-        self.registry.store.num_texts = self.registry.num_texts
-        self.registry.store.variables = self.registry.variables
+        self.registry.store.form = store_form(self.registry.info)
 
     def warn_of_problems(self, missing: Collection[str]) -> tuple[str, ...]:
         """Warn of what was left out; what of it matters: not a row that is retracted anyway."""
@@ -418,7 +420,7 @@ class _Downloader:
     def _check_size(self, name: str) -> None:
         entry = self.remote.entry(name)
         if entry is not None:
-            check_size(name, entry.size, self.registry.info["text_set"])
+            check_size(name, entry.size, self.registry.info)
 
     def _of_allowed_size(self, names: Iterable[str]) -> list[str]:
         """Those that are no larger than they can be; one that was not listed again is checked when it has come."""
@@ -475,4 +477,8 @@ def _cheapest_files(
 
 
 def _shard_files(remote: RemoteState, shard: int) -> list[str]:
-    return [name for array in PAIR_VARIABLES if (name := f"{STORE}/{array}/c.{shard}.0") in remote.store]
+    return [
+        name
+        for array in store_variables(pairs=True, fine=True)
+        if (name := f"{STORE}/{array}/c.{shard}.0") in remote.store
+    ]

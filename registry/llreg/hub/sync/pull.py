@@ -313,7 +313,8 @@ def write_merged_build(
     sources: list[Source] = [downloaded.rows, *([] if registry is None else row_sources(registry))]
     ordered = list(records.values())
     texts = downloaded.registry.text_index
-    write_build(directory, gather(ordered, sources), ordered, texts, info, retracted)
+    fine = downloaded.registry.fine_map
+    write_build(directory, gather(ordered, sources), ordered, texts, info, retracted, fine)
 
 
 class OlderRevisionError(InputError):
@@ -348,13 +349,13 @@ def check_compatible(downloaded: Download, registry: Contents | None, pin: Pin) 
 
 def _prefer_published(downloaded: Download, registry: Contents) -> None:
     """Where the same values were measured here and published by somebody else, the published record counts."""
-    for digest, path in registry.row_files().items():
+    for digest, path in registry.row_files(whole=True).items():
         record = downloaded.records.get(digest)
         if record is None or not registry.is_sound(path):
             continue
         ours = registry.file_record(path)
         if ours != record and ours.identity == record.identity:
-            (row,) = gather([record], [downloaded.rows, *row_sources(registry)])
+            row = replace(registry.read_file(path), record=record)
             atomic.write_atomic(registry.path, registry.path / row_path(record), to_zip(row))
 
 

@@ -144,7 +144,7 @@ def check_row_files(registry: Contents, published: Collection[str], only: Collec
     """
     # Of all files, not of `records()`, which leaves out what cannot be read.
     excluded = registry.retractions().keys() | published
-    paths = [path for digest, path in registry.row_files().items() if digest not in excluded]
+    paths = [path for digest, path in registry.row_files(whole=True).items() if digest not in excluded]
     paths = [path for path in paths if only is None or path.relative_to(registry.path).as_posix() in only]
     problems = validate(registry, paths) if paths else []
     if problems:
@@ -168,7 +168,7 @@ def unpublished_records(registry: Contents, remote: RemoteState, only: Collectio
 
 def row_files(registry: Contents, records: Sequence[RowRecord], staging: Path) -> dict[str, Path]:
     """Row files to send; those that only the build holds are written into the staging directory first."""
-    local = registry.row_files()
+    local = registry.row_files(whole=True)
     files: dict[str, Path] = {}
     for record in records:
         name = row_path(record).as_posix()
@@ -180,6 +180,11 @@ def row_files(registry: Contents, records: Sequence[RowRecord], staging: Path) -
         if row is None:
             raise InvalidFileError(
                 STORE, f"the values of {record.row_id} were changed; get it again from where it came"
+            )
+        if record.is_fine:
+            raise InputError(
+                f"the segments of {record.row_id} are not here: a build has none, and its row file stayed where the row was "
+                "pulled from; score the model again, or push from a registry that has the file"
             )
         files[name] = staging / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
