@@ -13,7 +13,7 @@ from llreg.settings import SHARD_ROWS
 from llreg.store.arrays import is_count, row_variables
 from llreg.store.card import make_card
 from llreg.store.columns import ROW_COLUMNS
-from llreg.store.fine import FineMap
+from llreg.store.fine import FineMap, stored_row
 from llreg.store.folder import files_below
 from llreg.store.layout import CARD, STORE, TABLE
 from llreg.store.rowfile import Row, write_kept, write_row
@@ -62,9 +62,9 @@ def check_build(registry: Contents) -> list[str]:
 def stage_build(registry: Contents, directory: Path) -> list[RowRecord]:
     """Write the build of the accepted rows into an empty directory, made if it is missing; return their records."""
     records = registry.records(strict=True)
-    rows = gather(records, row_sources(registry))
-    retracted = registry.retractions()
-    write_build(directory, rows, records, registry.text_index, registry.info, retracted, registry.fine_map)
+    retracted, fine = registry.retractions(), registry.fine_map
+    rows = gather(records, row_sources(registry), fine)
+    write_build(directory, rows, records, registry.text_index, registry.info, retracted, fine)
     return records
 
 
@@ -78,14 +78,16 @@ def row_sources(registry: Contents) -> list[Source]:
     return [from_files, lambda records: registry.store.intact_rows(records).values()]
 
 
-def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[Row]:
-    """Rows with the given records, a shard's worth in memory.
+def gather(records: Sequence[RowRecord], sources: Sequence[Source], fine: FineMap | None) -> Iterator[Row]:
+    """Rows with the given records as the store has them, a shard's worth in memory.
 
     Parameters
     ----------
     records : sequence of RowRecord
     sources : sequence of callable
         Each gives those of some rows that it has, intact; asked in this order.
+    fine : FineMap or None
+        None in a registry of format 1.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def gather(records: Sequence[RowRecord], sources: Sequence[Source]) -> Iterator[
         for source in sources:
             missing = [record for record in batch if record.digest not in rows]
             if missing:
-                rows |= {row.record.digest: row for row in source(missing)}
+                rows |= {row.record.digest: stored_row(row, fine) for row in source(missing)}
         for record in batch:
             if record.digest not in rows:
                 raise InvalidFileError(

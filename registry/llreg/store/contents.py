@@ -401,8 +401,11 @@ class Contents:
         return [record for record in self.records() if record.identity.is_replicate_of(identity)]
 
     def row(self, name: str) -> Row:
-        """One row with its values; `name` as in `find`."""
+        """One row with its values; `name` as in `find`. Without segments where its file is not here: see `segments`."""
         record = self.find(name)
+        path = self.row_files().get(record.digest)
+        if path and record.is_fine and self.is_sound(path):  # only the file has the segments
+            return replace(self.read_file(path), record=record)
         # A build whose values were changed does not hide a good file.
         row = self.store.intact_rows([record]).get(record.digest)
         return row or self.read_file(self.row_files()[record.digest])

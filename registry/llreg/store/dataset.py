@@ -11,7 +11,7 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from llreg.store.arrays import array_attributes, dimension_of, dtype_of
+from llreg.store.arrays import FINE_VARIABLES, array_attributes, dimension_of, dtype_of
 from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS
 from llreg.store.fine import FineMap, store_arrays
 from llreg.store.rowfile import Row
@@ -99,7 +99,8 @@ class RowSource:
             if digest not in self._files:
                 raise NotFoundError(f"row {digest[:12]} has left this registry since it was opened; open it again")
             row = self._read_file(self._files[digest])
-            values[k] = store_arrays(row, self.form, self._fine(), [name])[name][columns]
+            fine = self._fine() if name in FINE_VARIABLES else None
+            values[k] = store_arrays(row, self.form, fine)[name][columns]
         return values
 
 

@@ -9,7 +9,8 @@ segment; of larger ones it is a few sums of segments with signs, whose squares h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +151,17 @@ class FineMap:
         return signs
 
 
-def store_arrays(
-    row: Row, form: StoreForm, fine: FineMap | None, names: Sequence[str] | None = None
-) -> dict[str, NDArray[Any]]:
+def stored_row(row: Row, fine: FineMap | None) -> Row:
+    """A row as a store has it: with fine coordinates in the place of its segments."""
+    changes: dict[str, Any] = {}
+    for segments, coordinates in zip(SEGMENT_VARIABLES, FINE_VARIABLES, strict=True):
+        values = row.arrays.get(segments)
+        if fine is not None and values is not None:
+            changes |= {segments: None, coordinates: fine.coordinates(values)}
+    return replace(row, **changes)
+
+
+def store_arrays(row: Row, form: StoreForm, fine: FineMap | None) -> dict[str, NDArray[Any]]:
     """A row's values as the store of its registry has them.
 
     Parameters
@@ -162,8 +171,6 @@ def store_arrays(
     form : StoreForm
     fine : FineMap or None
         None in a registry of format 1.
-    names : sequence of str, optional
-        Which; all by default.
 
     Returns
     -------
@@ -172,12 +179,10 @@ def store_arrays(
     """
     import numpy as np
 
-    arrays, given = {}, row.arrays
-    for name in names or form.variables:
+    arrays, given = {}, stored_row(row, fine).arrays
+    for name in form.variables:
         if name in given:
             arrays[name] = given[name]
-        elif fine is not None and name in FINE_VARIABLES and row.record.is_fine:
-            arrays[name] = fine.coordinates(given[SEGMENT_VARIABLES[FINE_VARIABLES.index(name)]])
         else:
             empty = UNKNOWN if is_count(name) else np.nan
             arrays[name] = np.full(form.width(name), empty, dtype_of(name))

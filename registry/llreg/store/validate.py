@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from llreg.settings import SHARD_ROWS
 from llreg.store.annotations import read_annotations
+from llreg.store.arrays import FINE_VARIABLES
+from llreg.store.fine import stored_row
 from llreg.store.layout import ROWS, STORE, retraction_file, version_file
 from llreg.store.rowcheck import check_left_out, refuse, suffixes
 from llreg.store.rowfile import Row, digest_in_name, read_row
@@ -139,6 +141,8 @@ def _check_references(registry: Contents) -> None:
 
 def _check_store(registry: Contents) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
+    import numpy as np
+
     records = registry.store.records()
     files = registry.row_files()
     for start in range(0, len(records), SHARD_ROWS):
@@ -155,6 +159,15 @@ def _check_store(registry: Contents) -> None:
                 )
             if record.digest not in intact:
                 raise InvalidFileError(label, "expected values with the row's digest; make it again: llreg build")
+            # The digest covers the segments, and what a build has of them follows from the file.
+            if path and record.is_fine and registry.is_sound(path):
+                expected = stored_row(registry.read_file(path), registry.fine_map).arrays
+                stored = intact[record.digest].arrays
+                for name in FINE_VARIABLES:
+                    if name in stored and not np.array_equal(stored[name], expected[name], equal_nan=True):
+                        raise InvalidFileError(
+                            label, "expected those of the row's segments; make it again: llreg build", field=name
+                        )
             _check_subset(registry, intact[record.digest], label)
 
 

@@ -317,7 +317,10 @@ def read_cuts(path: Path | io.RawIOBase, document: Mapping[str, Any], index: Tex
     import pyarrow.parquet as pq
 
     try:
-        column = pq.read_table(path, columns=[_CUTS])[_CUTS].combine_chunks()
+        file = pq.ParquetFile(path)
+        if _CUTS not in file.schema_arrow.names:
+            raise InvalidFileError(name, "expected this column, as registry.json says; it is missing", field=_CUTS)
+        column = file.read(columns=[_CUTS])[_CUTS].combine_chunks()
         is_lists = pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type)
         if not is_lists or column.null_count or column.flatten().null_count:
             raise InvalidFileError(name, "expected a list of integers a text", field=_CUTS)

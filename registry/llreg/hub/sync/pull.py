@@ -314,7 +314,7 @@ def write_merged_build(
     ordered = list(records.values())
     texts = downloaded.registry.text_index
     fine = downloaded.registry.fine_map
-    write_build(directory, gather(ordered, sources), ordered, texts, info, retracted, fine)
+    write_build(directory, gather(ordered, sources, fine), ordered, texts, info, retracted, fine)
 
 
 class OlderRevisionError(InputError):
