@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llreg.add.journal import Journal, make_entries
+from llreg.add.journal import Entries, Journal, make_entries
 
-ENTRY_BYTES = 24
+HEAD_BYTES = 32
+SEGMENTS = 2  # of each text of the toy journals
+ENTRY_BYTES = HEAD_BYTES + 4 * SEGMENTS
 
 
 def _entries(*texts: int) -> Any:
     text = np.array(texts, np.int64)
-    return make_entries(text, -1.5 * text - 0.1, text + 1, np.zeros(len(text), np.int8))
+    segments = [np.array([-10 * k, -k], np.int32) for k in texts]
+    return make_entries(text, -1.5 * text - 0.1, text + 1, text, np.zeros(len(text), np.int8), segments)
+
+
+def _entry(text: int, value: float, tokens: int, correct: int, status: int, segments: list[int]) -> Any:
+    parts = [np.array(segments, np.int32)]
+    return make_entries(*(np.array([x]) for x in (text, value, tokens, correct, status)), parts)
 
 
 def _write(journal: Journal, *texts: int) -> None:
@@ -39,8 +47,17 @@ def test_no_file_is_no_entries(tmp_path: Path) -> None:
     assert len(Journal(tmp_path / "x").read()) == 0
 
 
+int32s = st.integers(-(2**31), 2**31 - 1)
 entries_strategy = st.lists(
-    st.tuples(st.integers(0, 50), st.floats(allow_nan=True), st.integers(0, 2**31 - 1), st.integers(0, 3)), max_size=30
+    st.tuples(
+        st.integers(0, 50),
+        st.floats(allow_nan=True),
+        st.integers(0, 2**31 - 1),
+        st.integers(0, 2**31 - 1),
+        st.integers(0, 4),
+        st.lists(int32s, max_size=6),
+    ),
+    max_size=30,
 )
 
 
@@ -48,21 +65,31 @@ entries_strategy = st.lists(
 def test_reads_back_the_last_of_each_text(tmp_path_factory: pytest.TempPathFactory, entries: list[Any]) -> None:
     journal = Journal(tmp_path_factory.mktemp("j") / "x.journal")
     with journal.writing(journal.read()):
-        for text, value, tokens, status in entries:
-            journal.write(make_entries(np.array([text]), np.array([value]), np.array([tokens]), np.array([status])))
-    last = {text: (value, tokens, status) for text, value, tokens, status in entries}
+        for entry in entries:
+            journal.write(_entry(*entry))
+    last = {entry[0]: entry for entry in entries}
     back = journal.read()
-    assert sorted(back["text"].tolist()) == sorted(last)
-    for entry in back:
-        value, tokens, status = last[int(entry["text"])]
-        np.testing.assert_array_equal(entry["log_likelihood"], value)
-        assert (entry["num_tokens"], entry["status"]) == (tokens, status)
+    assert back["text"].tolist() == sorted(last)
+    for k, (text, segments) in enumerate(zip(back["text"].tolist(), back.segments_of_each(), strict=True)):
+        _, value, tokens, correct, status, expected = last[text]
+        np.testing.assert_array_equal(back["log_likelihood"][k], value)
+        assert [back[name][k] for name in ("num_tokens", "num_correct", "status")] == [tokens, correct, status]
+        assert segments.tolist() == expected
+
+
+@given(entries_strategy, st.data())
+def test_entries_together_and_some_of_them(entries: list[Any], data: st.DataObject) -> None:
+    parts = [_entry(*entry) for entry in entries]
+    joined = Entries.joined([Entries.from_bytes(), *parts])
+    assert joined.to_bytes() == b"".join(part.to_bytes() for part in parts)
+    chosen = data.draw(st.lists(st.integers(0, len(parts) - 1), max_size=5)) if parts else []
+    assert joined.take(np.array(chosen, np.int64)).to_bytes() == b"".join(parts[k].to_bytes() for k in chosen)
 
 
 def test_float64_is_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "x.journal")
     with journal.writing(journal.read()):
-        journal.write(make_entries(np.array([7]), np.array([-1 / 3]), np.array([2]), np.array([0])))
+        journal.write(_entry(7, -1 / 3, 2, 0, 0, []))
     assert journal.read()["log_likelihood"].tolist() == [-1 / 3]
 
 
@@ -103,7 +130,7 @@ def test_goes_on_behind_a_torn_tail(journal: Journal) -> None:
 def test_entry_is_on_the_way_to_the_disk_before_the_next(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "x.journal")
     with journal.writing(journal.read()):
-        journal.write(make_entries(np.array([1]), np.array([-1.0]), np.array([2]), np.array([0])))
+        journal.write(_entries(1))
         assert Journal(journal.path).read()["text"].tolist() == [1]
 
 

@@ -79,7 +79,9 @@ def test_what_is_left_of_a_run_and_of_a_row(small_registry: Registry, toy_model:
     (request,) = read_requests(small_registry, [model], {})
     journal = Task(small_registry, request).journal
     done = np.array([1, 4])
-    with journal.writing(make_entries(done, np.array([-5.0, -6.0]), np.array([3, 3]), np.zeros(2, np.int32))):
+    counts, segments = np.array([3, 3]), [np.array([-800, -480], np.int32), np.array([-1536, 0], np.int32)]
+    values = np.array([-5.0, -6.0])
+    with journal.writing(make_entries(done, values, counts, counts, np.zeros(2, np.int32), segments)):
         pass
     found = _one(small_registry, model)
     assert (found.state, found.texts) == ("unfinished", 4)

@@ -22,7 +22,7 @@ import llreg_extract
 from llreg import settings
 from llreg.add import worker
 from llreg.add.job import Job
-from llreg.add.journal import read_entries
+from llreg.add.journal import Entries
 from llreg.add.prefetch import Evictions
 from llreg.add.reporter import AddResult, Reporter
 from llreg.add.request import Request
@@ -252,7 +252,7 @@ class ClusterScoring:
                 yield self._finish(task, job, self._report)
                 return
             # The texts are one Dask task for all models; preparing and scoring take its result.
-            client, texts, job_without_texts = self._client, self._send_texts(job), replace(job, texts=())
+            client, texts, job_without_texts = self._client, self._send_texts(job), replace(job, texts=(), cuts=None)
             encoded = None
             if not self._lost[id(task)]:  # else preparing it may be what ended its worker
                 preferred = {"workers": list(slots), "allow_other_workers": True} if slots else {}
@@ -272,7 +272,7 @@ class ClusterScoring:
         subset = job.identity.subset
         if subset not in self._texts or self._texts[subset].status in ("error", "cancelled", "lost"):
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}):
-                self._texts[subset] = self._client.submit(worker.hold, job.texts, pure=False)
+                self._texts[subset] = self._client.submit(worker.hold, (job.texts, job.cuts), pure=False)
         return self._texts[subset]
 
     # From the workers
@@ -315,7 +315,7 @@ class ClusterScoring:
                     submission.has_journal = True
                 report.start(task.model, message["tokens"], message["done"])
             case "scored":
-                task.journal.write(read_entries(message["entries"]))
+                task.journal.write(Entries.from_bytes(message["entries"]))
                 report.advance(message["tokens"])
 
     def _take(self, future: Future) -> Iterator[tuple[Task, AddResult]]:

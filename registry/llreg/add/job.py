@@ -16,9 +16,10 @@ import numpy as np
 
 import llreg_extract
 from llreg._version import __version__
-from llreg.add.journal import make_entries, read_entries
-from llreg.store.arrays import dtype_of, is_count, row_variables
+from llreg.add.journal import Entries, make_entries
+from llreg.store.arrays import UNSCORED, row_variables
 from llreg.store.rowfile import Row, make_row
+from llreg.texts.segments import Cuts, in_units
 from llreg_schemas import Identity, check
 from llreg_schemas.errors import InvalidFileError, ModelError, NonFiniteError
 from llreg_schemas.records import now
@@ -48,7 +49,7 @@ class Job:
         Numbers of the sequences to score, ascending.
     num_texts : int
         Texts in the set.
-    kept : structured array of shape (n_kept,)
+    kept : Entries
         Journal entries of sequences that are scored already; see `llreg.add.journal`.
     contributor : str or None
         Who computes it, for the record.
@@ -60,6 +61,10 @@ class Job:
         Run Python code from the model's repository.
     rendering : {"chat-template", "raw"} or None
         How prompts are rendered, where the texts are pairs.
+    cuts : Cuts or None
+        How all texts of the set are cut into segments; None for a row without segments.
+    cuts_id : str or None
+        Id of the cuts in registry.json.
     """
 
     source: llreg_extract.Source
@@ -68,12 +73,14 @@ class Job:
     texts: Sequence[Any]
     sequences: NDArray[np.int64]
     num_texts: int
-    kept: NDArray[Any] = field(default_factory=read_entries)
+    kept: Entries = field(default_factory=Entries.from_bytes)
     contributor: str | None = None
     requested_revision: str | None = None
     batch_tokens: int | None = None
     trust_remote_code: bool = False
     rendering: Rendering | None = None
+    cuts: Cuts | None = None
+    cuts_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,16 @@ class Scoring:
         )
         self.encoded = _tokenise(job, self.model.tokenizer) if encoded is None else encoded
         llreg_extract.check_range(self.model, self.encoded)
+        # Why the row has no segments, though the texts of the set are cut into some.
+        self._no_segments = ""
+        if job.cuts is not None:
+            if self.encoded.offsets is None:
+                self._no_segments = "the tokenizer does not tell where in a text a token begins"
+            elif ((job.kept["num_segments"] == 0) & (job.kept["status"] == llreg_extract.Status.SCORED)).any():
+                self._no_segments = "it completes a row that has none"
+        self.cuts = None if self._no_segments else job.cuts
 
-    def run(self, keep: Callable[[NDArray[Any]], None], report: Reporter) -> Computed:
+    def run(self, keep: Callable[[Entries], None], report: Reporter) -> Computed:
         """Score the texts, and make the row.
 
         Parameters
@@ -175,8 +190,15 @@ class Scoring:
         report.start(name, int(lengths.sum()), int(lengths[sorted(scored_before)].sum()))
         if scored_before:
             report.note(f"{name}: {len(scored_before):,} of {len(job.sequences):,} texts are scored already; going on")
-        batches = llreg_extract.iter_scores(self.model, self.encoded, skip=scored_before, batch_tokens=job.batch_tokens)
-        entries = [job.kept[:0]]  # journal entries of this run, a batch each
+        cuts = self.cuts
+        batches = llreg_extract.iter_scores(
+            self.model,
+            self.encoded,
+            skip=scored_before,
+            batch_tokens=job.batch_tokens,
+            cuts=None if cuts is None else [cuts.starts(k % job.num_texts) for k in job.sequences.tolist()],
+        )
+        entries = [Entries.from_bytes()]  # of this run, a batch each
         try:
             for batch in batches:
                 sequences = job.sequences[batch.index]
@@ -185,20 +207,20 @@ class Scoring:
                     raise _non_finite(self.identity, int(bad[0]) % job.num_texts)
                 # The weights may be read from their files as they are needed.
                 llreg_extract.check_unchanged(self.model.files, name)
-                entries.append(make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.status))
+                entries.append(_entries(sequences, batch))
                 keep(entries[-1])
                 report.advance(int(lengths[batch.index].sum()))
         finally:
             batches.close()
         seconds = time.monotonic() - started
-        scored = np.concatenate(entries)
-        row = self._row(np.concatenate([job.kept, scored]), seconds)
+        scored = Entries.joined(entries)
+        row = self._row(Entries.joined([job.kept, scored]), seconds)
         return Computed(row, int((scored["num_tokens"] > 0).sum()), int(scored["num_tokens"].sum()), seconds)
 
-    def _row(self, entries: NDArray[Any], seconds: float) -> Row:
+    def _row(self, entries: Entries, seconds: float) -> Row:
         """The row with its record, checked."""
         job, identity, pairs = self.job, self.identity, self.job.rendering is not None
-        arrays = row_arrays(entries, job.num_texts, pairs=pairs)
+        arrays = row_arrays(entries, job.num_texts, pairs=pairs, cuts=self.cuts)
         if np.isnan(arrays["log_likelihood"]).all():
             raise ModelError(
                 f"{identity.name} can score none of the {len(job.texts):,} texts: all are longer than its context of "
@@ -223,6 +245,8 @@ class Scoring:
             "non_finite": 0,  # a run that meets one makes no row
             "special_token_texts": self.encoded.special_token_texts,
             "first_token_scored": self.model.first_token_scored,
+            **({"segments": job.cuts_id} if self.cuts is not None else {}),
+            **({"no_segments": self._no_segments} if self._no_segments else {}),
         }
         row = make_row(identity, provenance, self.model.declared, arrays)
         try:
@@ -230,6 +254,17 @@ class Scoring:
         except InvalidFileError as error:
             raise ModelError(f"the row of {identity.name} cannot be recorded: {error}") from error
         return row
+
+
+def _entries(sequences: NDArray[np.int64], batch: llreg_extract.Batch) -> Entries:
+    """Journal entries of a batch of sequences: those without a value have no segments."""
+    segments = None
+    if batch.segments is not None:
+        is_scored = (batch.status == llreg_extract.Status.SCORED).tolist()
+        segments = [
+            in_units(part if scored else part[:0]) for scored, part in zip(is_scored, batch.segments, strict=True)
+        ]
+    return make_entries(sequences, batch.log_likelihood, batch.num_tokens, batch.num_correct, batch.status, segments)
 
 
 def _non_finite(identity: Identity, text: int) -> NonFiniteError:
@@ -253,39 +288,52 @@ def sequences_of(texts: NDArray[np.integer], num_texts: int, *, pairs: bool) -> 
     return np.concatenate([indices, indices + num_texts]) if pairs else indices
 
 
-def row_arrays(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[str, NDArray[Any]]:
+def row_arrays(entries: Entries, num_texts: int, *, pairs: bool, cuts: Cuts | None = None) -> dict[str, NDArray[Any]]:
     """A row's arrays by name, from journal entries of its sequences.
 
     Parameters
     ----------
-    entries : structured array of shape (n_entries,)
+    entries : Entries
         See `llreg.add.journal`.
     num_texts : int
     pairs : bool
+    cuts : Cuts, optional
+        Of a row with segments: how the texts of the set are cut; entries with a value have segments then.
 
     Returns
     -------
-    dict of float32 (nats) and int32 arrays of shape (n_texts,)
+    dict of arrays
+        As `llreg.store.rowfile.Row` has them.
     """
-    names = row_variables(pairs=pairs)
-    num_sequences = num_texts * (len(names) // 2)
-    values, tokens = np.full(num_sequences, np.nan, np.float32), np.zeros(num_sequences, np.int32)
-    scored = entries[entries["status"] == llreg_extract.Status.SCORED]
-    # Rounding must not make a probability exceed 1.
-    values[scored["text"]] = np.minimum(scored["log_likelihood"], 0.0)
-    tokens[scored["text"]] = scored["num_tokens"]
-    parts = {  # each of shape (n_texts,)
-        name: (tokens if is_count(name) else values).reshape(-1, num_texts)[k // 2] for k, name in enumerate(names)
+    scored = entries.take(np.flatnonzero(entries["status"] == llreg_extract.Status.SCORED))
+    half, text = np.divmod(scored["text"], num_texts)
+    shape = (2 if pairs else 1, num_texts)
+    found: dict[str, NDArray[Any]] = {
+        "log_likelihood": np.full(shape, np.nan, np.float32),
+        "num_tokens": np.zeros(shape, np.int32),
+        "num_correct": np.zeros(shape, np.int32),
     }
-    return {name: np.ascontiguousarray(part, dtype=dtype_of(name)) for name, part in parts.items()}
+    # Rounding must not make a probability exceed 1.
+    found["log_likelihood"][half, text] = np.minimum(scored["log_likelihood"], 0.0)
+    for name in ("num_tokens", "num_correct"):
+        found[name][half, text] = scored[name]
+    if cuts is not None:
+        segments = np.full((len(found["num_tokens"]), cuts.num_segments), UNSCORED, np.int32)
+        for row, k, part in zip(half.tolist(), text.tolist(), scored.segments_of_each(), strict=True):
+            segments[row, cuts.first[k] : cuts.first[k + 1]] = part
+        found["segment_log_likelihood"] = segments
+    return {
+        name: found[name.removesuffix("_response")][int(name.endswith("_response"))]
+        for name in row_variables(pairs=pairs, fine=cuts is not None)
+    }
 
 
-def row_counts(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[str, int]:
+def row_counts(entries: Entries, num_texts: int, *, pairs: bool) -> dict[str, int]:
     """Tokens scored, and texts left out for a reason, as a row's provenance has them."""
     counts: dict[str, int] = {}
     status = llreg_extract.Status
     for k, ending in enumerate(("", "_response") if pairs else ("",)):
-        part = entries[entries["text"] // num_texts == k]
+        part = entries.heads[entries["text"] // num_texts == k]
         counts[f"tokens{ending}"] = int(part["num_tokens"][part["status"] == status.SCORED].sum())
         counts[f"over_context{ending}"] = int((part["status"] == status.OVER_CONTEXT).sum())
         counts[f"unscored{ending}"] = int((part["status"] == status.UNSCORED).sum())
@@ -295,13 +343,28 @@ def row_counts(entries: NDArray[Any], num_texts: int, *, pairs: bool) -> dict[st
 
 def flat_arrays(row: Row) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Log-likelihoods (nats) and numbers of tokens of all sequences of a row: arrays of shape (n_sequences,)."""
-    arrays = list(row.arrays.values())  # log-likelihoods and counts in turn
-    return np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
+    values, tokens = (_halves(row, name) for name in ("log_likelihood", "num_tokens"))
+    return np.concatenate(values), np.concatenate(tokens)
 
 
-def row_entries(row: Row) -> NDArray[Any]:
-    """The scored sequences of a row as journal entries."""
+def _halves(row: Row, name: str) -> list[NDArray[Any]]:
+    """One of a row's arrays, and of pairs that of the responses alone; none where it has no such array."""
+    return [row.arrays[each] for each in (name, f"{name}_response") if each in row.arrays]
+
+
+def segments_of(row: Row, sequences: NDArray[np.integer], cuts: Cuts) -> list[NDArray[np.int32]]:
+    """Segments of some sequences of a row that has them: int32 arrays of shape (n_segments,), units of 1/256 nat."""
+    halves, first = _halves(row, "segment_log_likelihood"), cuts.first
+    places = (divmod(int(sequence), cuts.num_texts) for sequence in sequences)
+    return [halves[half][first[text] : first[text + 1]] for half, text in places]
+
+
+def row_entries(row: Row, cuts: Cuts | None) -> Entries:
+    """The scored sequences of a row as journal entries, with their segments if it has some, cut in this way."""
     values, tokens = flat_arrays(row)
     scored = np.flatnonzero(~np.isnan(values))
     status = np.full(len(scored), llreg_extract.Status.SCORED)
-    return make_entries(scored, values[scored].astype(np.float64), tokens[scored], status)
+    correct, segments = np.zeros(len(values), np.int32), None
+    if row.segment_log_likelihood is not None and cuts is not None:
+        correct, segments = np.concatenate(_halves(row, "num_correct")), segments_of(row, scored, cuts)
+    return make_entries(scored, values[scored].astype(np.float64), tokens[scored], correct[scored], status, segments)

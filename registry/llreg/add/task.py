@@ -99,6 +99,7 @@ class Task:
             "libraries": [__version__, *map(_version, packages)],
             "remote_code": self.request.options.trust_remote_code,
             "tokenization": "checkpoint",  # texts of before were tokenised by transformers
+            "segments": self.registry.info.segments and self.registry.info.segments["id"],
         }
         return Journal(self._runs / f"{self.identity.id[:24]}-{hash_json(parts)[:12]}.journal")
 
@@ -241,6 +242,8 @@ class Task:
             batch_tokens=options.batch_tokens,
             trust_remote_code=options.trust_remote_code,
             rendering=registry.rendering,
+            cuts=registry.cuts,
+            cuts_id=registry.info.segments["id"] if registry.info.segments else None,
         )
 
     def begin(self) -> Job | AddResult:
@@ -272,7 +275,7 @@ class Task:
                     f"{self._completes.row_id} lacks texts, and was scored with {'an older llreg' if other_tokens else 'other library'}"
                     " versions or on another kind of device: score all again with --overwrite always"
                 )
-            kept = kept if len(kept) else row_entries(self.registry.row(self._completes.row_id))
+            kept = kept if len(kept) else row_entries(self.registry.row(self._completes.row_id), self.registry.cuts)
         return replace(self.job(), kept=kept)
 
     def complete(self, computed: Computed) -> AddResult:

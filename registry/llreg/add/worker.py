@@ -12,18 +12,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llreg_extract
 from llreg import settings
 from llreg._version import __version__
 from llreg.add import job as jobs
 from llreg.add.job import Computed, Job, Scoring
+from llreg.add.journal import Entries
 from llreg.add.reporter import Reporter
+from llreg.texts.segments import Cuts
 from llreg_schemas.errors import ClusterError, LlregError, ModelError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SEND_SECONDS = 0.5
 _EVICT_SECONDS = 60.0  # for one revision to be deleted
@@ -48,23 +47,26 @@ def dask_setup(worker: Any) -> None:
 # Tasks
 
 
-def hold(texts: Sequence[Any]) -> Sequence[Any]:
+Texts = tuple[Sequence[Any], Cuts | None]  # the texts of a job, and how those of the set are cut into segments
+
+
+def hold(texts: Texts) -> Texts:
     """Texts, as the result of a task: other tasks take them from the worker that has it."""
     return texts
 
 
-def prepare(job: Job, texts: Sequence[Any], topic: str) -> llreg_extract.Encoded | None:
+def prepare(job: Job, texts: Texts, topic: str) -> llreg_extract.Encoded | None:
     """Download a job's model and tokenise its texts; None if that fails, for it is told when the job is scored."""
     _remember_downloads(job.source, topic)
     try:
-        return jobs.prepare(replace(job, texts=texts))
+        return jobs.prepare(replace(job, texts=texts[0]))
     except Exception:  # noqa: BLE001
         return None
 
 
 def score(
     job: Job,
-    texts: Sequence[Any],
+    texts: Texts,
     encoded: llreg_extract.Encoded | None,
     topic: str,
     expected: Mapping[str, str],
@@ -75,8 +77,9 @@ def score(
     Parameters
     ----------
     job : Job
-        Without its texts.
-    texts : sequence
+        Without its texts and cuts.
+    texts : tuple
+        Them.
     encoded : Encoded or None
         From `prepare`.
     topic : str
@@ -100,7 +103,8 @@ def score(
             job = replace(job, source=_check_files(job.source, stamps))
         if _remember_downloads(job.source, topic):  # it was prepared on another worker, or not at all
             llreg_extract.fetch(job.source, trust_remote_code=job.trust_remote_code)
-        computed = Scoring(replace(job, texts=texts), encoded).run(events.keep, events)
+        job = replace(job, texts=texts[0], cuts=texts[1])
+        computed = Scoring(job, encoded).run(events.keep, events)
         events.flush()
     except (LlregError, StoppedError) as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
@@ -217,12 +221,12 @@ class _Events(Reporter):
     def start(self, model: str, tokens: int, done: int) -> None:
         self._send("start", tokens=tokens, done=done)
 
-    def keep(self, entries: NDArray[Any]) -> None:
+    def keep(self, entries: Entries) -> None:
         """Send journal entries of texts that are scored."""
         task = self._worker.state.tasks.get(self._key)
         if task is None or task.state == "cancelled":
             raise StoppedError
-        self._entries.append(entries.tobytes())
+        self._entries.append(entries.to_bytes())
 
     def advance(self, tokens: int) -> None:
         self._tokens += tokens
