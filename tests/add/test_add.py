@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.tools.rows import without_texts
 
 from llreg.add.reporter import Reporter
 from llreg.add.request import read_requests
 from llreg.add.task import Task
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
-from llreg_schemas import Identity, RowRecord, row_digest
+from llreg_schemas import Identity
 from llreg_schemas.errors import InputError, NotFoundError
 
 pytest.importorskip("torch")
@@ -56,14 +57,10 @@ class Recorder(Reporter):
         self.results.append(result)
 
 
-def _half_missing(row: Row) -> Row:
+def _half_missing(row: Row, registry: Registry) -> Row:
     """The row with every other text NaN for no reason given, and the rest shifted so that rescoring would show."""
-    values, tokens = row.log_likelihood - np.float32(1.0), row.num_tokens.copy()
-    values[::2], tokens[::2] = np.nan, 0
-    identity = row.record.identity
-    provenance = {**row.record.provenance, "tokens": int(tokens.sum()), "added_at": "2026-01-01T00:00:00Z"}
-    digest = row_digest(identity.to_json(), values, tokens)
-    return Row(RowRecord(identity, provenance, row.record.declared, digest), values, tokens)
+    assert registry.cuts is not None
+    return without_texts(row, [0, 2, 4], registry.cuts, shift=-1, added_at="2026-01-01T00:00:00Z")
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +203,7 @@ class TestIncompleteRow:
 
     @pytest.fixture
     def planted(self, small_registry: Registry, toy_row: Row) -> Row:
-        row = _half_missing(toy_row)
+        row = _half_missing(toy_row, small_registry)
         write_row(small_registry.path, row)
         assert small_registry.validate() == []
         return row
@@ -237,7 +234,7 @@ class TestIncompleteRow:
     def test_row_of_other_libraries_is_not_completed(
         self, small_registry: Registry, toy_model: ToyModel, toy_row: Row
     ) -> None:
-        old = _half_missing(toy_row)
+        old = _half_missing(toy_row, small_registry)
         versions = {**old.record.provenance["versions"], "torch": "1.0"}
         provenance = {**old.record.provenance, "versions": versions}
         write_row(small_registry.path, replace(old, record=replace(old.record, provenance=provenance)))

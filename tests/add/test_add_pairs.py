@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import SMALL_PAIRS, MakeRow
+from tests.tools.rows import without_texts
 
 from llreg.add.journal import Journal
 from llreg.add.reporter import Reporter
@@ -167,26 +168,18 @@ def test_subset(chat_registry: Registry, chat_model: Path, chat_row: Row) -> Non
     subset = chat_registry.subset(3, method="uniform", seed=1)
     (result,) = chat_registry.add([str(chat_model)], subset=subset, overwrite="always")
     row = chat_registry.row(result.row_id or result.message)
-    for name, array in chat_row.arrays.items():
-        np.testing.assert_allclose(row.arrays[name][subset["texts"]], array[subset["texts"]], rtol=1e-5)
+    assert chat_registry.cuts is not None
+    expected = without_texts(chat_row, sorted({*range(N)} - {*subset["texts"]}), chat_registry.cuts)
+    for name, array in expected.arrays.items():
+        np.testing.assert_allclose(row.arrays[name], array, rtol=1e-5)
     assert np.isnan(row.arrays["log_likelihood_response"]).sum() >= N - 3
     assert chat_registry.validate() == []
 
 
 def test_lacking_texts_are_completed(chat_registry: Registry, chat_row: Row, chat_model: Path) -> None:
     """A row that lacks pairs for no reason keeps what it has of both kinds, and gets the rest."""
-    from dataclasses import replace
-
-    from llreg_schemas import row_digest
-
-    arrays = {name: array.copy() for name, array in chat_row.arrays.items()}
-    for name in ("log_likelihood", "log_likelihood_response"):
-        arrays[name][:2] = np.nan
-        arrays[name.replace("log_likelihood", "num_tokens")][:2] = 0
-    sums = {"tokens": arrays["num_tokens"].sum(), "tokens_response": arrays["num_tokens_response"].sum()}
-    provenance = {**chat_row.record.provenance, **{key: int(value) for key, value in sums.items()}}
-    digest = row_digest(chat_row.record.identity.to_json(), **arrays)
-    lacking = Row(replace(chat_row.record, provenance=provenance, digest=digest), **arrays)
+    assert chat_registry.cuts is not None
+    lacking = without_texts(chat_row, [0, 1], chat_registry.cuts)
     (chat_registry.path / row_path(chat_row.record)).unlink()
     write_row(chat_registry.path, lacking)
     recorder = Recorder()
