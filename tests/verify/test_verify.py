@@ -21,11 +21,11 @@ from tests.conftest import MakeRow
 from llreg.geometry.subset import make_subset
 from llreg.locate import init
 from llreg.registry import Registry
-from llreg.store.rowfile import Row, write_row
+from llreg.store.arrays import row_variables
+from llreg.store.rowfile import Row, make_row, write_row
 from llreg.texts.textset import mini
-from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, Agreement, compare, token_difference
+from llreg.verify.comparison import ERROR_RATE, OPEN_RATE, Agreement, compare, segment_difference, token_difference
 from llreg.verify.verify import _judge_files
-from llreg_schemas import row_digest
 from llreg_schemas.errors import InputError, NotFoundError
 
 pytest.importorskip("torch")
@@ -94,16 +94,15 @@ def _to_int8(_: str, weight: Any) -> Any:
 def _remade(row: Row, provenance: Mapping[str, Any] | None = None, **identity: Any) -> Row:
     """The row with another identity or provenance, its digest made good."""
     made = replace(row.record.identity, **identity)
-    told = {**row.record.provenance, **(provenance or {})}
-    record = replace(row.record, identity=made, provenance=told)
-    return replace(row, record=replace(record, digest=row_digest(made.to_json(), **row.arrays)))
+    return make_row(made, {**row.record.provenance, **(provenance or {})}, row.record.declared, row.arrays)
 
 
 def _with_values(row: Row, values: Any, tokens: Any = None) -> Row:
-    """The row, claiming other values."""
+    """The row, claiming other values, and no segments."""
     tokens = row.num_tokens if tokens is None else tokens
-    told = {"tokens": int(tokens.sum())}
-    return _remade(replace(row, log_likelihood=np.asarray(values, np.float32), num_tokens=tokens), told)
+    told = {key: value for key, value in row.record.provenance.items() if not key.startswith("segments")}
+    arrays = {"log_likelihood": np.asarray(values, np.float32), "num_tokens": tokens}
+    return make_row(row.record.identity, {**told, "tokens": int(tokens.sum())}, row.record.declared, arrays)
 
 
 def _kept(registry: Registry, row: Row) -> str:
@@ -269,7 +268,7 @@ class TestTokens:
         values, tokens = row.log_likelihood.copy(), row.num_tokens.copy()
         values[hidden], tokens[hidden] = np.nan, 0
         told = {"over_context": int(over.sum()) + 1, "tokens": int(tokens.sum())}
-        forged = _kept(here, _remade(replace(row, log_likelihood=values, num_tokens=tokens), told))
+        forged = _kept(here, _remade(_with_values(row, values, tokens), told))
         causes = {here.verify(forged, 3, path=short, seed=seed).cause for seed in range(4)}
         assert "coverage" in causes  # four of the texts without a value are looked at
 
@@ -457,9 +456,50 @@ def test_pairs(pair_registry: Registry, toy_model: ToyModel, tmp_path: Path) -> 
     assert pair_registry.verify("chat", path=model).outcome == "match"
     alone = row.log_likelihood_response
     assert alone is not None
-    forged = _kept(pair_registry, _remade(replace(row, log_likelihood_response=alone - np.float32(2))))
+    arrays = {name: row.arrays[name] for name in row_variables(pairs=True)}
+    told = {key: value for key, value in row.record.provenance.items() if not key.startswith("segments")}
+    arrays["log_likelihood_response"] = alone - np.float32(2)
+    forged = _kept(pair_registry, make_row(row.record.identity, told, row.record.declared, arrays))
     found = pair_registry.verify(forged, path=model)
     assert (found.outcome, found.cause) == ("mismatch", "weights")
+
+
+class TestSegments:
+    """Where the texts' values are the model's own, as they are."""
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_in_another_order(self, here: Registry, rows: dict[str, Row], toy_model: ToyModel, dtype: str) -> None:
+        """Of one text alone: its sum is what it was."""
+        row, cuts = rows[dtype], here.cuts
+        assert cuts is not None
+        text = int(np.argmax(np.diff(cuts.first)))
+        arrays = {name: array.copy() for name, array in row.arrays.items()}
+        arrays["segment_log_likelihood"][cuts.first[text] : cuts.first[text + 1]] = np.roll(
+            arrays["segment_log_likelihood"][cuts.first[text] : cuts.first[text + 1]], 1
+        )
+        forged = _kept(here, make_row(row.record.identity, row.record.provenance, row.record.declared, arrays))
+        assert here.validate() == []
+        found = here.verify(forged, SHORT, path=toy_model())
+        assert (found.outcome, found.cause) == ("mismatch", "segments")
+        assert "the texts' values are this model's, and those of their segments are not: they are " in found.why
+        assert here.verify(_kept(here, row), SHORT, path=toy_model()).outcome == "match"
+
+    def test_more_correct_tokens(self, here: Registry, rows: dict[str, Row], toy_model: ToyModel) -> None:
+        row = rows["float32"]
+        arrays = {**row.arrays, "num_correct": row.num_tokens}
+        forged = _kept(here, make_row(row.record.identity, row.record.provenance, row.record.declared, arrays))
+        found = here.verify(forged, 8, path=toy_model())
+        assert (found.outcome, found.cause) == ("mismatch", "segments")
+        assert "tokens are the model's first choice in the row and" in found.why
+
+    @given(st.lists(st.lists(st.integers(-10_000, 0), min_size=1, max_size=20), min_size=1, max_size=9), st.data())
+    def test_rounding_is_no_difference(self, texts: list[list[int]], data: st.DataObject) -> None:
+        stored = [np.array(text, np.int32) for text in texts]
+        assert segment_difference(stored, stored, 1e-3) == ""
+        noise = st.integers(-1, 1)
+        other = [segments + np.array([data.draw(noise) for _ in segments], np.int32) for segments in stored]
+        assert segment_difference(stored, other, 1e-2) == ""
+        assert segment_difference(stored, [segments + 2560 for segments in stored], 1.0) != ""
 
 
 class TestCommand:

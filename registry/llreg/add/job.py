@@ -347,6 +347,11 @@ def flat_arrays(row: Row) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     return np.concatenate(values), np.concatenate(tokens)
 
 
+def correct_tokens(row: Row) -> NDArray[np.int32]:
+    """Tokens of all sequences of a row with segments that were the model's first choice: int32 of shape (n_sequences,)."""
+    return np.concatenate(_halves(row, "num_correct"))
+
+
 def _halves(row: Row, name: str) -> list[NDArray[Any]]:
     """One of a row's arrays, and of pairs that of the responses alone; none where it has no such array."""
     return [row.arrays[each] for each in (name, f"{name}_response") if each in row.arrays]
@@ -364,7 +369,7 @@ def row_entries(row: Row, cuts: Cuts | None) -> Entries:
     values, tokens = flat_arrays(row)
     scored = np.flatnonzero(~np.isnan(values))
     status = np.full(len(scored), llreg_extract.Status.SCORED)
-    correct, segments = np.zeros(len(values), np.int32), None
+    correct, segments = np.zeros(len(scored), np.int32), None
     if row.segment_log_likelihood is not None and cuts is not None:
-        correct, segments = np.concatenate(_halves(row, "num_correct")), segments_of(row, scored, cuts)
-    return make_entries(scored, values[scored].astype(np.float64), tokens[scored], correct[scored], status, segments)
+        correct, segments = correct_tokens(row)[scored], segments_of(row, scored, cuts)
+    return make_entries(scored, values[scored].astype(np.float64), tokens[scored], correct, status, segments)

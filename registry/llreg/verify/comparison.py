@@ -10,12 +10,13 @@ import numpy as np
 from scipy.special import chdtri, fdtri, stdtrit
 
 from llreg.geometry.kl.noise import text_variances
+from llreg_schemas.records import RESOLUTION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Outcome = Literal["match", "mismatch", "inconclusive"]
-Cause = Literal["", "unavailable", "files", "tokens", "text order", "coverage", "weights", "arithmetic"]
+Cause = Literal["", "unavailable", "files", "tokens", "text order", "coverage", "weights", "segments", "arithmetic"]
 
 # Thresholds: from where on a row is called a mismatch, and up to where a match.
 
@@ -34,6 +35,9 @@ MISMATCH_TABLE_FACTOR = 10.0
 HEAVY_TAILS = 2.0
 # A mismatch is one of text order if this share of the first so many values stand elsewhere in the row, within so many errors.
 DISPLACED_SHARE, DISPLACED_TEXTS, DISPLACED_TOLERANCE = 0.5, 64, 4.0
+# Tokens that may be the model's first choice in one of two scorings only: a few, and this share of all. Two that are nearly
+# as likely change places (measured on small models in bfloat16, against float32: 1 in 100).
+FLIPPED_TOKENS, FLIPPED_SHARE = 4, 0.05
 # Texts up to which more of them are advised.
 ADVISED_TEXTS = 256
 
@@ -200,6 +204,47 @@ def token_difference(
     return f"{len(differing):,} of {len(stored):,} texts have other numbers of tokens ({counts})"
 
 
+def segment_difference(
+    stored: Sequence[NDArray[np.integer]], rescored: Sequence[NDArray[np.integer]], beyond: float
+) -> str:
+    """How the segments of texts are further apart than arithmetic explains, in words; "" if they are not.
+
+    Parameters
+    ----------
+    stored, rescored : sequences of int arrays of shape (n_segments,), units of 1/256 nat
+        Of each text.
+    beyond : float
+        `Comparison.beyond` of the same texts, nats.
+
+    Notes
+    -----
+    Errors of a text's segments are independent, and their squares add up to that of the text's error: so the distance of two
+    texts by their segments is what that of their log-likelihoods is. Here it is of the row and of this scoring, each up to
+    `beyond` off, and each rounded.
+    """
+    squares = [float(((a - b).astype(np.float64) ** 2).sum()) for a, b in zip(stored, rescored, strict=True)]
+    distance = RESOLUTION * np.sqrt(np.mean(squares))
+    rounding = RESOLUTION * np.sqrt(np.mean([len(segments) for segments in stored]) / 3)
+    if distance <= 2 * (beyond + rounding):
+        return ""
+    return f"they are {distance:.3g} nats a text off, root mean square, and {2 * (beyond + rounding):.2g} is the most that is arithmetic"
+
+
+def first_choice_difference(stored: NDArray[np.integer], rescored: NDArray[np.integer], num_tokens: int) -> str:
+    """How numbers of tokens that were the model's first choice differ by more than arithmetic explains, in words, or "".
+
+    Parameters
+    ----------
+    stored, rescored : int arrays of shape (n_texts,)
+    num_tokens : int
+        Tokens of these texts.
+    """
+    num_other = int(np.abs(stored.astype(np.int64) - rescored).sum())
+    if num_other <= FLIPPED_TOKENS + FLIPPED_SHARE * num_tokens:
+        return ""
+    return f"{int(stored.sum()):,} of {num_tokens:,} tokens are the model's first choice in the row and {int(rescored.sum()):,} here"
+
+
 @dataclass(frozen=True)
 class Agreement:
     """A row against its model, scored again on a few texts.
@@ -210,7 +255,8 @@ class Agreement:
     outcome : {"match", "mismatch", "inconclusive"}
     cause : str
         What it comes from: "" for a match, else "unavailable" (nothing could be scored), "files" (not those of the row),
-        "tokens" (another tokenizer), "text order", "coverage" (texts that one of the two cannot score), "weights" or
+        "tokens" (another tokenizer), "text order", "coverage" (texts that one of the two cannot score), "weights", "segments"
+        (the texts' values are right, and those of their segments or the numbers of correct tokens are not), or
         "arithmetic" (it stays open which of the two).
     why : str
         What it means, in one sentence.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llreg_extract
-from llreg.add.job import Job, Scoring, flat_arrays, sequences_of
+from llreg.add.job import Job, Scoring, correct_tokens, flat_arrays, segments_of, sequences_of
 from llreg.add.reporter import Reporter
 from llreg.store.rowcheck import REASONS
 from llreg.store.subsets import read_subset
@@ -25,6 +25,8 @@ from llreg.verify.comparison import (
     Comparison,
     compare,
     error_of,
+    first_choice_difference,
+    segment_difference,
     token_difference,
 )
 from llreg_schemas.errors import InputError, ModelError
@@ -116,15 +118,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A sample as this machine scores it: arrays as of `Sample`, whether a text has a part without a token, provenance as of
-    a row, the model's limit and tokenizer."""
+    """A sample as this machine scores it: the row, arrays as of `Sample`, whether a text has a part without a token, the
+    model's limit and tokenizer."""
 
+    row: Row
     values: NDArray[np.float64]
     tokens: NDArray[np.int32]
     unknown: NDArray[np.bool_]
-    provenance: Mapping[str, Any]
     context_length: int | None
     tokenizer: Any
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """As of a row."""
+        return self.row.record.provenance
 
 
 class Rescoring:
@@ -174,6 +181,8 @@ class Rescoring:
             why = f"the row was made {maker}: {problem}{self._other_versions(scored)}"
             return sample.agreement("mismatch", "tokens", why, **figures)
         comparison = self._judge(sequences, scored)
+        if comparison.outcome != "mismatch" and (problem := self._segment_problem(sequences, scored, comparison)):
+            return sample.agreement("mismatch", "segments", problem, comparison=comparison, **figures)
         cause, why = self._reason(comparison, sequences, scored)
         return sample.agreement(comparison.outcome, cause, why, comparison=comparison, **figures)
 
@@ -188,6 +197,8 @@ class Rescoring:
             num_texts=registry.num_texts,
             trust_remote_code=self.trust_remote_code,
             rendering=registry.rendering,
+            cuts=registry.cuts,
+            cuts_id=registry.info.segments["id"] if registry.info.segments else None,
         )
         scoring = Scoring(job)
         row, model = scoring.run(lambda entries: None, Reporter()).row, scoring.model
@@ -195,7 +206,7 @@ class Rescoring:
         unknown = np.zeros(len(values), dtype=bool)
         unknown[job.sequences] = scoring.encoded.unknown
         limits = model.context_length, model.tokenizer
-        return _Scored(values.astype(np.float64), tokens, unknown, row.record.provenance, *limits)
+        return _Scored(row, values.astype(np.float64), tokens, unknown, *limits)
 
     def _coverage_problem(self, scored: _Scored) -> str:
         """A text that only one of the two has a value for, in words; "" if there is none."""
@@ -249,6 +260,20 @@ class Rescoring:
         problem = token_difference(numbers, stored, here, place=place)
         is_whole = registry.rendering is None and len(texts) == registry.num_texts
         return problem, is_whole and bool(np.array_equal(np.sort(counts), np.sort(sample.tokens)))
+
+    def _segment_problem(self, sequences: NDArray[np.int64], scored: _Scored, comparison: Comparison) -> str:
+        """That the row's segments or counts of correct tokens are others here, in words; "" if they are not, or it has none."""
+        row, cuts = self.sample.row, self.sample.registry.cuts
+        if cuts is None or row.segment_log_likelihood is None or scored.row.segment_log_likelihood is None:
+            return ""
+        stored, here = (segments_of(each, sequences, cuts) for each in (row, scored.row))
+        if difference := segment_difference(stored, here, comparison.beyond):
+            return f"the texts' values are this model's, and those of their segments are not: {difference}"
+        correct, correct_here = (correct_tokens(each)[sequences] for each in (row, scored.row))
+        difference = first_choice_difference(correct, correct_here, int(scored.tokens[sequences].sum()))
+        return (
+            difference and f"the row's values are this model's, and its counts of correct tokens are not: {difference}"
+        )
 
     # Values
 
