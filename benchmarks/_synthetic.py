@@ -90,7 +90,8 @@ def make_registry(path: Path, n_models: int, n_texts: int) -> llreg.Registry:
             yield from make_rows(registry, matrix, start * 1024)
 
     index: TextIndex = registry.text_index
-    write_store(path / STORE, rows(), [row.record for row in rows()], index, {"registry": registry.name})
+    attributes = {"registry": registry.name}
+    write_store(path / STORE, rows(), [row.record for row in rows()], index, attributes, registry.fine_map)
     return llreg.open(path)
 
 

@@ -174,10 +174,34 @@ def test_ls(cli: Cli, filled: Registry) -> None:
 def test_info(cli: Cli, filled: Registry) -> None:
     record = filled.find("org/m2")
     result = cli("-r", filled.path, "info", record.row_id, "--json")
-    assert json.loads(result.out) == {"row_id": record.row_id, **record.to_json(), "annotations": {}}
+    further = {"annotations": {}, "accuracy": None, "subset_accuracy": {}}
+    assert json.loads(result.out) == {"row_id": record.row_id, **record.to_json(), **further}
     text = cli("-r", filled.path, "info", "org/m2").out
     assert "  model         org/m2" in text
     assert text.splitlines()[-1].strip() == record.digest
+
+
+def test_accuracy(cli: Cli, filled: Registry, make_row: Callable[..., Row]) -> None:
+    correct, tokens = [1, 2, 0, 4, 0, 3], [10, 8, 4, 4, 5, 12]
+    # Subsets: prose, code, multilingual, multilingual, code, and a text without one.
+    values = [-20.0, -20.0, float("nan"), -20.0, -20.0, -20.0]
+    tokens[2] = 0
+    row = make_row(filled, "org/fine", log_likelihood=values, num_tokens=tokens, num_correct=correct, fine=True)
+    write_row(filled.path, row)
+    assert filled.accuracy(["org/m0", "org/fine"]) == [
+        {"row_id": filled.find("org/m0").row_id, "accuracy": None, "subsets": {}},
+        {
+            "row_id": row.record.row_id,
+            "accuracy": 10 / 39,
+            "subsets": {"prose": 0.1, "code": 2 / 13, "multilingual": 1.0, "all": 0.25},
+        },
+    ]
+    text = cli("-r", filled.path, "info", "org/fine").out
+    at = text.splitlines().index("next-token accuracy")
+    shares = [" ".join(line.split()) for line in text.splitlines()[at + 1 :][:5]]
+    assert shares == ["all texts 25.6%", "all 25.0%", "code 15.4%", "multilingual 100.0%", "prose 10.0%"]
+    assert json.loads(cli("-r", filled.path, "info", "org/fine", "--json").out)["accuracy"] == 10 / 39
+    assert "12 segments of texts, in 1 of 4 rows" in cli("-r", filled.path, "status").out
 
 
 def test_dist(cli: Cli, filled: Registry) -> None:
@@ -281,7 +305,7 @@ def test_init(cli: Cli, tmp_path: Path, small_texts: Path) -> None:
 
 def test_row_of_a_newer_llreg_is_told(cli: Cli, filled: Registry) -> None:
     path = filled.path / "registry.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
     for name in ("ls", "validate"):
         result = cli("-r", filled.path, name)
         assert (result.code, result.out) == (1, "")

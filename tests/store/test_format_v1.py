@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import pytest
 import xarray as xr
 
 from llreg.registry import Registry
-from llreg.store.rowfile import read_row
+from llreg.store.rowfile import Row, read_row, write_row
 from llreg_schemas import version_id
+from llreg_schemas.errors import InputError, InvalidFileError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "registry-v1"
 DIGESTS = [
@@ -105,3 +108,25 @@ def test_reading_writes_nothing() -> None:
     registry.kl()
     registry.validate()
     assert {path: path.stat().st_mtime_ns for path in SAMPLE.rglob("*")} == before
+
+
+def test_it_stays_of_format_1(sample: Registry, make_row: Callable[..., Row], small_registry: Registry) -> None:
+    """Rows come to it as before, without segments, and its build has the files that it had."""
+    assert (sample.info.segments, sample.cuts, sample.fine_map, sample.coordinate_text) == (None, None, None, None)
+    stored = SAMPLE / "store.zarr"
+    before = {path.relative_to(stored): path.stat().st_size for path in stored.rglob("*") if path.is_file()}
+    sample.build()
+    rebuilt = sample.path / "store.zarr"
+    assert {path.relative_to(rebuilt) for path in rebuilt.rglob("*") if path.is_file()} == before.keys()
+    attributes = json.loads((stored / "zarr.json").read_text())["attributes"]
+    assert json.loads((rebuilt / "zarr.json").read_text())["attributes"] == attributes
+    row = make_row(sample, "org/new", 7)
+    assert row.record.to_json()["format_version"] == 1
+    write_row(sample.path, row)
+    assert sorted(sample.dataset().data_vars) == ["log_likelihood", "num_tokens"]
+    assert (len(sample.records()), sample.validate(), sample.segments(row.record)) == (3, [], None)
+    with pytest.raises(InputError, match="no variable 'num_correct' in sample"):
+        sample.values(sample.records(), variable="num_correct")
+    fine = make_row(small_registry, fine=True)
+    with pytest.raises(InvalidFileError, match="expected no segments: this registry is of format 1"):
+        sample.read_file(write_row(sample.path, fine))

@@ -20,21 +20,28 @@ from llreg.store.subsets import read_subset
 @json_option
 @in_registry
 def info(context: Context, /, model: str, as_json: bool) -> None:
-    """One row's full record: identity, provenance, and what its card declares.
+    """One row's full record: identity, provenance, and what its card declares; next-token accuracy by subset.
 
     MODEL is a model name, a row id as `llreg ls -q` prints it, or the first digits of a digest.
     """
     registry = context.registry()
     record = registry.find(model)
     annotations = annotations_of(registry, record)
+    (accuracy,) = registry.accuracy([record.row_id])
     if as_json:
-        print_json({"row_id": record.row_id, **record.to_json(), "annotations": annotations})
+        found = {"accuracy": accuracy["accuracy"], "subset_accuracy": accuracy["subsets"]}
+        print_json({"row_id": record.row_id, **record.to_json(), **found, "annotations": annotations})
         return
     for part in ("identity", "provenance", "declared"):
         fields = record.to_json()[part]
         width = max(map(len, fields))
         _print_fields(part, ((key.ljust(width), value) for key, value in sorted(fields.items())))
     click.echo(f"digest\n  {record.digest}")
+    if accuracy["accuracy"] is not None:
+        shares = {"all texts": accuracy["accuracy"], **accuracy["subsets"]}
+        width = max(map(len, shares))
+        lines = ((name.ljust(width), "-" if share is None else f"{share:.1%}") for name, share in shares.items())
+        _print_fields("next-token accuracy", lines)
     for name, values in annotations.items():
         _print_fields(f"annotations: {printable(name)}", values.items())
     # A row on a subset costs less and its distances are estimates, so its record names the subset.

@@ -29,6 +29,10 @@ def _lines(state: dict[str, Any]) -> Iterator[str]:
     tags = f" ({', '.join(state['tags'])})" if state["tags"] else ""
     yield f"registry {state['registry']} at {state['path']}"
     yield f"version {state['version'][:12]}{tags}: {state['rows']} rows, {state['retracted']} retracted"
+    if state["segments"]:
+        yield f"{state['segments']:,} segments of texts, in {state['fine_rows']} of {state['rows']} rows"
+    else:
+        yield "no segments of texts: a registry of format 1"
     if state["build_current"]:
         yield "the build holds all rows"
     elif not state["has_build"]:

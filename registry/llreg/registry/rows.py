@@ -465,13 +465,45 @@ class RowVerbs(Contents):
 
         return summary(self, columns)
 
+    def accuracy(self, models: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Next-token accuracy: the share of the scored tokens that were the model's first choice.
+
+        Tokens of other tokenizers are other tokens: compare models of one tokenizer.
+
+        Parameters
+        ----------
+        models : sequence of str, optional
+            Which rows, as in `find`; all by default.
+
+        Returns
+        -------
+        list of dict
+            ``row_id``; ``accuracy``, of all scored tokens, and ``subsets``, of those of each subset of the texts: None, and
+            empty, in a row without segments, which does not know. Of pairs, tokens of the response given its prompt.
+
+        Raises
+        ------
+        NotFoundError
+            If a name means no row; InputError if it means several.
+
+        Examples
+        --------
+        >>> [line] = reg.accuracy(["toy/newt-3b"])
+        >>> line["accuracy"] is None  # scored before rows had segments
+        True
+        """
+        from llreg.store.listings import accuracy
+
+        return accuracy(self, models)
+
     def status(self) -> dict[str, Any]:
         """What is not built, not published or not finished, and which version this is.
 
         Returns
         -------
         dict
-            ``registry``, ``path``, ``version``, ``tags``, ``rows``, ``retracted``, ``has_build``, ``build_current``,
+            ``registry``, ``path``, ``segments`` (into which the texts are cut; 0 in a registry of format 1), ``fine_rows``
+            (rows that have them), ``version``, ``tags``, ``rows``, ``retracted``, ``has_build``, ``build_current``,
             ``not_built`` and ``to_leave_out`` (row ids), ``unfinished`` (runs of `add`), and ``remote``: None, or
             ``repo``, ``revision``, ``commit``, ``pull_request`` and ``unpublished`` (row ids).
 

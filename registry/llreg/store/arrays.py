@@ -70,6 +70,11 @@ def is_count(name: str) -> bool:
     return name.startswith("num_")
 
 
+def is_fine_only(name: str) -> bool:
+    """Whether only rows with segments have values of a variable."""
+    return name not in PAIR_VARIABLES
+
+
 def dtype_of(name: str) -> Dtype:
     """Type of a variable: log-likelihoods of texts and coordinates are float32, counts and segments int32."""
     return "int32" if is_count(name) or name in SEGMENT_VARIABLES else "float32"

@@ -94,14 +94,45 @@ def summarise(
     return lines
 
 
+def accuracy(registry: Contents, models: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """How often the first choice of each model was the token that came.
+
+    Behind `Registry.accuracy`, which describes parameters, result and errors.
+    """
+    import numpy as np
+
+    records, _ = registry.select(models)
+    subsets = np.asarray(registry.text_index.subset, dtype=object)  # (n_texts,)
+    lines = []
+    for start in range(0, len(records), SHARD_ROWS):
+        # Rows without segments do not know.
+        batch = [record for record in records[start : start + SHARD_ROWS] if record.is_fine]
+        known = {}
+        if batch:
+            correct = registry.values(batch, variable="num_correct")  # (n_rows, n_texts)
+            tokens = registry.values(batch, variable="num_tokens")
+            known = {record.digest: (correct[k], tokens[k]) for k, record in enumerate(batch)}
+        for record in records[start : start + SHARD_ROWS]:
+            line: dict[str, Any] = {"row_id": record.row_id, "accuracy": None, "subsets": {}}
+            if record.digest in known:
+                num_correct, num_tokens = known[record.digest]  # both (n_texts,)
+                line["accuracy"] = float(num_correct.sum() / num_tokens.sum())
+                for name in registry.info.text_set.subsets:
+                    total = int(num_tokens[subsets == name].sum())
+                    line["subsets"][name] = float(num_correct[subsets == name].sum() / total) if total else None
+            lines.append(line)
+    return lines
+
+
 def status(registry: Contents) -> dict[str, Any]:
     """What is not in the build yet, what is unfinished, which version this is, and what is not published.
 
     Returns
     -------
     dict
-        Keys registry, path, version, tags, rows, retracted, has_build, build_current, not_built and to_leave_out (row ids),
-        unfinished (models), remote (None, or repo, revision, commit, pull_request, and the row ids in unpublished).
+        Keys registry, path, segments, fine_rows, version, tags, rows, retracted, has_build, build_current, not_built and
+        to_leave_out (row ids), unfinished (models), remote (None, or repo, revision, commit, pull_request, and the row ids in
+        unpublished).
     """
     records = {record.digest: record for record in registry.records()}
     built = {record.digest: record for record in registry.store.records()}
@@ -123,6 +154,8 @@ def status(registry: Contents) -> dict[str, Any]:
     return {
         "registry": registry.name,
         "path": registry.where,
+        "segments": registry.info.num_segments,
+        "fine_rows": sum(record.is_fine for record in records.values()),
         "version": version,
         "tags": [manifest["tag"] for manifest in registry.versions() if manifest["version"] == version],
         "rows": len(records),

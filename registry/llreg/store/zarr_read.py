@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llreg.settings import SHARD_ROWS
 from llreg.store import zarr_profile
-from llreg.store.arrays import FINE_VARIABLES, PAIR_VARIABLES, is_count
+from llreg.store.arrays import is_count, is_fine_only
 from llreg.store.layout import STORE
 from llreg.store.rowfile import Row
 from llreg_schemas import RowRecord
@@ -111,13 +111,13 @@ class StoreReader:
         digests = [record.digest for record in records]
         names = list(self._consistently(lambda: self._form.variables))
         # Only of fine rows are counts of correct tokens and coordinates values.
-        names = names if any(record.is_fine for record in records) else [n for n in names if n in PAIR_VARIABLES]
+        names = names if any(record.is_fine for record in records) else [n for n in names if not is_fine_only(n)]
         arrays = {
             name: self.read(name, digests, slice(None)) for name in names
         }  # each (n_rows, n_texts or n_coordinates)
         rows = {}
         for k, record in enumerate(records):
-            own = [name for name in arrays if record.is_fine or name in PAIR_VARIABLES]
+            own = [name for name in arrays if record.is_fine or not is_fine_only(name)]
             row = Row(record, **{name: arrays[name][k] for name in own})
             if row.digest == record.digest:
                 rows[record.digest] = row
@@ -178,13 +178,13 @@ class StoreReader:
         """Check what is about to be read of an array, at rows of these positions."""
         for shard in sorted({position // SHARD_ROWS for position in positions}):
             key = f"{name}/c.{shard}.0"
-            if is_count(name):  # compressed
-                self.check_shard(key)
-            elif name in FINE_VARIABLES and not self.size(key):
-                # No row of it has coordinates, or it is lost.
+            if is_fine_only(name) and not self.size(key):
+                # No row of it has segments, or it is lost.
                 records = self._read_records()
                 if any(records[position].is_fine for position in positions if position // SHARD_ROWS == shard):
                     raise ValueError(f"{key} is missing")
+            elif is_count(name):  # compressed
+                self.check_shard(key)
 
     def check_shard(self, key: str) -> None:
         """Check once that the chunks of a shard of token counts have the size they must have."""
@@ -211,8 +211,8 @@ class StoreReader:
             for name in self._form.variables:
                 for shard in range(math.ceil(count / SHARD_ROWS)):
                     key = f"{name}/c.{shard}.0"
-                    # Coordinates are missing values where no row of a shard has segments: see `prepare`.
-                    if name not in FINE_VARIABLES or self.size(key) is not None:
+                    # Those of which fine rows alone have values may be missing: see `prepare`.
+                    if not is_fine_only(name) or self.size(key) is not None:
                         self._check_size(key, zarr_profile.shard_limit(self._form.width(name)))
             self._group, self._positions = group, {digest: position for position, digest in enumerate(digests)}
         self._signature = signature

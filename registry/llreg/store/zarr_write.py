@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llreg.settings import SHARD_ROWS
-from llreg.store.arrays import UNKNOWN, array_attributes, dimension_of, dtype_of, is_count
+from llreg.store.arrays import UNKNOWN, array_attributes, dimension_of, dtype_of, is_count, is_fine_only
 from llreg.store.columns import STORE_COLUMNS, TEXT_COLUMNS, Column
 from llreg.store.fine import FineMap, store_arrays
 from llreg.store.rowfile import Row
@@ -85,9 +85,10 @@ def _write_values(group: Any, rows: Iterable[Row], count: int, texts: TextIndex,
             chunks = {
                 "chunks": (TOKENS_CHUNK_ROWS, width),
                 "compressors": [ZstdCodec(level=3), Crc32cCodec()],
-                "fill_value": UNKNOWN if name.startswith("num_correct") else 0,
-                # Imported rows have 0 throughout; a shard that is missing must be damage.
-                "config": {"write_empty_chunks": True},
+                "fill_value": UNKNOWN if is_fine_only(name) else 0,
+                # Imported rows have 0 throughout; a shard that is missing must be damage. One of what fine rows alone
+                # have is missing where there is none among its rows.
+                "config": {"write_empty_chunks": not is_fine_only(name)},
             }
         else:
             # Checksummed, not compressed: zstd saves 14 %, doubles reading, and would tie bytes to a library version

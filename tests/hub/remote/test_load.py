@@ -143,7 +143,7 @@ def test_xarray(hub: Hub, there: tuple[str, Registry]) -> None:
     found = run(XARRAY, repo, hub.env(None))
     ids, values = built(registry)
     assert found["rows"] == ids
-    assert found["sizes"] == {"model": 3, "text": 6}
+    assert found["sizes"] == {"model": 3, "text": 6, "coordinate": 12}
     same_values(found["values"], values)
 
 

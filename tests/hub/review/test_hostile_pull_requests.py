@@ -66,7 +66,7 @@ def _spoiled(site: Site, make_row: MakeRow) -> dict[str, tuple[dict[str, bytes],
 
     bomb = gzip.compress(bytes(64 << 20))
     good = row(50)
-    values = -np.arange(1.0, 7.0)
+    values, most = -np.arange(1.0, 7.0), row_limit(6, site.registry.info.num_segments)
     return {
         "zip bomb": (
             put(good, _members(good, lambda m: {**m, "log_likelihood/c/0": bomb})),
@@ -87,7 +87,7 @@ def _spoiled(site: Site, make_row: MakeRow) -> dict[str, tuple[dict[str, bytes],
             put(row(56), _edited(row(56), lambda d: d["attributes"]["provenance"].update(note="x" * 900_000))),
             "expected at most 500 characters",
         ),
-        "too large": (put(row(57), bytes(row_limit(6) + 1)), f"expected at most {row_limit(6):,} bytes"),
+        "too large": (put(row(57), bytes(most + 1)), f"expected at most {most:,} bytes"),
         "HTML in the model's name": (
             put(row(58), _edited(row(58), lambda d: d["attributes"]["identity"].update(model=HTML))),
             "identity.model: expected text matching",

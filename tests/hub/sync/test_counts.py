@@ -39,7 +39,8 @@ def large(tmp_path: Path, make_row: MakeRow) -> Registry:
     registry = llreg.init(tmp_path / "maintainer", texts=texts)
     rows = [make_row(registry, f"org/m{k}", k) for k in range(MODELS)]
     records = [row.record for row in rows]
-    write_store(registry.path / "store.zarr", iter(rows), records, registry.text_index, {"registry": registry.name})
+    store, attributes = registry.path / "store.zarr", {"registry": registry.name}
+    write_store(store, iter(rows), records, registry.text_index, attributes, registry.fine_map)
     registry = llreg.open(registry.path)
     registry.build()
     return registry

@@ -36,6 +36,7 @@ from llreg_schemas.errors import (
 _TRIES = 2  # for a download that comes with other bytes than the Hub lists
 # What one request costs, in bytes that could have come in its time: decides between row files and a whole shard.
 _REQUEST_BYTES = 100_000
+_SEGMENT_BYTES = 3  # about what gzip makes of the four of a segment
 
 
 @dataclass(frozen=True)
@@ -359,7 +360,8 @@ class _Downloader:
         names = {digest: row_path(record).as_posix() for digest, record in built.items()}
         row_files = {d: names[d] if names.get(d) in paths else paths[0] for d, paths in self.remote.rows.items()}
         order = list(built)
-        files = _cheapest_files(self.remote, order, row_files, needed)
+        segment_bytes = _SEGMENT_BYTES * self.registry.info.num_segments
+        files = _cheapest_files(self.remote, order, row_files, needed, segment_bytes)
         tried = set(files)
         self._take_files(files, set(needed))
         self._take_built([built[d] for d in needed if d in built and row_files.get(d) not in tried])
@@ -443,7 +445,11 @@ class _Downloader:
 
 
 def _cheapest_files(
-    remote: RemoteState, built: Sequence[str], row_files: Mapping[str, str], needed: Sequence[str]
+    remote: RemoteState,
+    built: Sequence[str],
+    row_files: Mapping[str, str],
+    needed: Sequence[str],
+    segment_bytes: int = 0,
 ) -> list[str]:
     """Which files bring the values of the needed rows: whole shards, or row files where these are less.
 
@@ -456,6 +462,8 @@ def _cheapest_files(
         Path of the file of each published row, by digest.
     needed : sequence of str
         Digests.
+    segment_bytes : int
+        About what a row's segments take in its file, which the build has not.
     """
     lacking = set(needed)
     # Rows that no build holds yet have only their files.
@@ -468,9 +476,11 @@ def _cheapest_files(
             continue
         shard_files = _shard_files(remote, start // SHARD_ROWS)
         files = [row_files[digest] for digest in rows if digest in row_files]
-        # A row takes about as many bytes in its file as in the shard.
+        # A row takes about as many bytes in its file as in the shard; those of a folder that was listed are known.
         shard_bytes = sum(remote.store[name].size for name in shard_files)
-        cost_of_files = len(files) * (shard_bytes // len(shard) + _REQUEST_BYTES)
+        guess = shard_bytes // len(shard) + segment_bytes
+        entries = [remote.entry(name) for name in files]
+        cost_of_files = sum(_REQUEST_BYTES + (entry.size if entry else guess) for entry in entries)
         cost_of_shard = shard_bytes + len(shard_files) * _REQUEST_BYTES
         names += files if len(files) == len(rows) and cost_of_files < cost_of_shard else shard_files
     return names
