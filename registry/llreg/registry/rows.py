@@ -491,6 +491,8 @@ class RowVerbs(Contents):
         >>> [line] = reg.accuracy(["toy/newt-3b"])
         >>> line["accuracy"] is None  # scored before rows had segments
         True
+        >>> line["subsets"]
+        {}
         """
         from llreg.store.listings import accuracy
 
