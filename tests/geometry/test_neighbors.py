@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llreg.geometry.kl.contrast import by_subset, widest_texts
-from llreg.geometry.kl.noise import noise_floor, noise_variances, verdict
+from llreg.geometry.kl.noise import noise_floor, noise_variances, verdicts
 from llreg.geometry.view.view import View
 from llreg.registry import Registry
 from llreg.store.rowfile import Row, write_row
@@ -171,20 +171,33 @@ def test_noise_floor_does_not_depend_on_the_view(family: Registry) -> None:
     assert family.neighbors(vector, 1).nearest[0].verdict == "same within noise"
 
 
-def test_verdicts() -> None:
-    assert verdict(0.0, 0.0, 100) == "identical"
-    assert verdict(1.02, 1.0, 10_000) == "same within noise"
-    assert verdict(1.1, 1.0, 10_000) == "different"
-    assert verdict(1.1, 1.0, 100) == "same within noise"
-    assert verdict(float("nan"), 0.5, 100) == "unknown"
+@pytest.mark.parametrize(
+    ("kl", "floor", "num_texts", "expected"),
+    [
+        (0.0, 0.0, 100, "identical"),
+        (1.02, 1.0, 10_000, "same within noise"),
+        (1.1, 1.0, 10_000, "different"),
+        (1.1, 1.0, 100, "same within noise"),
+        (float("nan"), 0.5, 100, "unknown"),
+    ],
+)
+def test_verdicts(kl: float, floor: float, num_texts: int, expected: str) -> None:
+    row = np.full((1, 4), -100.0)
+    other = row + np.sqrt(2 * np.nan_to_num(kl)) * np.array([1, -1, 1, -1])
+    pair = verdicts(np.array([[kl]]), np.array([[floor]]), np.array([[num_texts]]), row, other)
+    assert pair.tolist() == [[expected]]
 
 
 def test_noise_is_taken_for_noise() -> None:
     """Two runs with independent errors: nearly never told apart; with twice the error, nearly always."""
     errors = np.random.default_rng(0).normal(0, 0.9, (2, 400, 300))
-    kl = np.var(errors[0] - errors[1], axis=1) / 2
-    assert np.mean([verdict(value, 0.81, 300) == "same within noise" for value in kl]) > 0.99
-    assert np.mean([verdict(4 * value, 0.81, 300) == "different" for value in kl]) > 0.99
+    for scale, expected in ((1, "same within noise"), (2, "different")):
+        first, second = scale * errors[0], scale * errors[1]
+        kl = np.var(first - second, axis=1)[:, None] / 2
+        pairs = [
+            verdicts(kl[[k]], np.array([[0.81]]), np.array([[300]]), first[[k]], second[[k]]).item() for k in range(400)
+        ]
+        assert np.mean([pair == expected for pair in pairs]) > 0.99
 
 
 class TestContrast:

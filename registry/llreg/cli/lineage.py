@@ -76,13 +76,14 @@ def _print_lineage(lineage: Lineage) -> None:
             label,
             f"{neighbor.kl:.6f}",
             f"± {neighbor.kl_se:.6f}",
+            neighbor.estimator,
             f"{relative.p:.2g}",
             f"{relative.q:.2g}",
             "; ".join(filter(None, [relative.finding, neighbor.relation])),
         ]
         for relative, neighbor, label in zip(lineage.relatives, neighbors, labels_of(neighbors), strict=True)
     ]
-    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "P", "Q", "FINDING"], table, right=(0, 2, 3, 4, 5))
+    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "BY", "P", "Q", "FINDING"], table, right=(0, 2, 3, 5, 6))
     # What P is measured against depends on the kinds of the two rows, so it can differ from line to line.
     nulls = {
         f"{relative.null_pairs:,} unrelated pairs of {relative.null_families:,} pairs of families ({relative.null})"

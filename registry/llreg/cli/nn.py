@@ -59,7 +59,8 @@ def nn(
 
 
 def _print_neighbors(neighbors: Neighbors) -> None:
-    # TAIL: share of the value from the top 1 % of texts; TEXTS: how many both rows have. The last column has no name.
+    # TAIL: share of the value from the top 1 % of texts; TEXTS: how many both rows have; BY: the estimator. The last column has
+    # no name.
     table = [
         [
             str(neighbor.rank),
@@ -68,11 +69,12 @@ def _print_neighbors(neighbors: Neighbors) -> None:
             f"± {neighbor.kl_se:.6f}",
             f"{neighbor.tail_share:.2f}",
             str(neighbor.num_texts),
+            neighbor.estimator,
             "; ".join(filter(None, [neighbor.relation, neighbor.verdict if neighbor.verdict != "different" else ""])),
         ]
         for neighbor, label in zip(neighbors.nearest, labels_of(neighbors.nearest), strict=True)
     ]
-    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "TAIL", "TEXTS", ""], table, right=(0, 2, 3, 4, 5))
+    print_table(["RANK", "MODEL", "BITS/BYTE", "SE", "TAIL", "TEXTS", "BY", ""], table, right=(0, 2, 3, 4, 5))
     # A declared base that is far away is the news: a card may be wrong.
     listed = {neighbor.row_id for neighbor in neighbors.nearest}
     for base in neighbors.bases:

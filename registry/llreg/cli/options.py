@@ -14,7 +14,7 @@ import click
 from llreg.cli.common import REGISTRY
 
 if TYPE_CHECKING:
-    from llreg.geometry.view.view import Vector, View
+    from llreg.geometry.view.view import Estimator, Vector, View
     from llreg.registry import Registry
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -51,6 +51,7 @@ class ViewChoice:
     file: Path | None = None
     weights: tuple[tuple[str, float], ...] = ()
     vector: Vector | None = None
+    estimator: Estimator | None = None
 
     def of(self, registry: Registry) -> View:
         """The registry's own view or the file's, changed by the other options."""
@@ -63,6 +64,8 @@ class ViewChoice:
             changes["clip"] = self.clip
         if self.vector:
             changes["vector"] = self.vector
+        if self.estimator:
+            changes["estimator"] = self.estimator
         if self.only:  # instead of the view's, while `without` adds to them
             changes["only"] = self.only
         if self.without:
@@ -94,9 +97,16 @@ def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)  # with it go the options of decorators further down, which click keeps in __dict__
     def collect(
-        *args: Any, clip: float | str | None, only: Any, without: Any, view_file: Path | None, vector: Any, **rest: Any
+        *args: Any,
+        clip: float | str | None,
+        only: Any,
+        without: Any,
+        view_file: Path | None,
+        vector: Any,
+        estimator: Any,
+        **rest: Any,
     ) -> Any:
-        choice = ViewChoice(clip, tuple(only), tuple(without), view_file, vector=vector)
+        choice = ViewChoice(clip, tuple(only), tuple(without), view_file, vector=vector, estimator=estimator)
         return command(*args, view=choice, **rest)
 
     for option in reversed(_OPTIONS):  # the last one applied stands first in the help
@@ -124,6 +134,11 @@ _OPTIONS = (
         "--vector",
         type=click.Choice(["conditional", "pmi", "response"]),
         help="Of prompts and responses: ln p(response | prompt), that less ln p(response), or the latter alone.",
+    ),
+    click.option(
+        "--estimator",
+        type=click.Choice(["fine", "text"]),
+        help="KL from segments of the texts, where both rows have them (fine), or from whole texts.",
     ),
     click.option(
         "--view",

@@ -107,7 +107,7 @@ class Selection:
 
     def load(self) -> Rows:
         """The rows in memory through the view, for distances between them."""
-        return load_rows(self.registry, self.row_ids, self.view)
+        return load_rows(self.registry, self.row_ids, self.view, common=True)
 
     def blocks(self, size: int = ROWS, *, progress: Callable[[int, int], None] | None = None) -> Iterator[slice]:
         """Positions of all rows in order, a block at a time; `progress` is called with (done, rows) after each."""

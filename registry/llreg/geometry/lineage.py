@@ -12,7 +12,6 @@ import numpy as np
 
 from llreg.geometry.families import related_groups
 from llreg.geometry.kl.distance import kl_plain, kl_rows
-from llreg.geometry.kl.noise import noise_bound
 from llreg.geometry.kl.rows import load_rows
 from llreg.geometry.neighbors import Neighbor, neighbors
 from llreg.geometry.view.view import View, view_of
@@ -183,7 +182,9 @@ class _Null:
         self._log_size = np.log2([float(record.num_parameters or np.nan) for record in sample])
         # Score of each pair: ln KL less the mean of both rows' medians, (n_sample, n_sample); NaN where unknown.
         rows_in_view = load_rows(registry, [record.row_id for record in sample], view)
-        kl = kl_plain(rows_in_view, se=False, tail_share=False)["kl"].values
+        result = kl_plain(rows_in_view, se=False, tail_share=False)
+        # All by one estimator, which is the query's: others are of another size.
+        kl = np.where(result["fine"].values == rows_in_view.has_fine[0], result["kl"].values, np.nan)
         logs = np.log(np.maximum(kl, 1e-12))  # identical rows: far below any other distance
         unrelated = self._family[:, None] != self._family[None, :]
         with warnings.catch_warnings():
@@ -274,15 +275,15 @@ def duplicates(registry: Contents, *, view: View | None = None) -> list[Duplicat
 
     rows = load_rows(registry, None, view_of(registry, view))
     result = kl_rows(rows, se=False, tail_share=False)
-    kl = result["kl"].values
     names = np.array(rows.names, dtype=object)
-    alike = kl <= noise_bound(result["noise_floor"].values, result["num_texts"].values)  # (n_models, n_models)
+    identical = result["verdict"].values == "identical"  # (n_models, n_models)
+    alike = identical | (result["verdict"].values == "same within noise")
     alike &= names[:, None] != names[None, :]
     count, group = connected_components(csr_array(alike), directed=False)
     groups = []
     for members in (np.flatnonzero(group == g) for g in range(count)):
         if len(members) > 1:
             block = np.ix_(members, members)
-            verdict = "identical" if (kl[block][alike[block]] == 0).all() else "same within noise"
+            verdict = "identical" if identical[block][alike[block]].all() else "same within noise"
             groups.append(Duplicates([rows.row_ids[k] for k in members], verdict))
     return sorted(groups, key=lambda group: (-len(group.row_ids), group.row_ids))

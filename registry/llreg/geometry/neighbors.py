@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_matrix
-from llreg.geometry.kl.noise import Verdict, verdict
-from llreg.geometry.kl.rows import read_parts, vector_noise, view_designs, view_values
-from llreg.geometry.view.view import View, view_of
+from llreg.geometry.kl.distance import kl_matrix, kl_plain
+from llreg.geometry.kl.noise import Verdict, verdicts
+from llreg.geometry.kl.rows import Rows, view_rows, view_values
+from llreg.geometry.kl.stream import RowStream
+from llreg.geometry.view.view import Estimator, View, view_of
 from llreg.store.columns import ROW_COLUMNS
 from llreg_schemas.errors import InputError
 
@@ -43,6 +44,8 @@ class Neighbor:
         Share of the variance that the top 1 % of texts carry.
     num_texts : int
         Texts used.
+    estimator : {"fine", "text"}
+        Whether the KL is from segments of the texts, or from whole ones.
     relation : str
         What the records say of the two: "declared base", "declares it as its base", "same declared base",
         "same model", or "".
@@ -56,6 +59,7 @@ class Neighbor:
     kl_se: float
     tail_share: float
     num_texts: int
+    estimator: Estimator
     relation: str
     verdict: Verdict
 
@@ -105,23 +109,25 @@ def neighbors(
         raise InputError(f"k: expected at least 1 neighbour; got {k}")
     view = view_of(registry, view)
     records, version = registry.select(None)
-    query_row = _read_query(registry, query, view)
-    record = query_row.record
+    row = _read_query(registry, query, view, version)
+    record = row.row.records[0] if row.row else None
     others = [candidate for candidate in records if record is None or candidate.digest != record.digest]
     candidates = _filter_records(others, where)
     if not candidates:
         condition = " that meets the conditions" if where else ""
         raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
     # All distances, a block of rows at a time so that memory stays small: float64 array of shape (n_candidates,).
-    blocks = [candidates[start : start + _BLOCK] for start in range(0, len(candidates), _BLOCK)]
-    kl = np.concatenate([_query_kl(registry, query_row, block, view, se=False)["kl"].values[0] for block in blocks])
+    blocks = RowStream(registry, candidates, view, version).blocks(_BLOCK)
+    kl = np.concatenate([_query_kl(row, block, se=False)["kl"].values[0] for _, block in blocks])
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
     declared = set(record.base_models) if record else set()
     bases = [position for position in ranks if candidates[position].identity.name in declared]
     # The nearest and the bases once more, with standard errors.
     k = min(k, len(candidates))
-    described = _describe(registry, query_row, candidates, [*map(int, order[:k]), *bases], ranks, view)
+    positions = [*map(int, order[:k]), *bases]
+    rows = view_rows(registry, [candidates[position] for position in positions], view, version)
+    described = _describe(row, rows, [ranks[position] for position in positions])
     return Neighbors(
         query=record.row_id if record else str(query) if isinstance(query, (str, Path)) else "the given vector",
         nearest=described[:k],
@@ -133,17 +139,16 @@ def neighbors(
 
 
 class _Query(NamedTuple):
-    """What neighbours are looked for: its record if it is a row, and its values in the view, shape (1, n_kept)."""
+    """What neighbours are looked for: a row through the view, or a vector's values there, shape (1, n_kept)."""
 
-    record: RowRecord | None
+    row: Rows | None
     values: NDArray[np.float64]
 
 
-def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View) -> _Query:
-    texts = view.texts(registry.text_index)
+def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View, version: str) -> _Query:
     if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
-        record = registry.find(str(query))
-        return _Query(record, view_values(read_parts(registry, [record], view), view, texts))
+        row = view_rows(registry, [registry.find(str(query))], view, version)
+        return _Query(row, row.values)
     vector = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
     if len(vector) < len(view.variables):
         raise InputError(
@@ -152,7 +157,7 @@ def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], vi
         )
     # Of one vector it is not known which it is: it is taken for what the view looks at.
     parts = vector if view.vector == "pmi" else vector[-1:] if view.vector == "response" else vector[:1]
-    return _Query(None, view_values([part[None] for part in parts], view, texts))
+    return _Query(None, view_values([part[None] for part in parts], view, view.texts(registry.text_index)))
 
 
 def read_vector(
@@ -186,54 +191,51 @@ def read_vector(
     return np.atleast_2d(values)
 
 
-def _query_kl(registry: Contents, query: _Query, records: Sequence[RowRecord], view: View, *, se: bool) -> Dataset:
-    """KL of the query to some rows, shape (1, n_records); with standard errors and tail shares if asked for."""
-    index = registry.text_index
-    texts = view.texts(index)
-    return kl_matrix(
+def _query_kl(query: _Query, rows: Rows, *, se: bool) -> Dataset:
+    """KL of the query to some rows, shape (1, n_models); with standard errors and tail shares if asked for."""
+    if query.row is not None:
+        return kl_plain(query.row, rows, se=se, tail_share=se)
+    # A vector has one number a text.
+    result = kl_matrix(
         query.values,
-        index.bytes_per_text[texts],
+        rows.num_bytes,
         clip=None,  # the view has clipped
-        others=view_values(read_parts(registry, records, view), view, texts),
-        weights=view.text_weights(index),
-        designs=view_designs(registry.designs([query.record]), texts) if query.record else None,
-        other_designs=view_designs(registry.designs(records), texts),
+        others=rows.values,
+        weights=rows.weights,
+        other_designs=rows.designs,
         se=se,
         tail_share=se,
     )
+    return result.assign(fine=(("model", "other"), np.zeros((1, len(rows)), dtype=bool)))
 
 
-def _describe(
-    registry: Contents,
-    query: _Query,
-    candidates: Sequence[RowRecord],
-    positions: Sequence[int],
-    ranks: dict[int, int],
-    view: View,
-) -> list[Neighbor]:
-    """The candidates at some positions, with standard errors and what their records say."""
-    records = [candidates[k] for k in positions]
-    result = _query_kl(registry, query, records, view, se=True)
+def _describe(query: _Query, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
+    """Some rows with their ranks as neighbours, with standard errors and what their records say."""
+    result = _query_kl(query, rows, se=True)
     values = {str(name): result[name].values[0] for name in result}
-    noise = vector_noise(records, read_parts(registry, records, view), view)
     # A vector says nothing of its dtype: it is taken to be as exact as the row it is compared with.
-    of_query = noise
-    if query.record:
-        of_query = vector_noise([query.record], read_parts(registry, [query.record], view), view)
-    floors = (noise + of_query) / 2
+    noise = np.zeros(len(rows)) if rows.noise is None else rows.noise
+    of_query = noise if query.row is None or query.row.noise is None else query.row.noise
+    raw = query.values if query.row is None else query.row.raw
+    others = rows.values if query.row is None else rows.raw
+    (pair_verdicts,) = verdicts(
+        result["kl"].values, ((noise + of_query) / 2)[None], result["num_texts"].values, raw, others
+    )
+    record = query.row.records[0] if query.row else None
     return [
         Neighbor(
-            row_id=record.row_id,
-            model=record.identity.name,
-            rank=ranks[position],
+            row_id=other.row_id,
+            model=other.identity.name,
+            rank=rank,
             kl=float(values["kl_bits_per_byte"][i]),
             kl_se=float(values["kl_bits_per_byte_se"][i]),
             tail_share=float(values["tail_share"][i]),
             num_texts=int(values["num_texts"][i]),
-            relation=relation(query.record, record) if query.record else "",
-            verdict=verdict(float(values["kl"][i]), float(floors[i]), int(values["num_texts"][i])),
+            estimator="fine" if values["fine"][i] else "text",
+            relation=relation(record, other) if record else "",
+            verdict=pair_verdicts[i],
         )
-        for i, (position, record) in enumerate(zip(positions, records, strict=True))
+        for i, (rank, other) in enumerate(zip(ranks, rows.records, strict=True))
     ]
 
 

@@ -123,6 +123,8 @@ def fill_missing(rows: Rows) -> Rows:
 
     PCA needs coordinates, and so a value everywhere; a row that misses texts is drawn towards the middle.
     """
+    if rows.fine is not None:  # they are centred for each text, and so 0 is the mean
+        return replace(rows, fine=np.where(np.isnan(rows.fine), np.nanmean(rows.fine, axis=0), rows.fine))
     missing = np.isnan(rows.values)
     if not missing.any():
         return rows
@@ -142,12 +144,14 @@ def leading_axes(rows: RowStream, coordinates: NDArray[np.float64]) -> Axes:
         Of these rows, largest axis first.
     """
     # Sum of the squared lengths of all rows' coordinates about their mean, over all texts: squares - n mean'mean.
-    squares, mean, scale = 0.0, np.zeros(len(rows.texts)), 1.0
+    squares, mean, scale = 0.0, np.zeros(1), 1.0
     for _, block in rows.blocks():
         weights = np.ones(len(block.texts)) if block.weights is None else block.weights
-        centred = np.nan_to_num(block.values - _row_means(block)) * np.sqrt(weights)  # (n_block, n_texts)
+        centred = block.columns  # (n_block, n_columns)
+        if block.column_weights is not None:
+            centred *= np.sqrt(block.column_weights)
         squares += float((centred**2).sum())
-        mean += centred.sum(axis=0) / len(rows)
+        mean = mean + centred.sum(axis=0) / len(rows)
         scale = 2 * weights.sum() * block.bits  # nats**2 in a bit per byte; the same in every block
     total = float(squares - len(rows) * (mean @ mean)) / scale
 

@@ -128,6 +128,9 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
     if models is not None:
         digests = {record.digest for record in registry.select(models)[0]} | set(old.digests)
         rows = rows.take([k for k, record in enumerate(rows.records) if record.digest in digests])
+    lacking = np.flatnonzero(~rows.has_fine) if rows.fine is not None else np.empty(0, np.intp)
+    if len(lacking):  # their distances are of another size than the map's
+        rows = rows.take(np.flatnonzero(rows.has_fine))
     roles = find_roles(old, rows)
     xy = place_rows(old, rows, roles)
 
@@ -149,6 +152,8 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
     notes = [f"{len(roles.new)} rows placed; the {len(on_map)} on the map stay where they are"]
     if roles.num_gone:
         notes.append(f"{roles.num_gone} rows of the map are not here any more and are left out")
+    if len(lacking):
+        notes.append(f"{len(lacking)} rows without segments are left out: the map is made of segments")
     if old.ellipses is not None:
         notes.append("ellipses are left out: placed rows have none")
     return MapResult(result, rows, notes)

@@ -173,10 +173,12 @@ def exact_neighbors(rows: RowStream, candidates: Nearest, count: int) -> Nearest
         If the values do not fit: with the candidates' own KL, and NaN as standard errors.
     """
     count = min(count, candidates.index.shape[1])
-    if 4 * len(rows) * len(rows.texts) > _EXACT_BYTES:
-        return replace(candidates.first(count), kl_se=np.full((len(rows), count), np.nan))
-    values = np.concatenate([block.values.astype(np.float32) for _, block in rows.blocks()])  # clipped already
     texts = rows.read(slice(0, 1))  # one row: for the texts' bytes and weights
+    if 4 * len(rows) * (texts.values if texts.fine is None else texts.fine).shape[1] > _EXACT_BYTES:
+        return replace(candidates.first(count), kl_se=np.full((len(rows), count), np.nan))
+    values = np.concatenate(  # clipped already
+        [block.values.astype(np.float32) if block.fine is None else block.fine for _, block in rows.blocks()]
+    )
     sampled = np.array([design is not None for design in rows.source.designs(rows.records)])
 
     def nearest_of(k: int) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
@@ -199,7 +201,7 @@ def _kl_to_many(
     row: NDArray[np.float32], many: NDArray[np.float32], texts: Rows
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """KL and standard errors, bit/byte, shape (n_many,) each."""
-    if texts.weights is None and not np.isnan(row @ many.sum(axis=0)):
+    if texts.fine is None and texts.weights is None and not np.isnan(row @ many.sum(axis=0)):
         # The common case, no gaps and no weights: half the variance of the differences, without what `kl_matrix` checks.
         square = many.astype(np.float64) - row  # (n_many, n_texts)
         square -= square.mean(axis=1, keepdims=True)
@@ -207,5 +209,13 @@ def _kl_to_many(
         second, fourth = square.mean(axis=1), np.einsum("ij,ij->i", square, square) / square.shape[1]
         se = np.sqrt(np.maximum(fourth - second**2, 0) / square.shape[1])
         return second / 2 / texts.bits, se / 2 / texts.bits
-    result = kl_matrix(row[None], texts.num_bytes, clip=None, others=many, weights=texts.weights, tail_share=False)
+    result = kl_matrix(
+        row[None],
+        texts.num_bytes,
+        clip=None,
+        others=many,
+        weights=texts.weights,
+        coordinate_text=texts.fine_text,
+        tail_share=False,
+    )
     return result["kl_bits_per_byte"].values[0], result["kl_bits_per_byte_se"].values[0]

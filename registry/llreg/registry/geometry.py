@@ -306,9 +306,12 @@ class GeometryVerbs(Contents):
         >>> sizes.model_id.values.tolist(), sizes.order.values
         (['toy/owl-1b', 'toy/owl-3b'], array([1.e+09, 3.e+09]))
         """
+        from llreg.geometry.kl.rows import load_rows
         from llreg.geometry.trajectory import trajectory
+        from llreg.geometry.view.view import view_of
 
-        return trajectory(self.rows(models, view=view), order=order, by=by, since=since)
+        rows = load_rows(self, models, view_of(self, view), common=True)
+        return trajectory(rows, order=order, by=by, since=since)
 
     def predict(
         self,
@@ -374,14 +377,16 @@ class GeometryVerbs(Contents):
         >>> print(f"{value:.0f} [{low:.0f}, {high:.0f}]")
         54 [44, 63]
         """
+        from llreg.geometry.kl.rows import load_rows
         from llreg.geometry.predict.predict import predict
         from llreg.geometry.predict.ridge import ALPHAS
         from llreg.geometry.predict.scores import read_scores
+        from llreg.geometry.view.view import view_of
         from llreg.store.annotations import table_file
 
         source = table_file(self, scores) if isinstance(scores, (str, Path)) else scores
         return predict(
-            self.rows(view=view),
+            load_rows(self, None, view_of(self, view), common=True),
             read_scores(source, tasks=tasks, family=family),
             seeds=seeds,
             folds=folds,

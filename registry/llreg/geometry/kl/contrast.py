@@ -181,10 +181,18 @@ def widest_texts(rows: Rows, count: int) -> Dataset:
 
 
 def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Each text's part of the weighted sum of squared centred differences, and which texts both rows have."""
+    """Each text's part of the weighted sum of squares that the KL is, and which texts both rows have.
+
+    They are squared differences of fine coordinates, or of log-likelihoods about their mean.
+    """
     if len(rows) != 2:
         raise InputError(f"a comparison by text takes two models; got {len(rows)}")
     difference = rows.values[0] - rows.values[1]
+    if rows.fine is not None and rows.fine_text is not None and rows.estimator == "fine":
+        first = np.unique(rows.fine_text, return_index=True)[1]  # coordinate of each text
+        squares = np.add.reduceat((rows.fine[0].astype(np.float64) - rows.fine[1]) ** 2, first)
+    else:
+        squares = None
     used = ~np.isnan(difference)
     if used.sum() < 2:
         raise InputError(
@@ -192,8 +200,9 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         )
     weights = _text_weights(rows)
     used &= weights > 0  # a text that was not drawn stands for nothing
-    centred = difference - np.average(difference[used], weights=weights[used])
-    return np.where(used, weights * centred**2, 0.0), used
+    if squares is None:
+        squares = (difference - np.average(difference[used], weights=weights[used])) ** 2
+    return np.where(used, weights * squares, 0.0), used
 
 
 def _text_weights(rows: Rows) -> NDArray[np.float64]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.noise import noise_floor
-from llreg.geometry.kl.patterns import Pattern, pair_texts, pattern_groups, patterns
+from llreg.geometry.kl.noise import noise_floor, verdicts
+from llreg.geometry.kl.patterns import FineColumns, Pattern, pair_texts, pattern_groups, patterns
 from llreg.geometry.kl.variance import MaskedRows, masked_moments, pair_moments
 from llreg.geometry.view.view import clip_values
 
@@ -45,6 +46,7 @@ def kl_matrix(
     weights: NDArray[np.float64] | None = None,
     designs: Sequence[Design | None] | None = None,
     other_designs: Sequence[Design | None] | None = None,
+    coordinate_text: NDArray[np.intp] | None = None,
     se: bool = True,
     tail_share: bool | None = None,
 ) -> Dataset:
@@ -53,7 +55,8 @@ def kl_matrix(
     Parameters
     ----------
     log_likelihood : float array of shape (n_models, n_texts), nats
-        NaN where a text was not scored; such texts are left out of a pair.
+        NaN where a text was not scored; such texts are left out of a pair. With `coordinate_text` fine coordinates instead, of
+        shape (n_models, n_coordinates).
     num_bytes : float array of shape (n_texts,)
         UTF-8 bytes of the texts.
     clip : float or None
@@ -64,6 +67,8 @@ def kl_matrix(
         Weight of each text, above 0; all equal by default.
     designs, other_designs : sequence of (Design or None), optional
         How the texts of each row were drawn, for rows scored on a sample of the texts.
+    coordinate_text : intp array of shape (n_coordinates,), optional
+        The text of each fine coordinate, ascending; see `llreg.store.fine.FineMap`.
     se : bool
         Whether to compute standard errors: twice the time for a large matrix.
     tail_share : bool, optional
@@ -88,6 +93,10 @@ def kl_matrix(
     mean and variance with their weights; sampled rows with the weights of Oyama et al. 2025b (arXiv 2505.15428), see
     `llreg.geometry.kl.patterns.pair_texts`.
 
+    Of fine coordinates y the KL of a text is half the sum of (y_i - y_j)**2 over its coordinates, and KL the mean over texts: the
+    divergence of next-token distributions summed over positions, since what a model does better throughout a text is
+    not in them. Texts are independent, coordinates of a text are not: the standard error is that of a mean over texts.
+
     Large matrices are Gram matrices of centred rows, in float64; pairs so close that cancellation would take
     digits are then taken again as direct differences, so the KL of near-duplicates keeps its digits.
     """
@@ -97,13 +106,17 @@ def kl_matrix(
     second = first if others is None else clip_values(others, clip)  # (n_others, n_texts)
     symmetric = others is None
     tail = first.shape[0] * second.shape[0] <= TAIL_PAIRS if tail_share is None else tail_share
-    rows = patterns(first, designs)
-    columns = rows if symmetric else patterns(second, other_designs)
-    if tail or (se and weights is not None):  # these come from each pair's own differences: nothing to take together
+    # Which texts a row has: a text's first coordinate stands for all of them.
+    starts = slice(None) if coordinate_text is None else np.unique(coordinate_text, return_index=True)[1]
+    rows = patterns(first[:, starts], designs)
+    columns = rows if symmetric else patterns(second[:, starts], other_designs)
+    if (
+        tail or coordinate_text is not None or (se and weights is not None)
+    ):  # these come from each pair's own differences: nothing to take together
         row_groups, column_groups = [[row] for row in rows], [[column] for column in columns]
     else:
         row_groups, column_groups = pattern_groups(rows), pattern_groups(columns)
-    blocks = _PairBlocks(first, second, num_bytes, weights, symmetric=symmetric, se=se, tail=tail)
+    blocks = _PairBlocks(first, second, num_bytes, weights, coordinate_text, symmetric=symmetric, se=se, tail=tail)
     for k, row_group in enumerate(row_groups):
         for column_group in column_groups[k if symmetric else 0 :]:
             blocks.fill(row_group, column_group)
@@ -131,15 +144,19 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     Returns
     -------
     xarray.Dataset
-        As `kl_matrix`, with ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text (see
-        `llreg.geometry.kl.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
+        As `kl_matrix`, with ``fine``, bool, whether an estimate is from segments (of two rows that both have them, if the view asks
+        for it); ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text, and ``verdict``, what it
+        says of the pair (see `llreg.geometry.kl.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
         registry, version, view and clip as attributes.
     """
     result = kl_plain(rows, others, se=se, tail_share=tail_share)
     right = rows if others is None else others
     if rows.noise is not None and right.noise is not None:
         attributes = {"long_name": "KL between two runs of one model", "units": "nat/text"}
-        result["noise_floor"] = ("model", "other"), noise_floor(rows.noise, right.noise), attributes
+        floor = noise_floor(rows.noise, right.noise)
+        result["noise_floor"] = ("model", "other"), floor, attributes
+        pairs = verdicts(result["kl"].values, floor, result["num_texts"].values, rows.raw, right.raw)
+        result["verdict"] = ("model", "other"), pairs, {"long_name": "whether the two can be told apart"}
     coordinates = {
         "model": np.array(rows.row_ids, dtype=object),
         "other": np.array(right.row_ids, dtype=object),
@@ -157,18 +174,39 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
 
 
 def kl_plain(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
-    """As `kl_rows`, without coordinates, noise floor and attributes."""
-    return kl_matrix(
-        rows.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=None if others is None else others.values,
-        weights=rows.weights,
-        designs=rows.designs,
-        other_designs=None if others is None else others.designs,
-        se=se,
-        tail_share=tail_share,
-    )
+    """As `kl_rows`, with the estimates alone, and without coordinates and attributes.
+
+    ``fine``, bool with dims (model, other), says which are from segments: those of two rows that both have them, if the view
+    asks for it.
+    """
+    right = rows if others is None else others
+
+    def estimate(left: Rows, right: Rows | None, *, fine: bool) -> Dataset:
+        def columns(rows: Rows) -> NDArray[np.floating]:
+            return rows.values if rows.fine is None or not fine else rows.fine
+
+        return kl_matrix(
+            columns(left),
+            left.num_bytes,
+            clip=None,  # the view has clipped
+            others=None if right is None else columns(right),
+            weights=left.weights,
+            designs=left.designs,
+            other_designs=None if right is None else right.designs,
+            coordinate_text=left.fine_text if fine else None,
+            se=se,
+            tail_share=tail_share,
+        )
+
+    fine = rows.has_fine[:, None] & right.has_fine[None, :]  # (n_models, n_others)
+    result = estimate(rows, others, fine=bool(fine.all() and fine.size))
+    if fine.any() and not fine.all():
+        left_rows, right_rows = np.flatnonzero(rows.has_fine), np.flatnonzero(right.has_fine)
+        part = estimate(rows.take(left_rows), None if others is None else right.take(right_rows), fine=True)
+        for name in part:
+            result[name].values[np.ix_(left_rows, right_rows)] = part[name].values
+    attributes = {"long_name": "whether the estimate is from segments of the texts", "units": "1"}
+    return result.assign(fine=(("model", "other"), fine, attributes))
 
 
 class _PairBlocks:
@@ -180,12 +218,14 @@ class _PairBlocks:
         second: NDArray[np.float64],
         num_bytes: NDArray[np.floating],
         weights: NDArray[np.float64] | None,
+        coordinate_text: NDArray[np.intp] | None,
         *,
         symmetric: bool,
         se: bool,
         tail: bool,
     ) -> None:
         self._first, self._second, self._num_bytes, self._weights = first, second, num_bytes, weights
+        self._coordinate_text = coordinate_text
         self._symmetric, self._se, self._tail = symmetric, se, tail
         self._shift = _mean_row(first)
         skipped = {*(() if se else ("kl_se",)), *(() if tail else ("tail_share",))}
@@ -209,6 +249,8 @@ class _PairBlocks:
     def _fill_patterns(self, row: Pattern, column: Pattern) -> None:
         """Pairs of two patterns: all on the same texts."""
         texts = pair_texts(row, column, self._weights, len(self._num_bytes))
+        if self._coordinate_text is not None:
+            texts = replace(texts, fine=FineColumns.of(self._coordinate_text, texts.columns))
         same = self._symmetric and row is column
         constants = float(texts.count), texts.mean_bytes(self._num_bytes)
         for i in range(0, len(row.rows), _BLOCK):

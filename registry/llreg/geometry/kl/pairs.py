@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llreg.geometry.kl.distance import kl_rows
-from llreg.geometry.kl.noise import verdict
 from llreg.geometry.kl.rows import load_rows
 from llreg.geometry.view.view import View, view_of
 from llreg.printable import short_names
@@ -59,7 +58,7 @@ class Pairs:
     ----------
     pairs : list of dict
         Keys model and other (row ids), unit ("bit/byte" or "nat/text"), those of `COLUMNS` (without tail_share, if there are too
-        many pairs for it), and verdict ("identical", "same within noise", "different" or "unknown").
+        many pairs for it), estimator ("fine" or "text"), and verdict ("identical", "same within noise", "different" or "unknown").
     labels : mapping of str to str
         For each row id the model's name where it is unique among these rows, else the row id.
     registry, version : str
@@ -77,14 +76,15 @@ class Pairs:
         return {"registry": self.registry, "version": self.version, "view": self.view.id, "pairs": self.pairs}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells, a line a pair: two labels, `COLUMNS`, and the verdict where it is news."""
+        """Headings and cells, a line a pair: two labels, `COLUMNS`, the estimator, and the verdict where it is news."""
         unit = "NATS/TEXT" if self.pairs[0]["unit"] == "nat/text" else "BITS/BYTE"
-        header = ["MODEL", "OTHER", *(column.title.format(unit=unit) for column in COLUMNS), ""]
+        header = ["MODEL", "OTHER", *(column.title.format(unit=unit) for column in COLUMNS), "BY", ""]
         lines = [
             [
                 self.labels[pair["model"]],
                 self.labels[pair["other"]],
                 *(column.cell.format(pair[column.name]) if column.name in pair else "" for column in COLUMNS),
+                pair["estimator"],
                 _VERDICT_CELLS.get(pair["verdict"], ""),
             ]
             for pair in self.pairs
@@ -128,15 +128,15 @@ def list_pairs(
     kl, unit = ("kl", "nat/text") if nats else ("kl_bits_per_byte", "bit/byte")
     variables = {column.name: column.variable.format(kl=kl) for column in COLUMNS}
     values = {name: result[variable].values for name, variable in variables.items() if variable in result}
-    # The noise floor is in nats per text, so the verdict takes the KL in nats, whatever is shown.
-    evidence = [result[name].values for name in ("kl", "noise_floor", "num_texts")]
+    fine, verdict = result["fine"].values, result["verdict"].values
     pairs = [
         {
             "model": row_ids[i],
             "other": other_ids[j],
             "unit": unit,
             **{name: matrix[i, j].item() for name, matrix in values.items()},
-            "verdict": verdict(*(matrix[i, j] for matrix in evidence)),
+            "estimator": "fine" if fine[i, j] else "text",
+            "verdict": verdict[i, j],
         }
         for i in range(len(row_ids))
         for j in range(i + 1 if to is None else 0, len(other_ids))

@@ -94,6 +94,42 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
+class FineColumns:
+    """The fine coordinates of some texts: consecutive columns, one or several for each text.
+
+    Attributes
+    ----------
+    columns : slice or intp array of shape (n_columns,)
+        Where they are among those of all texts.
+    starts : intp array of shape (n_texts,) or None
+        First of each text, counted in `columns`; None: each text has one.
+    sizes : intp array of shape (n_texts,)
+        How many each text has.
+    """
+
+    columns: slice | NDArray[np.intp]
+    starts: NDArray[np.intp] | None
+    sizes: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, text: NDArray[np.intp], texts: slice | NDArray[np.intp]) -> FineColumns:
+        """Those of some texts.
+
+        Parameters
+        ----------
+        text : intp array of shape (n_coordinates,), ascending
+            The text of each coordinate of all; each text has at least one.
+        texts : slice or intp array of shape (n_texts,), ascending
+        """
+        columns: slice | NDArray[np.intp] = slice(None)
+        if not isinstance(texts, slice):
+            columns = np.flatnonzero(np.isin(text, texts))
+            text = text[columns]
+        _, starts, sizes = np.unique(text, return_index=True, return_counts=True)
+        return cls(columns, None if len(starts) == len(text) else starts, sizes)
+
+
+@dataclass(frozen=True, eq=False)
 class PairTexts:
     """The texts of a pair of patterns.
 
@@ -108,6 +144,8 @@ class PairTexts:
         What weighted sums are divided by.
     sampling : Sampling or None
         None if the texts are no sample of the set.
+    fine : FineColumns or None
+        Where the fine coordinates of these texts are, of rows that have such; None: rows have one value a text.
     """
 
     columns: slice | NDArray[np.intp]
@@ -115,29 +153,37 @@ class PairTexts:
     weights: NDArray[np.float64] | None
     total: float
     sampling: Sampling | None = None
+    fine: FineColumns | None = None
 
     def prepare(
         self, values: NDArray[np.float64], rows: NDArray[np.intp], shift: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Rows centred over these texts and multiplied by the roots of the weights.
+        """Rows on these texts, multiplied by the roots of the weights; values of texts are centred before.
 
         Returns
         -------
-        float64 array of shape (len(rows), count)
-            Sums of squared differences of it are weighted sums of squared centred differences.
+        float64 array of shape (len(rows), n_columns)
+            A column a text, or a fine coordinate. Sums of squared differences of it are weighted sums of squared (of texts:
+            centred) differences.
         """
         # What all rows share goes first: it carries most of the magnitude and none of the differences.
         values = values if np.array_equal(rows, np.arange(len(values))) else values[rows]
-        centred = np.empty((len(rows), self.count))
+        columns = self.columns if self.fine is None else self.fine.columns
+        shift = shift[columns]
+        prepared = np.empty((len(rows), len(shift)))
         for start in range(0, len(rows), _PANEL):
-            panel = centred[start : start + _PANEL]
-            np.subtract(values[start : start + _PANEL, self.columns], shift[self.columns], out=panel)
-            if self.count:
+            panel = prepared[start : start + _PANEL]
+            np.subtract(values[start : start + _PANEL, columns], shift, out=panel)
+            if self.count and self.fine is None:
                 # Summed row by row, not as a product: identical rows must come out identical, wherever they stand.
                 panel -= np.average(panel, axis=1, weights=self.weights)[:, None]
             if self.weights is not None:
-                panel *= self.roots
-        return centred
+                panel *= self.roots if self.fine is None else np.repeat(np.sqrt(self.weights), self.fine.sizes)
+        return prepared
+
+    def of_texts(self, square: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared differences of prepared rows, (n_pairs, n_columns), as one number a text: (n_pairs, count)."""
+        return square if self.fine is None or self.fine.starts is None else np.add.reduceat(square, self.fine.starts, 1)
 
     def mean_bytes(self, num_bytes: NDArray[np.floating]) -> float:
         """Mean bytes of the texts used, or of those that they are a sample of; NaN for fewer than two.

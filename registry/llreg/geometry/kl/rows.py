@@ -12,7 +12,7 @@ import numpy as np
 
 from llreg.geometry.kl.noise import noise_variances
 from llreg.geometry.kl.patterns import Pattern, pair_texts
-from llreg.geometry.view.view import View, clip_values, double_centred
+from llreg.geometry.view.view import Estimator, View, clip_values, double_centred
 from llreg.printable import short_names
 from llreg.texts.design import Design
 from llreg_schemas import RowRecord
@@ -72,6 +72,13 @@ class Rows(Labelled):
         Where the rows are from.
     noise : float64 array of shape (n_models,) or None, nats**2
         Variance of the error that arithmetic puts on a text; see `llreg.geometry.kl.noise`. None: not known.
+    unclipped : float array of shape (n_models, n_texts) or None, nats
+        The values before clipping; None: the view clips nothing.
+    fine : float32 array of shape (n_models, n_coordinates) or None, nats
+        Fine coordinates of the texts, NaN in a row that has none; see `llreg.store.fine.FineMap`. None: the view's estimator is
+        "text", or the registry's rows have no segments.
+    fine_text : intp array of shape (n_coordinates,) or None
+        The column of `values` whose text a coordinate is of, ascending.
     """
 
     records: Sequence[RowRecord]
@@ -85,6 +92,56 @@ class Rows(Labelled):
     registry: str
     version: str
     noise: NDArray[np.float64] | None = None
+    unclipped: NDArray[np.floating] | None = None
+    fine: NDArray[np.float32] | None = None
+    fine_text: NDArray[np.intp] | None = None
+
+    @property
+    def raw(self) -> NDArray[np.floating]:
+        """The values before clipping, float array of shape (n_models, n_texts), nats."""
+        return self.values if self.unclipped is None else self.unclipped
+
+    @property
+    def clipped_share(self) -> NDArray[np.float64]:
+        """Share of each row's texts that the view raises to its threshold, float64 array of shape (n_models,)."""
+        if self.view.clip is None:
+            return np.zeros(len(self))
+        clipped, scored = (self.raw < self.view.clip).sum(axis=1), (~np.isnan(self.raw)).sum(axis=1)
+        return np.asarray(clipped / np.maximum(scored, 1))
+
+    @cached_property
+    def has_fine(self) -> NDArray[np.bool_]:
+        """Whether each row has fine coordinates, bool array of shape (n_models,)."""
+        if self.fine is None:
+            return np.zeros(len(self.values), dtype=bool)
+        return np.asarray(~np.isnan(self.fine).all(axis=1))
+
+    @property
+    def estimator(self) -> Estimator:
+        """What a distance between any two of the rows is estimated by: "fine" if all rows have segments."""
+        return "fine" if self.fine is not None and self.has_fine.all() else "text"
+
+    @property
+    def columns(self) -> NDArray[np.float64]:
+        """What squared distances are sums over: fine coordinates, or values of texts less the row's weighted mean.
+
+        Returns
+        -------
+        float64 array of shape (n_models, n_columns), nats
+            One a fine coordinate or a text; 0 where a text was not scored.
+        """
+        if self.fine is not None:
+            return np.nan_to_num(self.fine, nan=0.0).astype(np.float64)
+        present = ~np.isnan(self.values)
+        filled = np.where(present, self.values, 0.0)
+        weights = np.ones(filled.shape[1]) if self.weights is None else self.weights
+        means = (filled @ weights) / np.maximum(present @ weights, 1e-300)
+        return np.asarray(np.where(present, filled - means[:, None], 0.0))
+
+    @property
+    def column_weights(self) -> NDArray[np.float64] | None:
+        """Weight of each of the `columns`, float64 array of shape (n_columns,); None if all are equal."""
+        return self.weights if self.weights is None or self.fine_text is None else self.weights[self.fine_text]
 
     @property
     def bits(self) -> float:
@@ -93,11 +150,12 @@ class Rows(Labelled):
 
     @cached_property
     def q(self) -> NDArray[np.float64]:
-        """Double-centred coordinates, float64 array of shape (n_models, n_texts), nats; 0 where not scored.
+        """Double-centred coordinates, float64 array of shape (n_models, n_columns), nats; 0 where not scored.
 
-        They are those of Oyama et al. 2025 (arXiv 2502.16173), times the roots of the text weights. If some rows were
-        scored on a sample of the texts, all are seen on that sample, weighted as in Oyama et al. 2025b (arXiv 2505.15428):
-        squared distances of the coordinates are then estimates of those on all texts.
+        Of fine rows these are their fine coordinates less the mean row; else, one a text, those of Oyama et al. 2025
+        (arXiv 2502.16173); times the roots of the text weights. If some rows were scored on a sample of the texts, all are
+        seen on that sample, weighted as in Oyama et al. 2025b (arXiv 2505.15428): squared distances of the coordinates are
+        then estimates of those on all texts.
 
         Raises
         ------
@@ -109,6 +167,14 @@ class Rows(Labelled):
             raise InputError(
                 f"coordinates need rows of one text subset; these have {len(designs)}: name the rows, or use distances"
             )
+        if self.fine is not None:
+            factors = np.ones(len(self.texts)) if self.weights is None else self.weights / self.weights.mean()
+            if designs:
+                everywhere = Pattern(np.arange(len(self)), np.ones(len(self.texts), dtype=bool), designs[0])
+                texts = pair_texts(everywhere, everywhere, self.weights, len(self.texts))
+                factors = np.zeros(len(self.texts))
+                factors[texts.columns] = len(self.texts) / texts.total * (1 if texts.weights is None else texts.weights)
+            return np.asarray((self.columns - self.columns.mean(axis=0)) * np.sqrt(factors[self.fine_text]))
         if designs:
             return self._sampled_q(designs[0])
         if self.weights is None:
@@ -139,20 +205,29 @@ class Rows(Labelled):
             self,
             records=[self.records[k] for k in rows],
             values=self.values[rows],
+            unclipped=None if self.unclipped is None else self.unclipped[rows],
             designs=[self.designs[k] for k in rows],
             noise=None if self.noise is None else self.noise[rows],
+            fine=None if self.fine is None else self.fine[rows],
         )
 
     def take_texts(self, columns: NDArray[np.intp]) -> Rows:
-        """Some of the texts."""
+        """Some of the texts, by their columns in ascending order."""
+        fine, fine_text = self.fine, self.fine_text
+        if fine is not None and fine_text is not None:
+            chosen = np.flatnonzero(np.isin(fine_text, columns))
+            fine, fine_text = fine[:, chosen], np.searchsorted(columns, fine_text[chosen])
         return replace(
             self,
             values=self.values[:, columns],
+            unclipped=None if self.unclipped is None else self.unclipped[:, columns],
             num_bytes=self.num_bytes[columns],
             texts=self.texts[columns],
             subsets=self.subsets[columns],
             weights=None if self.weights is None else self.weights[columns],
             designs=view_designs(self.designs, columns),
+            fine=fine,
+            fine_text=fine_text,
         )
 
 
@@ -161,7 +236,7 @@ def view_designs(designs: Sequence[Design | None], texts: NDArray[np.intp]) -> l
     return [None if design is None else design.take(texts) for design in designs]
 
 
-def load_rows(registry: Contents, models: Sequence[str] | None, view: View) -> Rows:
+def load_rows(registry: Contents, models: Sequence[str] | None, view: View, *, common: bool = False) -> Rows:
     """Rows of a registry through a view.
 
     Parameters
@@ -170,6 +245,8 @@ def load_rows(registry: Contents, models: Sequence[str] | None, view: View) -> R
     models : sequence of str or None
         Which rows, as in `Contents.find`; None for all.
     view : View
+    common : bool
+        Whether all their distances must be of one estimator; see `common_view`.
 
     Raises
     ------
@@ -179,12 +256,12 @@ def load_rows(registry: Contents, models: Sequence[str] | None, view: View) -> R
         If a name means several rows, or the view does not fit the text set.
     """
     records, version = registry.select(models)
-    return view_rows(registry, records, view, version)
+    return view_rows(registry, records, common_view(registry, records, view) if common else view, version)
 
 
 def full_rows(registry: Contents, view: View) -> Rows:
     """The rows that were scored on all texts and have any of the view's, for what is measured on whole rows."""
-    rows = load_rows(registry, None, view)
+    rows = load_rows(registry, None, view, common=True)
     full = np.array([design is None for design in rows.designs], dtype=bool)
     return rows.take(np.flatnonzero(full & ~np.isnan(rows.values).all(axis=1)))
 
@@ -194,6 +271,7 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
     index = registry.text_index
     texts = view.texts(index)
     parts = read_parts(registry, records, view)
+    values = view_values(parts, view, texts)
     designs = view_designs(registry.designs(records), texts)
     outside = [record.row_id for record, design in zip(records, designs, strict=True) if design and not design.covers]
     if outside:
@@ -203,9 +281,10 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
             LlregWarning,
             stacklevel=2,
         )
+    fine, fine_text = _fine_values(registry, records, view, texts)
     return Rows(
         records=records,
-        values=view_values(parts, view, texts),
+        values=values,
         num_bytes=index.bytes_per_text[texts],
         texts=texts,
         subsets=np.asarray(index.subset, dtype=object)[texts],
@@ -215,7 +294,44 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
         registry=registry.name,
         version=version,
         noise=vector_noise(records, parts, view),
+        unclipped=None if view.clip is None else view_values(parts, replace(view, clip=None), texts).astype(np.float32),
+        fine=fine,
+        fine_text=fine_text,
     )
+
+
+def _fine_values(
+    registry: Contents, records: Sequence[RowRecord], view: View, texts: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.intp]] | tuple[None, None]:
+    """Fine coordinates of a view's vectors, shape (n_models, n_coordinates), and the column of the text of each.
+
+    They are linear in the log-likelihoods, so those of a PMI are a difference, too.
+    """
+    text = registry.coordinate_text if view.estimator == "fine" else None
+    if text is None:
+        return None, None
+    chosen = np.flatnonzero(np.isin(text, texts)) if len(texts) < registry.num_texts else slice(None)
+    parts = [
+        registry.values(records, variable=variable.replace("log_likelihood", "fine_coordinate"))[:, chosen]
+        for variable in view.variables
+    ]
+    fine = parts[0] if len(parts) == 1 else parts[0] - parts[1]
+    return fine, np.searchsorted(texts, text[chosen])
+
+
+def common_view(registry: Contents, records: Sequence[RowRecord], view: View) -> View:
+    """A view whose estimator all rows can have: distances by segments and by whole texts do not go into one map or tree."""
+    lacking = [record.row_id for record in records if not registry.has_segments(record)]
+    if view.estimator == "text" or not lacking:
+        return view
+    if registry.coordinate_text is not None:
+        warnings.warn(
+            f"distances are estimated from whole texts: no segments in {_first_three(lacking)}; name the other rows for "
+            "estimates from segments",
+            LlregWarning,
+            stacklevel=3,
+        )
+    return replace(view, estimator="text")
 
 
 def with_distances(rows: Rows) -> Rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.kl.rows import Labelled, Rows, view_rows
+from llreg.geometry.kl.rows import Labelled, Rows, common_view, view_rows
 from llreg.geometry.view.view import View, view_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def stream_rows(registry: Contents, models: Sequence[str] | None = None, view: V
         The registry's own by default.
     """
     records, version = registry.select(models)
-    return RowStream(registry, records, view_of(registry, view), version)
+    return RowStream(registry, records, common_view(registry, records, view_of(registry, view)), version)
 
 
 def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> NDArray[np.float64]:
@@ -82,7 +82,7 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
     ----------
     rows : RowStream
     dims : int
-        How many coordinates; at most the number of rows or texts.
+        How many coordinates; at most the number of rows or of texts (of fine coordinates).
     seed : int
 
     Returns
@@ -97,13 +97,15 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
     Martinsson, Tropp 2011) with two passes to find the subspace and one to project. A text that a row lacks counts as
     the row's mean there, also where the row was scored on a sample: an approximation that exact distances do not make.
     """
-    total = [_centred(block).sum(axis=0) for _, block in rows.blocks()]
+    total = [block.columns.sum(axis=0) for _, block in rows.blocks()]
     mean = np.asarray(np.sum(total, axis=0) / len(rows))
     first = rows.read(slice(0, 1))
     num_texts = float(first.values.shape[1] if first.weights is None else first.weights.sum())
     dims = min(dims, len(rows), len(mean))
     rng = np.random.default_rng(seed)
-    basis, _ = np.linalg.qr(rng.normal(size=(len(mean), min(dims + 16, len(rows), len(mean)))))  # (n_texts, dims + 16)
+    basis, _ = np.linalg.qr(
+        rng.normal(size=(len(mean), min(dims + 16, len(rows), len(mean))))
+    )  # (n_columns, dims + 16)
     for _ in range(2):  # each pass multiplies the basis by q.T q, which turns it to the leading axes
         image = np.zeros_like(basis)
         for _, block in rows.blocks():
@@ -121,15 +123,6 @@ def principal_coordinates(rows: RowStream, dims: int = 64, *, seed: int = 0) -> 
 
 
 def _coordinates(rows: Rows, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Double-centred rows times the roots of the text weights."""
-    q = _centred(rows) - mean
-    return q if rows.weights is None else np.asarray(q * np.sqrt(rows.weights))
-
-
-def _centred(rows: Rows) -> NDArray[np.float64]:
-    """Rows minus their weighted means, 0 where a text lacks; float64 array of shape (n_models, n_texts), nats."""
-    present = ~np.isnan(rows.values)
-    filled = np.where(present, rows.values, 0.0)
-    weights = np.ones(rows.values.shape[1]) if rows.weights is None else rows.weights
-    means = (filled @ weights) / np.maximum(present @ weights, 1e-300)
-    return np.asarray(np.where(present, filled - means[:, None], 0.0))
+    """Double-centred rows times the roots of the weights, float64 array of shape (n_models, n_columns)."""
+    q = rows.columns - mean
+    return q if rows.column_weights is None else np.asarray(q * np.sqrt(rows.column_weights))

@@ -55,7 +55,7 @@ def pair_moments(
 
     Parameters
     ----------
-    left, right : float64 arrays of shape (n_left, count) and (n_right, count)
+    left, right : float64 arrays of shape (n_left, n_columns) and (n_right, n_columns)
         As `PairTexts.prepare` makes them.
     texts : PairTexts
     se, tail : bool
@@ -69,7 +69,10 @@ def pair_moments(
     shape = len(left), len(right)
     if texts.count < 2 or not texts.total > 0:
         return np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
-    if tail or left.shape[0] * right.shape[0] <= _DIRECT_PAIRS or (se and texts.weights is not None):
+    several = (
+        texts.fine is not None and texts.fine.starts is not None
+    )  # columns of a text are summed before they are squared
+    if tail or left.shape[0] * right.shape[0] <= _DIRECT_PAIRS or (se and (texts.weights is not None or several)):
         return _all_direct(left, right, texts, tail)
     second, fourth, close = _power_sums(left, right, se)
     if left is right:  # a row and itself: 0, whatever the product left of it
@@ -139,11 +142,12 @@ def _all_direct(left: NDArray[np.float64], right: NDArray[np.float64], texts: Pa
 
 
 def _direct(row: NDArray[np.float64], many: NDArray[np.float64], texts: PairTexts, *, tail: bool) -> Moments:
-    """KL, standard error and tail share between a row, shape (count,), and others, shape (n_many, count)."""
+    """KL, standard error and tail share between a row, shape (n_columns,), and others, shape (n_many, n_columns)."""
     panels = []
     for start in range(0, len(many), _PANEL):
-        square = many[start : start + _PANEL] - row  # (n_panel, count)
+        square = many[start : start + _PANEL] - row  # (n_panel, n_columns)
         square *= square
+        square = texts.of_texts(square)  # (n_panel, count)
         kl = square.sum(axis=1) / (2 * texts.total)
         share = _tail_share(square, texts) if tail else np.full_like(kl, np.nan)
         panels.append((kl, _standard_error_direct(square, 2 * kl, texts), share))

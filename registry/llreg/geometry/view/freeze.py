@@ -40,12 +40,13 @@ def measured_view(
     InputError
         If there are no rows, or too few texts would be left.
     """
+    of_texts = replace(view, estimator="text")  # threshold and tail are of whole texts
     if clip_quantile is not None:  # measured first: the tail is that of clipped values
         vectors: tuple[Vector, ...] = ("conditional", "response") if view.vector == "pmi" else (view.vector,)
-        raw = [full_rows(registry, replace(view, clip=None, vector=vector)).values.ravel() for vector in vectors]
+        raw = [full_rows(registry, replace(of_texts, clip=None, vector=vector)).values.ravel() for vector in vectors]
         view = replace(view, clip=clip_at(np.concatenate(raw), clip_quantile))
     if drop_tail:
-        rows = full_rows(registry, view)
+        rows = full_rows(registry, replace(of_texts, clip=view.clip))
         if not len(rows):
             raise InputError("the tail is measured on rows; add some first: llreg add MODEL")
         if np.isnan(rows.values).all():

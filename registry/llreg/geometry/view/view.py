@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llreg.store.contents import Contents
 
 Vector = Literal["conditional", "pmi", "response"]
+Estimator = Literal["fine", "text"]
 # What a vector is made of: the first less the second where there are two.
 _VARIABLES: dict[str, tuple[str, ...]] = {
     "conditional": ("log_likelihood",),
@@ -53,6 +54,9 @@ class View:
     vector : {"conditional", "pmi", "response"}
         In a registry of (prompt, response) pairs: ln p(response | prompt); that less ln p(response), the PMI; or
         ln p(response) alone. Registries of texts have "conditional" only, which is then just the log-likelihood.
+    estimator : {"fine", "text"}
+        What a KL is estimated from: the segments of the texts, of two rows that both have them, or ("text", and wherever a row
+        has none) the variance over texts of Oyama et al. 2025 (arXiv 2502.16173). The clip threshold is for the latter.
     """
 
     clip: float | None = None
@@ -61,6 +65,7 @@ class View:
     drop: tuple[int, ...] = ()
     weights: Mapping[str, float] | tuple[float, ...] | None = None
     vector: Vector = "conditional"
+    estimator: Estimator = "text"
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> View:
@@ -73,6 +78,7 @@ class View:
             drop=tuple(document.get("drop", ())),
             weights=tuple(weights) if isinstance(weights, Sequence) else weights,
             vector=document.get("vector", "conditional"),
+            estimator=document.get("estimator", "text"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -86,6 +92,7 @@ class View:
         weights = self.weights
         rules = {
             "vector": "" if self.vector == "conditional" else self.vector,
+            "estimator": "" if self.estimator == "text" else self.estimator,
             "only": sorted(set(self.only)),
             "without": sorted(set(self.without)),
             "drop": sorted(set(self.drop)),
@@ -101,7 +108,8 @@ class View:
     def describe(self) -> str:
         """The view in words, for people."""
         parts = [] if self.vector == "conditional" else [_NAMES[self.vector]]
-        parts += ["no clipping" if self.clip is None else f"clipped at {self.clip:g} nats"]
+        clip = "no clipping" if self.clip is None else f"clipped at {self.clip:g} nats"
+        parts += [clip if self.estimator == "text" else f"segments of texts (whole texts: {clip})"]
         parts += [f"only {', '.join(self.only)}"] if self.only else []
         parts += [f"without {', '.join(self.without)}"] if self.without else []
         parts += [f"{len(self.drop)} texts dropped"] if self.drop else []

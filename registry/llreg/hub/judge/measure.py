@@ -176,7 +176,7 @@ def measure(new: Rows, population: Population) -> list[Measured]:
 def _replicate(new: Rows, i: int, population: Population, k: int, distances: Distances) -> Replicate:
     """The i-th new row against the k-th of the population, text by text."""
     row = population.some([k])
-    difference = np.abs(new.values[i] - row.values[0])  # (n_texts,), nats
+    difference = np.abs(new.raw[i] - row.raw[0])  # (n_texts,), nats
     difference = difference[~np.isnan(difference)]
     return Replicate(
         row_id=row.row_ids[0],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llreg.geometry.kl.distance import kl_plain
-from llreg.geometry.kl.noise import noise_floor, verdict
+from llreg.geometry.kl.noise import noise_floor, verdicts
 from llreg.geometry.kl.rows import Rows, view_rows
 from llreg.geometry.neighbors import Neighbor, relation
 from llreg.geometry.view.view import view_of
@@ -139,7 +139,12 @@ class Population:
         if not positions:
             return []
         records = self.records
-        divergences = kl_plain(new.take([i]), self.some(positions), se=True, tail_share=True)
+        row, others = new.take([i]), self.some(positions)
+        divergences = kl_plain(row, others, se=True, tail_share=True)
+        floor = distances.floor[[i]][:, positions]
+        (pair_verdicts,) = verdicts(
+            divergences["kl"].values, floor, divergences["num_texts"].values, row.raw, others.raw
+        )
         values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
         # Rank of each row by distance, from 1; NaN sorts last.
         ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
@@ -152,8 +157,9 @@ class Population:
                 kl_se=float(values["kl_bits_per_byte_se"][j]),
                 tail_share=float(values["tail_share"][j]),
                 num_texts=int(values["num_texts"][j]),
+                estimator="fine" if values["fine"][j] else "text",
                 relation=relation(new.records[i], records[k]),
-                verdict=verdict(float(values["kl"][j]), float(distances.floor[i, k]), int(values["num_texts"][j])),
+                verdict=pair_verdicts[j],
             )
             for j, k in enumerate(positions)
         ]
@@ -231,6 +237,8 @@ def _gathered(blocks: Sequence[Rows], positions: Sequence[int]) -> Rows:
         rows[0],
         records=[row.records[0] for row in rows],
         values=np.concatenate([row.values for row in rows]),
+        unclipped=None if rows[0].unclipped is None else np.concatenate([row.raw for row in rows]),
+        fine=None if rows[0].fine is None else np.concatenate([row.fine for row in rows if row.fine is not None]),
         designs=[row.designs[0] for row in rows],
         noise=np.concatenate([_noise(row) for row in rows]),
     )

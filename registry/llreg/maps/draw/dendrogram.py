@@ -87,7 +87,7 @@ def save_tree(
     NotFoundError, MissingExtraError, StorageError
     """
     check_endings(paths)
-    rows = load_rows(registry, models, view_of(registry, view))
+    rows = load_rows(registry, models, view_of(registry, view), common=True)
     if models is None:
         rows = with_distances(rows)  # a row that was named and has no distance is an error
     marks = categories(rows, color) if color else None
