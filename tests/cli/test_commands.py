@@ -219,7 +219,7 @@ def test_dist(cli: Cli, filled: Registry) -> None:
     nats = json.loads(cli("-r", filled.path, "dist", "--nats", "--json").out)["pairs"]
     assert [pair["kl"] for pair in nats] == [result["kl"].values[i, j] for i, j in ((0, 1), (0, 2), (1, 2))]
     plain = cli("-r", filled.path, "dist", "org/m0", "org/m2")
-    assert plain.out.splitlines()[0].split() == ["MODEL", "OTHER", "BITS/BYTE", "SE", "TAIL", "TEXTS"]
+    assert plain.out.splitlines()[0].split() == ["MODEL", "OTHER", "BITS/BYTE", "SE", "TAIL", "TEXTS", "BY"]
     assert plain.out.splitlines()[1].split()[:2] == ["org/m0", "org/m2"]
     assert f"version {filled.version[:12]}" in plain.err
 

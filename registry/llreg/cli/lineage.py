@@ -79,7 +79,7 @@ def _print_lineage(lineage: Lineage) -> None:
             neighbor.estimator,
             f"{relative.p:.2g}",
             f"{relative.q:.2g}",
-            "; ".join(filter(None, [relative.finding, neighbor.relation])),
+            "; ".join(filter(None, [relative.finding or neighbor.mark, neighbor.relation])),
         ]
         for relative, neighbor, label in zip(lineage.relatives, neighbors, labels_of(neighbors), strict=True)
     ]

@@ -70,7 +70,11 @@ def _print_neighbors(neighbors: Neighbors) -> None:
             f"{neighbor.tail_share:.2f}",
             str(neighbor.num_texts),
             neighbor.estimator,
-            "; ".join(filter(None, [neighbor.relation, neighbor.verdict if neighbor.verdict != "different" else ""])),
+            "; ".join(
+                filter(
+                    None, [neighbor.relation, neighbor.verdict if neighbor.verdict != "different" else neighbor.mark]
+                )
+            ),
         ]
         for neighbor, label in zip(neighbors.nearest, labels_of(neighbors.nearest), strict=True)
     ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_matrix, kl_plain
+from llreg.geometry.kl.distance import kl_plain, marks
 from llreg.geometry.kl.noise import Verdict, verdicts
 from llreg.geometry.kl.rows import Rows, view_rows, view_values
 from llreg.geometry.kl.stream import RowStream
@@ -21,7 +21,6 @@ from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from xarray import Dataset
 
     from llreg.store.contents import Contents
     from llreg_schemas import RowRecord
@@ -50,6 +49,8 @@ class Neighbor:
         What the records say of the two: "declared base", "declares it as its base", "same declared base",
         "same model", or "".
     verdict : {"identical", "same within noise", "different", "unknown"}
+    mark : str
+        Why the value is no KL, or ""; see `llreg.geometry.kl.distance.marks`.
     """
 
     row_id: str
@@ -62,6 +63,7 @@ class Neighbor:
     estimator: Estimator
     relation: str
     verdict: Verdict
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def neighbors(
     view = view_of(registry, view)
     records, version = registry.select(None)
     row = _read_query(registry, query, view, version)
-    record = row.row.records[0] if row.row else None
+    record = row.records[0] if row.records else None
     others = [candidate for candidate in records if record is None or candidate.digest != record.digest]
     candidates = _filter_records(others, where)
     if not candidates:
@@ -118,7 +120,7 @@ def neighbors(
         raise InputError(f"a neighbour needs another row{condition}; there is none in {registry.name}")
     # All distances, a block of rows at a time so that memory stays small: float64 array of shape (n_candidates,).
     blocks = RowStream(registry, candidates, view, version).blocks(_BLOCK)
-    kl = np.concatenate([_query_kl(row, block, se=False)["kl"].values[0] for _, block in blocks])
+    kl = np.concatenate([kl_plain(row, block, se=False, tail_share=False)["kl"].values[0] for _, block in blocks])
     order = np.argsort(kl, kind="stable")  # NaN, no common texts, goes last
     ranks = {int(position): rank for rank, position in enumerate(order, 1)}
     declared = set(record.base_models) if record else set()
@@ -138,17 +140,10 @@ def neighbors(
     )
 
 
-class _Query(NamedTuple):
-    """What neighbours are looked for: a row through the view, or a vector's values there, shape (1, n_kept)."""
-
-    row: Rows | None
-    values: NDArray[np.float64]
-
-
-def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View, version: str) -> _Query:
+def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View, version: str) -> Rows:
+    """What neighbours are looked for, through the view: one row, without a record if it is a vector."""
     if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
-        row = view_rows(registry, [registry.find(str(query))], view, version)
-        return _Query(row, row.values)
+        return view_rows(registry, [registry.find(str(query))], view, version)
     vector = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
     if len(vector) < len(view.variables):
         raise InputError(
@@ -157,7 +152,13 @@ def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], vi
         )
     # Of one vector it is not known which it is: it is taken for what the view looks at.
     parts = vector if view.vector == "pmi" else vector[-1:] if view.vector == "response" else vector[:1]
-    return _Query(None, view_values([part[None] for part in parts], view, view.texts(registry.text_index)))
+    clipped, raw = (
+        view_values([part[None] for part in parts], each, view.texts(registry.text_index))
+        for each in (view, replace(view, clip=None))
+    )
+    # It has one number a text, so no fine coordinates; and says nothing of its dtype.
+    empty = view_rows(registry, [], view, version)
+    return replace(empty, values=clipped, unclipped=raw, designs=[None], noise=None, fine=None, fine_text=None)
 
 
 def read_vector(
@@ -191,51 +192,30 @@ def read_vector(
     return np.atleast_2d(values)
 
 
-def _query_kl(query: _Query, rows: Rows, *, se: bool) -> Dataset:
-    """KL of the query to some rows, shape (1, n_models); with standard errors and tail shares if asked for."""
-    if query.row is not None:
-        return kl_plain(query.row, rows, se=se, tail_share=se)
-    # A vector has one number a text.
-    result = kl_matrix(
-        query.values,
-        rows.num_bytes,
-        clip=None,  # the view has clipped
-        others=rows.values,
-        weights=rows.weights,
-        other_designs=rows.designs,
-        se=se,
-        tail_share=se,
-    )
-    return result.assign(fine=(("model", "other"), np.zeros((1, len(rows)), dtype=bool)))
-
-
-def _describe(query: _Query, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
-    """Some rows with their ranks as neighbours, with standard errors and what their records say."""
-    result = _query_kl(query, rows, se=True)
+def _describe(query: Rows, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
+    """Some rows with their ranks as neighbours of a row, with standard errors and what their records say."""
+    result = kl_plain(query, rows, tail_share=True)
     values = {str(name): result[name].values[0] for name in result}
-    # A vector says nothing of its dtype: it is taken to be as exact as the row it is compared with.
     noise = np.zeros(len(rows)) if rows.noise is None else rows.noise
-    of_query = noise if query.row is None or query.row.noise is None else query.row.noise
-    raw = query.values if query.row is None else query.row.raw
-    others = rows.values if query.row is None else rows.raw
-    (pair_verdicts,) = verdicts(
-        result["kl"].values, ((noise + of_query) / 2)[None], result["num_texts"].values, raw, others
-    )
-    record = query.row.records[0] if query.row else None
+    # A vector is taken to be as exact as the row it is compared with.
+    floor = (noise + (noise if query.noise is None else query.noise)) / 2
+    (pair_verdicts,) = verdicts(result["kl"].values, floor[None], result["num_texts"].values, query.raw, rows.raw)
+    (pair_marks,) = marks(result, query, rows)
     return [
         Neighbor(
-            row_id=other.row_id,
-            model=other.identity.name,
+            row_id=record.row_id,
+            model=record.identity.name,
             rank=rank,
             kl=float(values["kl_bits_per_byte"][i]),
             kl_se=float(values["kl_bits_per_byte_se"][i]),
             tail_share=float(values["tail_share"][i]),
             num_texts=int(values["num_texts"][i]),
             estimator="fine" if values["fine"][i] else "text",
-            relation=relation(record, other) if record else "",
+            relation=relation(query.records[0], record) if query.records else "",
             verdict=pair_verdicts[i],
+            mark=pair_marks[i],
         )
-        for i, (rank, other) in enumerate(zip(ranks, rows.records, strict=True))
+        for i, (rank, record) in enumerate(zip(ranks, rows.records, strict=True))
     ]
 
 

@@ -51,7 +51,7 @@ def test_nats_and_another_view(filled: Registry) -> None:
     found = list_pairs(filled, ["org/m0", "org/m2"], view=view, nats=True)
     assert [pair["kl"] for pair in found.pairs] == [filled.kl(["org/m0", "org/m2"], view=view)["kl"].values[0, 1]]
     assert (found.pairs[0]["unit"], found.view) == ("nat/text", view)
-    assert found.table()[0] == ["MODEL", "OTHER", "NATS/TEXT", "SE", "TAIL", "TEXTS", ""]
+    assert found.table()[0] == ["MODEL", "OTHER", "NATS/TEXT", "SE", "TAIL", "TEXTS", "BY", ""]
 
 
 def test_pairs_of_one_row_nearest_first(filled: Registry, make_row: MakeRow) -> None:
@@ -65,8 +65,17 @@ def test_pairs_of_one_row_nearest_first(filled: Registry, make_row: MakeRow) -> 
     assert [pair["verdict"] for pair in found.pairs] == ["identical", "different", "different", "unknown"]
     assert math.isnan(found.pairs[-1]["kl"])
     header, lines = found.table()
-    assert header == ["MODEL", "OTHER", "BITS/BYTE", "SE", "TAIL", "TEXTS", ""]
-    assert lines[0] == ["org/m0", "copy/m0", "0.000000", "± 0.000000", "0.00", str(filled.num_texts), "identical"]
+    assert header == ["MODEL", "OTHER", "BITS/BYTE", "SE", "TAIL", "TEXTS", "BY", ""]
+    assert lines[0] == [
+        "org/m0",
+        "copy/m0",
+        "0.000000",
+        "± 0.000000",
+        "0.00",
+        str(filled.num_texts),
+        "text",
+        "identical",
+    ]
     assert [line[-1] for line in lines[1:]] == ["", "", ""]
     assert [pair["other"] for pair in list_pairs(filled, ["org/m2", "org/m1"], to="org/m0").pairs] == [
         pair["other"] for pair in found.pairs[1:3]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024  # models at a time: bounds temporaries at 3 x 80 MB for 10,000 texts
 _MASKED_BLOCK = 256  # of rows with gaps, whose powers are all kept
+CLIPPED_SHARE = 0.05  # of a row's texts; the threshold of Oyama et al. 2025 is the 2 % quantile of all rows
 TAIL_PAIRS = 20_000  # up to here the tail share is computed unless told otherwise: it needs a sort a pair
 _NAMES = ("kl", "kl_se", "tail_share", "num_texts", "mean_bytes")  # as `_PairBlocks` computes them
 
@@ -145,7 +146,7 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     -------
     xarray.Dataset
         As `kl_matrix`, with ``fine``, bool, whether an estimate is from segments (of two rows that both have them, if the view asks
-        for it); ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text, and ``verdict``, what it
+        for it); ``mark``, why a value is no KL (see `marks`); ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text, and ``verdict``, what it
         says of the pair (see `llreg.geometry.kl.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
         registry, version, view and clip as attributes.
     """
@@ -155,6 +156,7 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
         attributes = {"long_name": "KL between two runs of one model", "units": "nat/text"}
         floor = noise_floor(rows.noise, right.noise)
         result["noise_floor"] = ("model", "other"), floor, attributes
+        result["mark"] = ("model", "other"), marks(result, rows, right), {"long_name": "why the value is no KL"}
         pairs = verdicts(result["kl"].values, floor, result["num_texts"].values, rows.raw, right.raw)
         result["verdict"] = ("model", "other"), pairs, {"long_name": "whether the two can be told apart"}
     coordinates = {
@@ -207,6 +209,32 @@ def kl_plain(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sh
             result[name].values[np.ix_(left_rows, right_rows)] = part[name].values
     attributes = {"long_name": "whether the estimate is from segments of the texts", "units": "1"}
     return result.assign(fine=(("model", "other"), fine, attributes))
+
+
+def marks(result: Dataset, rows: Rows, others: Rows) -> NDArray[np.object_]:
+    """What must be known of estimates before they are taken for KL divergences.
+
+    Parameters
+    ----------
+    result : xarray.Dataset
+        From `kl_plain`, of these rows.
+    rows, others : Rows
+
+    Returns
+    -------
+    object array of shape (n_models, n_others)
+        "no KL" where the estimate exceeds what a text costs either model: the square of large differences grows faster than a
+        divergence, and is a distance only. "N % clipped" where whole texts are compared and more than 5 % of them lie below the
+        view's threshold in one of the rows. Else "".
+    """
+    largest_cost = np.maximum(rows.cost[:, None], others.cost[None, :])
+    clipped = np.maximum(rows.clipped_share[:, None], others.clipped_share[None, :])
+    clipped = np.where(result["fine"].values, 0.0, clipped)
+    result_marks = np.full(clipped.shape, "", dtype=object)
+    for pair in np.argwhere(clipped > CLIPPED_SHARE):
+        result_marks[tuple(pair)] = f"{clipped[tuple(pair)]:.0%} clipped"
+    result_marks[result["kl"].values > largest_cost] = "no KL"
+    return result_marks
 
 
 class _PairBlocks:

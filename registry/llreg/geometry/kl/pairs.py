@@ -58,7 +58,7 @@ class Pairs:
     ----------
     pairs : list of dict
         Keys model and other (row ids), unit ("bit/byte" or "nat/text"), those of `COLUMNS` (without tail_share, if there are too
-        many pairs for it), estimator ("fine" or "text"), and verdict ("identical", "same within noise", "different" or "unknown").
+        many pairs for it), estimator ("fine" or "text"), mark (see `llreg.geometry.kl.distance.marks`), and verdict ("identical", "same within noise", "different" or "unknown").
     labels : mapping of str to str
         For each row id the model's name where it is unique among these rows, else the row id.
     registry, version : str
@@ -85,7 +85,7 @@ class Pairs:
                 self.labels[pair["other"]],
                 *(column.cell.format(pair[column.name]) if column.name in pair else "" for column in COLUMNS),
                 pair["estimator"],
-                _VERDICT_CELLS.get(pair["verdict"], ""),
+                _VERDICT_CELLS.get(pair["verdict"], "") or pair["mark"],
             ]
             for pair in self.pairs
         ]
@@ -128,7 +128,7 @@ def list_pairs(
     kl, unit = ("kl", "nat/text") if nats else ("kl_bits_per_byte", "bit/byte")
     variables = {column.name: column.variable.format(kl=kl) for column in COLUMNS}
     values = {name: result[variable].values for name, variable in variables.items() if variable in result}
-    fine, verdict = result["fine"].values, result["verdict"].values
+    fine, verdict, mark = (result[name].values for name in ("fine", "verdict", "mark"))
     pairs = [
         {
             "model": row_ids[i],
@@ -137,6 +137,7 @@ def list_pairs(
             **{name: matrix[i, j].item() for name, matrix in values.items()},
             "estimator": "fine" if fine[i, j] else "text",
             "verdict": verdict[i, j],
+            "mark": mark[i, j],
         }
         for i in range(len(row_ids))
         for j in range(i + 1 if to is None else 0, len(other_ids))

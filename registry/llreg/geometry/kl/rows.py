@@ -109,6 +109,14 @@ class Rows(Labelled):
         clipped, scored = (self.raw < self.view.clip).sum(axis=1), (~np.isnan(self.raw)).sum(axis=1)
         return np.asarray(clipped / np.maximum(scored, 1))
 
+    @property
+    def cost(self) -> NDArray[np.float64]:
+        """What a text costs each model on average, minus its log-likelihood: float64 array of shape (n_models,), nats."""
+        scored = ~np.isnan(self.raw)
+        weights = scored * (1.0 if self.weights is None else self.weights)
+        total = (np.where(scored, self.raw, 0.0) * weights).sum(axis=1, dtype=np.float64)
+        return np.asarray(-total / np.maximum(weights.sum(axis=1), 1e-300))
+
     @cached_property
     def has_fine(self) -> NDArray[np.bool_]:
         """Whether each row has fine coordinates, bool array of shape (n_models,)."""
@@ -321,8 +329,10 @@ def _fine_values(
 
 def common_view(registry: Contents, records: Sequence[RowRecord], view: View) -> View:
     """A view whose estimator all rows can have: distances by segments and by whole texts do not go into one map or tree."""
+    if view.estimator == "text":
+        return view
     lacking = [record.row_id for record in records if not registry.has_segments(record)]
-    if view.estimator == "text" or not lacking:
+    if not lacking:
         return view
     if registry.coordinate_text is not None:
         warnings.warn(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_plain
+from llreg.geometry.kl.distance import kl_plain, marks
 from llreg.geometry.kl.noise import noise_floor, verdicts
 from llreg.geometry.kl.rows import Rows, view_rows
 from llreg.geometry.neighbors import Neighbor, relation
@@ -145,6 +145,7 @@ class Population:
         (pair_verdicts,) = verdicts(
             divergences["kl"].values, floor, divergences["num_texts"].values, row.raw, others.raw
         )
+        (pair_marks,) = marks(divergences, row, others)
         values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
         # Rank of each row by distance, from 1; NaN sorts last.
         ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
@@ -160,6 +161,7 @@ class Population:
                 estimator="fine" if values["fine"][j] else "text",
                 relation=relation(new.records[i], records[k]),
                 verdict=pair_verdicts[j],
+                mark=pair_marks[j],
             )
             for j, k in enumerate(positions)
         ]
