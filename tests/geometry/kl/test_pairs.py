@@ -94,7 +94,7 @@ def test_every_column_is_in_a_pair_and_in_the_table(filled: Registry) -> None:
     found = list_pairs(filled)
     assert {column.name for column in COLUMNS} <= found.pairs[0].keys()
     header, lines = found.table()
-    assert {len(line) for line in lines} == {len(header)} == {len(COLUMNS) + 3}
+    assert {len(line) for line in lines} == {len(header)} == {len(COLUMNS) + 4}
 
 
 def test_one_row_makes_no_pair(filled: Registry) -> None:
