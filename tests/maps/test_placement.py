@@ -20,7 +20,7 @@ from llreg.maps.make import make_map, place_onto
 from llreg.maps.nearest import nearest
 from llreg.maps.placement import align, procrustes
 from llreg.registry import Registry
-from llreg.store.rowfile import Row
+from llreg.store.rowfile import Row, write_row
 from llreg_schemas.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -80,8 +80,6 @@ def test_order_of_placing_does_not_matter(groups: Registry, method: Any) -> None
 
 
 def test_a_copy_is_placed_beside_its_original(own_groups: Registry, make_row: MakeRow) -> None:
-    from llreg.store.rowfile import write_row
-
     old = make_map(own_groups).map
     original = own_groups.row("g2/g2-m3")
     write_row(own_groups.path, make_row(own_groups, "g2/copy", 99, log_likelihood=original.log_likelihood))
@@ -89,6 +87,22 @@ def test_a_copy_is_placed_beside_its_original(own_groups: Registry, make_row: Ma
     away = np.linalg.norm(made.xy[:-1] - made.xy[-1], axis=1)
     nearest_ones = [made.row_ids[k] for k in np.argsort(away)[:3]]
     assert original.record.row_id in nearest_ones
+
+
+def test_a_row_far_from_everything_is_said_to_be_so(own_groups: Registry, make_row: MakeRow) -> None:
+    names = _names(own_groups)
+    old = make_map(own_groups, names, method="pca").map
+    like, noise = (
+        own_groups.row(names[0]).log_likelihood - 0.01,
+        np.random.default_rng(0).normal(-9000, 3000, own_groups.num_texts),
+    )
+    for name, values in (("new/like", like), ("new/far", np.minimum(noise, -1.0))):
+        write_row(own_groups.path, make_row(own_groups, name, 1, log_likelihood=values))
+    notes = place_onto(own_groups, old).notes
+    assert [note for note in notes if "far from everything on the map" in note] == [
+        note for note in notes if note.startswith("new/far is far from everything on the map: ")
+    ]
+    assert sum("far from everything" in note for note in notes) == 1
 
 
 def test_the_maps_own_view_is_used(groups: Registry) -> None:

@@ -17,6 +17,7 @@ from llreg.geometry.kl.stream import RowStream, stream_rows
 from llreg.geometry.view.view import view_of
 from llreg.maps.document import Map, read_map
 from llreg.maps.embedding import DENSE_ROWS, Method, Settings, embed_rows, resampled_ellipses
+from llreg.maps.nearest import Nearest, nearest_rows
 from llreg.maps.placement import align as align_map
 from llreg.maps.placement import find_roles, place_rows
 from llreg.maps.tsne import ITERATIONS, PERPLEXITY
@@ -24,9 +25,9 @@ from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
     from llreg.geometry.view.view import AnyView
-    from llreg.maps.nearest import Nearest
     from llreg.store.contents import Contents
 
+_SAMPLE = 256  # rows of a map by which it is told what is far
 _LIBRARIES: dict[str, tuple[str, ...]] = {
     "tsne": ("llreg", "numpy", "scipy", "scikit-learn", "openTSNE"),
     "pca": ("llreg", "numpy", "scipy"),
@@ -149,7 +150,10 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
         aligned_to=None,
         onto=old.id,
     )
-    notes = [f"{len(roles.new)} rows placed; the {len(on_map)} on the map stay where they are"]
+    notes = [
+        f"{len(roles.new)} rows placed; the {len(on_map)} on the map stay where they are",
+        *far_rows(rows, len(on_map)),
+    ]
     if roles.num_gone:
         notes.append(f"{roles.num_gone} rows of the map are not here any more and are left out")
     if len(lacking):
@@ -157,6 +161,30 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
     if old.ellipses is not None:
         notes.append("ellipses are left out: placed rows have none")
     return MapResult(result, rows, notes)
+
+
+def far_rows(rows: Rows, num_on_map: int) -> list[str]:
+    """What to say of placed rows that are like nothing on the map: their place there means little.
+
+    Parameters
+    ----------
+    rows : Rows
+        First those on the map, then those that were placed.
+    num_on_map : int
+    """
+    if num_on_map < 2 or num_on_map == len(rows):
+        return []
+    on_map, new = rows.take(range(num_on_map)), rows.take(range(num_on_map, len(rows)))
+    # How far rows of the map are from their nearest, of many those of a sample: the first of the two is the row itself.
+    sample = on_map.take(np.unique(np.linspace(0, num_on_map - 1, min(num_on_map, _SAMPLE)).astype(int)))
+    usual = float(np.nanmax(nearest_rows(sample, on_map, 2).kl[:, 1]))
+    nearest = nearest_rows(new, on_map, 1)
+    return [
+        f"{new.labels[k]} is far from everything on the map: {nearest.kl[k, 0]:.3g} bits/byte from {on_map.labels[index]}, where "
+        f"rows of the map are at most {usual:.3g} from their nearest"
+        for k, index in enumerate(nearest.index[:, 0])
+        if nearest.kl[k, 0] > usual
+    ]
 
 
 def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:
