@@ -136,7 +136,6 @@ def test_a_map_of_other_texts_is_refused(groups: Registry, small_registry: Regis
 
 
 def test_placing_needs_rows_of_the_map(groups: Registry, tmp_path: Path, make_row: MakeRow) -> None:
-    from llreg.store.rowfile import write_row
 
     old = make_map(groups, method="pca").map
     other = init(tmp_path / "other")
