@@ -184,7 +184,7 @@ def test_noise_floor_does_not_depend_on_the_view(family: Registry) -> None:
 def test_verdicts(kl: float, floor: float, num_texts: int, expected: str) -> None:
     row = np.full((1, 4), -100.0)
     other = row + np.sqrt(2 * np.nan_to_num(kl)) * np.array([1, -1, 1, -1])
-    pair = verdicts(np.array([[kl]]), np.array([[floor]]), np.array([[num_texts]]), row, other)
+    pair = verdicts(np.array([[kl]]), np.array([[floor]]), np.array([[num_texts]]), row, other, np.zeros((1, 1)))
     assert pair.tolist() == [[expected]]
 
 
@@ -195,7 +195,8 @@ def test_noise_is_taken_for_noise() -> None:
         first, second = scale * errors[0], scale * errors[1]
         kl = np.var(first - second, axis=1)[:, None] / 2
         pairs = [
-            verdicts(kl[[k]], np.array([[0.81]]), np.array([[300]]), first[[k]], second[[k]]).item() for k in range(400)
+            verdicts(kl[[k]], np.array([[0.81]]), np.array([[300]]), first[[k]], second[[k]], np.zeros((1, 1))).item()
+            for k in range(400)
         ]
         assert np.mean([pair == expected for pair in pairs]) > 0.99
 

@@ -199,7 +199,14 @@ def _describe(query: Rows, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
     noise = np.zeros(len(rows)) if rows.noise is None else rows.noise
     # A vector is taken to be as exact as the row it is compared with.
     floor = (noise + (noise if query.noise is None else query.noise)) / 2
-    (pair_verdicts,) = verdicts(result["kl"].values, floor[None], result["num_texts"].values, query.raw, rows.raw)
+    (pair_verdicts,) = verdicts(
+        result["kl"].values,
+        floor[None],
+        result["num_texts"].values,
+        query.raw,
+        rows.raw,
+        rows.rounding * result["fine"].values,
+    )
     (pair_marks,) = marks(result, query, rows)
     return [
         Neighbor(

@@ -157,7 +157,8 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
         floor = noise_floor(rows.noise, right.noise)
         result["noise_floor"] = ("model", "other"), floor, attributes
         result["mark"] = ("model", "other"), marks(result, rows, right), {"long_name": "why the value is no KL"}
-        pairs = verdicts(result["kl"].values, floor, result["num_texts"].values, rows.raw, right.raw)
+        rounding = rows.rounding * result["fine"].values
+        pairs = verdicts(result["kl"].values, floor, result["num_texts"].values, rows.raw, right.raw, rounding)
         result["verdict"] = ("model", "other"), pairs, {"long_name": "whether the two can be told apart"}
     coordinates = {
         "model": np.array(rows.row_ids, dtype=object),

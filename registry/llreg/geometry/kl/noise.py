@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from llreg_schemas.records import RESOLUTION
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -74,6 +76,15 @@ def noise_floor(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArra
     return np.asarray((left[:, None] + right[None, :]) / 2)
 
 
+def rounding_floor(segments_per_text: float) -> float:
+    """KL that the rounding of segments puts between two rows, nats per text.
+
+    Boundaries of segments are rounded to `RESOLUTION`, so a segment's error has twice the variance of one rounding,
+    RESOLUTION**2 / 12, in either row; half of the sum over both rows and all segments of a text counts.
+    """
+    return segments_per_text * RESOLUTION**2 / 6
+
+
 def noise_bound(floor: NDArray[np.float64], num_texts: NDArray[np.integer] | int) -> NDArray[np.float64]:
     """The largest KL that noise alone is likely to show over so many texts, in the unit of the floor.
 
@@ -89,6 +100,7 @@ def verdicts(
     num_texts: NDArray[np.integer],
     raw: NDArray[np.floating],
     other_raw: NDArray[np.floating],
+    rounding: NDArray[np.float64],
 ) -> NDArray[np.object_]:
     """Which pairs of rows can be told apart.
 
@@ -98,11 +110,13 @@ def verdicts(
     Parameters
     ----------
     kl, floor : float64 arrays of shape (n_models, n_others), nats per text
-        KL divergences, and the noise floors of the pairs.
+        KL divergences, and the noise floors of the pairs: those of whole texts.
     num_texts : int array of shape (n_models, n_others)
         Texts used.
     raw, other_raw : float arrays of shape (n_models, n_texts) and (n_others, n_texts), nats
         Log-likelihoods before any clipping, NaN where not scored.
+    rounding : float64 array of shape (n_models, n_others), nats per text
+        What the rounding of segments adds to the floor of those KL that are estimated from them; see `rounding_floor`.
 
     Returns
     -------
@@ -110,10 +124,11 @@ def verdicts(
         "identical", "same within noise", "different", or, without a distance, "unknown".
     """
     bound = noise_bound(floor, num_texts)
+    near_enough = kl <= noise_bound(floor + rounding, num_texts)
     result = np.full(kl.shape, "different", dtype=object)
     result[np.isnan(kl)] = "unknown"
-    for i in np.flatnonzero((kl <= bound).any(axis=1)):
-        near = np.flatnonzero(kl[i] <= bound[i])
+    for i in np.flatnonzero(near_enough.any(axis=1)):
+        near = np.flatnonzero(near_enough[i])
         for start in range(0, len(near), _PANEL):
             others = near[start : start + _PANEL]
             square = (np.asarray(other_raw[others], dtype=np.float64) - raw[i]) ** 2  # (n_panel, n_texts)

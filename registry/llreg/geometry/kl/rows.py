@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.kl.noise import noise_variances
+from llreg.geometry.kl.noise import noise_variances, rounding_floor
 from llreg.geometry.kl.patterns import Pattern, pair_texts
 from llreg.geometry.view.view import Estimator, View, clip_values, double_centred
 from llreg.printable import short_names
@@ -79,6 +79,8 @@ class Rows(Labelled):
         "text", or the registry's rows have no segments.
     fine_text : intp array of shape (n_coordinates,) or None
         The column of `values` whose text a coordinate is of, ascending.
+    rounding : float, nats per text
+        What the rounding of segments adds to a KL of fine rows; see `llreg.geometry.kl.noise.rounding_floor`.
     """
 
     records: Sequence[RowRecord]
@@ -95,6 +97,7 @@ class Rows(Labelled):
     unclipped: NDArray[np.floating] | None = None
     fine: NDArray[np.float32] | None = None
     fine_text: NDArray[np.intp] | None = None
+    rounding: float = 0.0
 
     @property
     def raw(self) -> NDArray[np.floating]:
@@ -305,6 +308,7 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
         unclipped=None if view.clip is None else view_values(parts, replace(view, clip=None), texts).astype(np.float32),
         fine=fine,
         fine_text=fine_text,
+        rounding=rounding_floor(registry.info.num_segments / registry.num_texts),
     )
 
 

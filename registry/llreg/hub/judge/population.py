@@ -142,8 +142,9 @@ class Population:
         row, others = new.take([i]), self.some(positions)
         divergences = kl_plain(row, others, se=True, tail_share=True)
         floor = distances.floor[[i]][:, positions]
+        rounding = row.rounding * divergences["fine"].values
         (pair_verdicts,) = verdicts(
-            divergences["kl"].values, floor, divergences["num_texts"].values, row.raw, others.raw
+            divergences["kl"].values, floor, divergences["num_texts"].values, row.raw, others.raw, rounding
         )
         (pair_marks,) = marks(divergences, row, others)
         values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
