@@ -3,18 +3,16 @@
 Half the mean over texts of the squared distances of two rows' coordinates of a text estimates the KL divergence that
 next-token distributions have, summed over the text. What is left out is the drift, a text's difference spread evenly over
 its bytes: one model is better at a language or a topic, which is no divergence. Small text sets keep a coordinate a
-segment; of larger ones it is a few sums of segments with signs, whose squares have the same mean.
+segment; of larger ones it is a few sums of segments with signs, whose squares have the same mean (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llreg.store.arrays import FINE_VARIABLES, SEGMENT_VARIABLES, UNKNOWN, UNSCORED, dtype_of, is_count
+from llreg.store.arrays import UNKNOWN, UNSCORED, dtype_of, is_count
 from llreg.store.rowfile import Row
 from llreg.store.zarr_profile import StoreForm
 from llreg.texts.segments import Cuts
@@ -25,15 +23,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COORDINATES = 16_384  # a row's, where texts are few: 64 KiB
+# A text keeps its drift where less than so much of the differences would be left without: it is of one segment, or of hardly more.
+_LEAST_LEFT = 0.25
 
 
 def num_coordinates(num_texts: int, num_segments: int) -> int:
     """Fine coordinates of a row, of a text set of so many texts and segments; 0 without segments."""
-    return num_segments if num_segments <= COORDINATES else num_texts * _num_probes(num_texts)
+    return num_segments if num_segments <= COORDINATES else num_texts * num_probes(num_texts)
 
 
-def _num_probes(num_texts: int) -> int:
-    """Signed sums a text, in a text set that has too many segments for a coordinate each."""
+def num_probes(num_texts: int) -> int:
+    """Coordinates of a text, in a text set that has too many segments for a coordinate each."""
     return max(1, COORDINATES // num_texts)
 
 
@@ -57,17 +57,43 @@ class FineMap:
     cuts : Cuts
     text : int32 array of shape (n_coordinates,)
         The text of each coordinate, ascending.
+
+    Notes
+    -----
+    The segments of a text, less their part in its drift, are dealt to its coordinates and added up there with random signs: a
+    count sketch (Charikar, Chen and Farach-Colton 2002). The expected sum of squares is that of the segments. Where
+    each has a coordinate of its own, nothing is added up, and it is that sum.
     """
 
     def __init__(self, document: Mapping[str, Any], cuts: Cuts) -> None:
         import numpy as np
 
-        self._id, self.cuts = str(document["id"]), cuts
-        self._is_exact = cuts.num_segments <= COORDINATES
-        probes = _num_probes(cuts.num_texts)
-        self.text: NDArray[np.int32] = (
-            cuts.text if self._is_exact else np.repeat(np.arange(cuts.num_texts, dtype=np.int32), probes)
-        )
+        self.cuts = cuts
+        counts = np.diff(cuts.first)  # segments of each text
+        is_exact = cuts.num_segments <= COORDINATES
+        widths = counts if is_exact else np.full(cuts.num_texts, num_probes(cuts.num_texts))  # coordinates of each text
+        self.text: NDArray[np.int32] = np.repeat(np.arange(cuts.num_texts, dtype=np.int32), widths)
+        places = np.arange(cuts.num_segments) - np.repeat(cuts.first[:-1], counts)  # of a segment in its text
+        signs = np.ones(cuts.num_segments)
+        if not is_exact:
+            # 8 random bytes a segment, of a text's own: its place among the others, and in the lowest bit its sign.
+            data = b"".join(
+                hashlib.shake_256(f"{document['id']}:{text}".encode()).digest(8 * count)
+                for text, count in enumerate(counts.tolist())
+            )
+            random = np.frombuffer(data, "<u8")
+            order = np.lexsort((random, cuts.text))
+            places[order] = places.copy()
+            signs = np.where(random & 1, 1.0, -1.0)
+        self._coordinate = np.repeat(np.cumsum(widths) - widths, counts) + places % np.repeat(widths, counts)
+        self._signs = signs
+        # What taking the drift out leaves of independent differences, whose variances are as their bytes.
+        num_bytes = cuts.sums(cuts.sizes).astype(np.float64)  # (n_texts,)
+        left = 1.0 - cuts.sums(cuts.sizes.astype(np.int64) ** 2) / np.maximum(num_bytes, 1.0) ** 2
+        has_drift = (num_bytes > 0) & (left >= _LEAST_LEFT)
+        self._scales = np.where(has_drift, 1.0 / np.sqrt(np.where(has_drift, left, 1.0)), 1.0)  # (n_texts,)
+        self._bytes = np.where(has_drift, num_bytes, np.inf)  # (n_texts,): inf, and the drift is 0
+        self._signed_bytes = self._sums(cuts.sizes)
 
     def coordinates(self, segments: NDArray[np.int32]) -> NDArray[np.float32]:
         """A row's fine coordinates.
@@ -84,71 +110,16 @@ class FineMap:
         """
         import numpy as np
 
-        cuts = self.cuts
-        scored = segments[cuts.first[:-1]] != UNSCORED  # (n_texts,)
-        # Sums of integers are exact: only single operations on float64 round, everywhere alike.
-        sums = np.where(scored, cuts.sums(segments), np.nan)  # (n_texts,)
-        slopes = sums / np.maximum(self._num_bytes, 1)  # (n_texts,), units a byte: the drift
-        if self._is_exact:
-            values = segments - cuts.sizes * slopes[cuts.text]  # (n_segments,)
-            values *= self._scales[cuts.text]
-        else:
-            signed = np.add.reduceat(self._signs * segments.astype(np.int64), cuts.first[:-1], axis=1)
-            values = ((signed - self._signed_bytes * slopes) * self._scales).T.ravel()  # text by text
-        return (RESOLUTION * values).astype(np.float32)
+        scored = segments[self.cuts.first[:-1]] != UNSCORED  # (n_texts,)
+        drift = np.where(scored, self.cuts.sums(segments), np.nan) / self._bytes  # (n_texts,), units a byte
+        values = (self._sums(segments) - self._signed_bytes * drift[self.text]) * self._scales[self.text]
+        return (RESOLUTION * np.where(scored[self.text], values, np.nan)).astype(np.float32)
 
-    @cached_property
-    def _num_bytes(self) -> NDArray[np.int64]:
-        """(n_texts,)"""
-        return self.cuts.sums(self.cuts.sizes)
-
-    @cached_property
-    def _scales(self) -> NDArray[np.float64]:
-        """What makes up for the drift's share of the differences, of shape (n_texts,), or (n_probes, n_texts) of signed sums.
-
-        Taking the drift out takes out of independent differences, whose variances are as their bytes, the share
-        ``sum(b**2) / B**2`` (of a signed sum ``sum(r * b)**2 / B**2``); 0 where nothing is left, in a text of one segment.
-        """
+    def _sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Signed sums over the segments of each coordinate, (n_coordinates,): of integers, so they are exact."""
         import numpy as np
 
-        cuts = self.cuts
-        squares = cuts.sums(cuts.sizes.astype(np.int64) ** 2) if self._is_exact else self._signed_bytes**2
-        left = 1.0 - squares / np.maximum(self._num_bytes.astype(np.float64), 1.0) ** 2
-        scales = np.where(left > 0, 1.0 / np.sqrt(np.where(left > 0, left, 1.0)), 0.0)
-        return scales if self._is_exact else scales / np.sqrt(_num_probes(cuts.num_texts))
-
-    @cached_property
-    def _signed_bytes(self) -> NDArray[np.int64]:
-        """Sums of the segments' bytes with their signs, (n_probes, n_texts): small, for signs are balanced."""
-        import numpy as np
-
-        return np.add.reduceat(self._signs * self.cuts.sizes.astype(np.int64), self.cuts.first[:-1], axis=1)
-
-    @cached_property
-    def _signs(self) -> NDArray[np.int8]:
-        """Signs of the segments in each sum, +1 or -1, (n_probes, n_segments).
-
-        Of each text the segments are put in order of their bytes, at random among equal ones, longest first; the first and the
-        second get opposite signs, the third and the fourth, and so on. So the drift nearly cancels before it is taken out.
-        """
-        import numpy as np
-
-        cuts = self.cuts
-        probes, counts = _num_probes(cuts.num_texts), np.diff(cuts.first)
-        places = np.arange(cuts.num_segments) - np.repeat(cuts.first[:-1], counts)  # of a segment in its text's order
-        signs = np.empty((probes, cuts.num_segments), np.int8)
-        for probe in range(probes):
-            # 8 random bytes a segment, of a text's own.
-            data = b"".join(
-                hashlib.shake_256(f"{self._id}:{text}:{probe}".encode()).digest(8 * count)
-                for text, count in enumerate(counts.tolist())
-            )
-            random = np.frombuffer(data, "<u8")  # (n_segments,)
-            order = np.lexsort((random, -cuts.sizes.astype(np.int64), cuts.text))
-            ordered = random[order]
-            first = np.where(places % 2 == 0, ordered, np.roll(ordered, 1)) & 1  # the lowest bit of a pair's first
-            signs[probe, order] = np.where(places % 2 == 0, 1, -1) * np.where(first == 1, 1, -1)
-        return signs
+        return np.bincount(self._coordinate, self._signs * values, minlength=len(self.text))
 
 
 def stored_row(row: Row, fine: FineMap | None) -> Row:

@@ -41,7 +41,7 @@ def make_registry(
     with storage_errors(root):
         if (root / CONFIG).exists():
             raise InputError(f"{root} is a registry already; add to it with: llreg --registry {root} add MODEL")
-    view = make_view(clip)
+    view = make_view(clip, estimator="fine")
     _refuse_foreign_files(root)
     text_set = load_texts(texts)
     cuts = Cuts.of(text_set.complete())
