@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llreg.store.arrays import UNKNOWN, UNSCORED, dtype_of, is_count
+from llreg.store.arrays import FINE_VARIABLES, SEGMENT_VARIABLES, UNKNOWN, UNSCORED, dtype_of, is_count
 from llreg.store.rowfile import Row
 from llreg.store.zarr_profile import StoreForm
 from llreg.texts.segments import Cuts
