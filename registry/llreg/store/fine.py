@@ -120,7 +120,7 @@ class FineMap:
         """Signed sums over the segments of each coordinate, (n_coordinates,): of integers, so they are exact."""
         import numpy as np
 
-        return np.bincount(self._coordinate, self._signs * values, minlength=len(self.text))
+        return np.bincount(self._coordinate, self._signs * values, minlength=len(self.text)).astype(np.float64)
 
 
 def stored_row(row: Row, fine: FineMap | None) -> Row:
