@@ -338,7 +338,7 @@ def common_view(registry: Contents, records: Sequence[RowRecord], view: View) ->
     lacking = [record.row_id for record in records if not registry.has_segments(record)]
     if not lacking:
         return view
-    if registry.coordinate_text is not None:
+    if len(lacking) < len(records):  # else there is nothing to choose
         warnings.warn(
             f"distances are estimated from whole texts: no segments in {_first_three(lacking)}; name the other rows for "
             "estimates from segments",
