@@ -28,7 +28,7 @@ def test_raw_and_through_a_view(cli: Cli, filled: Registry, tmp_path: Path) -> N
     assert done.err == f"llreg: wrote {path}: 3 models, 6 texts; version {version}, raw values\n"
     done = cli("-r", filled.path, "export", "org/m1", "-o", path, "--clip", "-40", "--without", "code")
     assert done.err.startswith(f"llreg: wrote {path}: 1 model, 4 texts; version {version}, view ")
-    assert done.err.endswith(" (clipped at -40 nats, without code)\n")
+    assert done.err.endswith(" (segments, whole texts: clipped at -40 nats, without code)\n")
     with np.load(path, allow_pickle=False) as data:
         expected = np.maximum(filled.row("org/m1").log_likelihood[[0, 2, 3, 5]], -40)
         np.testing.assert_array_equal(data["log_likelihood"], expected[None])

@@ -227,9 +227,9 @@ def test_newer_registry_is_told(good: Registry) -> None:
 def test_newer_build_is_told(good: Registry) -> None:
     path = good.path / "store.zarr" / "zarr.json"
     document = json.loads(path.read_text())
-    document["attributes"]["build_format_version"] = 2
+    document["attributes"]["build_format_version"] = 3
     path.write_text(json.dumps(document))
-    with pytest.raises(FormatVersionError, match=r"store\.zarr: expected build format 1 or older; got 2"):
+    with pytest.raises(FormatVersionError, match=r"store\.zarr: expected build format 2 or older; got 3"):
         Registry(good.path).records()
     assert any("newer llreg" in problem.message for problem in Registry(good.path).validate())
 

@@ -228,8 +228,11 @@ class TestOfARegistry:
     def test_says_how_it_was_obtained(self, filled: Registry) -> None:
         result = filled.kl(clip=-2094.0)
         assert result.attrs["version"] == version_id(filled.digests())
-        assert (result.attrs["clip"], result.attrs["view"]) == (-2094.0, make_view(-2094.0)["id"])
-        assert (filled.kl().attrs["clip"], filled.kl().attrs["view"]) == ("none", make_view(None)["id"])
+        assert (result.attrs["clip"], result.attrs["view"]) == (-2094.0, make_view(-2094.0, estimator="fine")["id"])
+        assert (filled.kl().attrs["clip"], filled.kl().attrs["view"]) == (
+            "none",
+            make_view(None, estimator="fine")["id"],
+        )
 
     def test_frozen_clip_is_the_default(self, filled: Registry, tmp_path: Any, small_texts: Any) -> None:
         from llreg.locate import init

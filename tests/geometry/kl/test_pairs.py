@@ -76,7 +76,7 @@ def test_pairs_of_one_row_nearest_first(filled: Registry, make_row: MakeRow) -> 
         "text",
         "identical",
     ]
-    assert [line[-1] for line in lines[1:]] == ["", "", ""]
+    assert [line[-1] for line in lines[1:]] == ["no KL", "no KL", ""]
     assert [pair["other"] for pair in list_pairs(filled, ["org/m2", "org/m1"], to="org/m0").pairs] == [
         pair["other"] for pair in found.pairs[1:3]
     ]

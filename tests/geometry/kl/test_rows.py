@@ -159,8 +159,8 @@ def test_command_line(cli: Cli, pair_registry: Registry, rows: list[Row], tmp_pa
     expected = plain_kl(vectors(rows)["pmi"])[0, 1]
     shown = cli("-r", pair_registry.path, "dist", "org/m0", "org/m1", "--vector", "pmi", "--nats", "--json")
     document = json.loads(shown.out)
-    assert document["view"] == PMI.id
+    assert document["view"] == replace(PMI, estimator="fine").id
     assert document["pairs"][0]["kl"] == pytest.approx(expected)
     frozen = cli("-r", pair_registry.path, "view", "--vector", "response", "--freeze")
     assert (frozen.code, "responses without their prompts" in frozen.out) == (0, True)
-    assert Registry(pair_registry.path).view == RESPONSE
+    assert Registry(pair_registry.path).view == replace(RESPONSE, estimator="fine")

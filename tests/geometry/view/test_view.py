@@ -191,7 +191,7 @@ def test_a_named_version_keeps_its_view(filled: Registry) -> None:
     filled.tag("v1")
     freeze_view(filled, View(clip=-20.0))
     then = open_registry(filled.path, revision="v1")
-    assert then.view.id == View().id != filled.view.id
+    assert then.view.id == View(estimator="fine").id != filled.view.id
     np.testing.assert_array_equal(then.kl()["kl"].values, before)
     assert then.clip is None
     assert filled.validate() == []
@@ -228,7 +228,10 @@ class TestCommand:
 
     def test_shows_makes_and_freezes(self, filled: Registry, tmp_path: Path, cli: Any) -> None:
         shown = cli("-r", filled.path, "view")
-        assert (shown.code, shown.out.split(":")[1].strip()) == (0, "no clipping; 6 of 6 texts")
+        assert (shown.code, shown.out.partition(":")[2].strip()) == (
+            0,
+            "segments, whole texts: no clipping; 6 of 6 texts",
+        )
         file = tmp_path / "v.json"
         made = cli("-r", filled.path, "view", "--clip-quantile", "0.5", "--without", "code", "-o", file, "--json")
         assert json.loads(made.out)["id"] == read_view(file).id

@@ -108,7 +108,7 @@ class Rows(Labelled):
     def clipped_share(self) -> NDArray[np.float64]:
         """Share of each row's texts that the view raises to its threshold, float64 array of shape (n_models,)."""
         if self.view.clip is None:
-            return np.zeros(len(self))
+            return np.zeros(len(self.values))
         clipped, scored = (self.raw < self.view.clip).sum(axis=1), (~np.isnan(self.raw)).sum(axis=1)
         return np.asarray(clipped / np.maximum(scored, 1))
 

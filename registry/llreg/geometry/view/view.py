@@ -109,7 +109,7 @@ class View:
         """The view in words, for people."""
         parts = [] if self.vector == "conditional" else [_NAMES[self.vector]]
         clip = "no clipping" if self.clip is None else f"clipped at {self.clip:g} nats"
-        parts += [clip if self.estimator == "text" else f"segments of texts (whole texts: {clip})"]
+        parts += [clip] if self.estimator == "text" else ["segments", f"whole texts: {clip}"]
         parts += [f"only {', '.join(self.only)}"] if self.only else []
         parts += [f"without {', '.join(self.without)}"] if self.without else []
         parts += [f"{len(self.drop)} texts dropped"] if self.drop else []
