@@ -32,7 +32,10 @@ def load(folder: Path, **options: Any) -> llreg_extract.Model:
 
 
 def value(model: llreg_extract.Model) -> float:
-    return float(llreg_extract.score(model, [TEXT]).log_likelihood[0])
+    scores = llreg_extract.score(model, [TEXT], cuts=[np.arange(0, len(TEXT), 9, dtype=np.int32)])
+    assert scores.segments is not None
+    assert scores.segments[0].sum() == pytest.approx(scores.log_likelihood[0], rel=1e-6)
+    return float(scores.log_likelihood[0])
 
 
 def edit(folder: Path, **changes: Any) -> Path:

@@ -76,11 +76,17 @@ def test_an_architecture_is_scored_as_by_the_reference(
     record_property("path", model.path)
     record_property("batching", model.batching)
     texts = make_texts()
-    scores = llreg_extract.score(model, texts, batch_tokens=_BATCH)
+    cuts = [np.arange(0, length, 7, dtype=np.int32) for length in _LENGTHS]
+    scores = llreg_extract.score(model, texts, batch_tokens=_BATCH, cuts=cuts)
+    assert scores.segments is not None
     if name in _NO_FLOAT64:
         expected = plain_scores(module, model.tokenizer.library, texts)
     else:
-        expected = llreg_extract.reference_scores(model, texts).log_likelihood.astype(np.float64)
+        reference = llreg_extract.reference_scores(model, texts, cuts=cuts)
+        expected = reference.log_likelihood.astype(np.float64)
+        for found, exact in zip(scores.segments, reference.segments or (), strict=True):
+            assert np.abs(found - exact).max() <= _TOLERANCE * np.abs(exact).sum()
+    assert np.abs([segments.sum() for segments in scores.segments] / expected - 1).max() <= _TOLERANCE
     assert scores.num_tokens.tolist() == [length - 1 for length in _LENGTHS]
     assert np.abs(scores.log_likelihood / expected - 1).max() <= _TOLERANCE
     assert model.batching is (name not in _ALONE)
