@@ -153,6 +153,21 @@ def test_raw_values_come_back(name: str, filled: Registry, tmp_path: Path) -> No
     assert list(found.stamp.values()) == shown
 
 
+def test_counts_of_correct_tokens_come_along(filled: Registry, tmp_path: Path, make_row: MakeRow) -> None:
+    """Of raw rows, if any has segments; -1 in those that have none."""
+    write_row(filled.path, make_row(filled, "org/fine", 99, fine=True))
+    expected = filled.dataset()["num_correct"].values
+    assert (expected[:-1] == -1).all()
+    assert (expected[-1] >= 0).all()
+    for name in ("rows.npz", "rows.parquet", "long.csv", "rows.csv"):
+        write(filled, tmp_path / name)
+    with np.load(tmp_path / "rows.npz") as file:
+        np.testing.assert_array_equal(file["num_correct"], expected)
+        assert "fine_coordinate" not in file.files
+    np.testing.assert_array_equal(pq.read_table(tmp_path / "rows.parquet")["num_correct"].to_pylist(), expected)
+    assert [int(line["num_correct"]) for line in read_csv(tmp_path / "long.csv")[-6:]] == expected[-1].tolist()
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_values_through_a_view(name: str, filled: Registry, tmp_path: Path) -> None:
     write(filled, tmp_path / name, view=VIEW)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llreg.printable import harmless, printable
 from llreg.store.annotations import read_annotations
-from llreg.store.arrays import PAIR_VARIABLES
+from llreg.store.arrays import CORRECT_VARIABLES, PAIR_VARIABLES
 from llreg.store.columns import ROW_COLUMNS
 
 if TYPE_CHECKING:
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 Kind = Literal["text", "list", "integer", "number", "flag"]
 STAMP = ("version", "text_set", "protocol", "view", "values")  # in every export; ids but for the last: raw or view
 _DECLARED = ("relation", "created", "context_length", "downloads", "tags")  # where a row declares them
-_OTHERS = ("label", "registry", "view_document", "mean_log_likelihood", "pmi", *PAIR_VARIABLES, "text")
+_OTHERS = (
+    "label",
+    "registry",
+    "view_document",
+    "mean_log_likelihood",
+    "pmi",
+    *PAIR_VARIABLES,
+    *CORRECT_VARIABLES,
+    "text",
+)
 _OF_TEXTS = ("subset", "text_bytes", "text_sha256", "text_weight")
 _TEXT_COLUMN = re.compile(r"t\d+")
 _AWKWARD = re.compile(r"[^\w .,+%()@=-]")  # in names of zip members and of HDF5 groups

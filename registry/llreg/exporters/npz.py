@@ -11,7 +11,7 @@ import numpy as np
 
 from llreg.atomic import output_file
 from llreg.exporters.columns import keys
-from llreg.store.arrays import PAIR_VARIABLES, dtype_of
+from llreg.store.arrays import CORRECT_VARIABLES, PAIR_VARIABLES, dtype_of
 from llreg_schemas import canonical_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def write_npz(selection: Selection, path: Path, *, progress: Callable[[int, int]
         name: value if isinstance(value, str) else canonical_json(value) for name, value in selection.facts.items()
     }
     texts = selection.text_columns
-    names = keys([column.name for column in selection.columns], {*facts, *texts, *PAIR_VARIABLES, "pmi"})
+    names = keys(
+        [column.name for column in selection.columns], {*facts, *texts, *PAIR_VARIABLES, *CORRECT_VARIABLES, "pmi"}
+    )
     arrays = {name: column.array() for name, column in zip(names, selection.columns, strict=True)}
     arrays |= {**texts, **{name: np.array(value) for name, value in facts.items()}}
     with output_file(path) as temp, zipfile.ZipFile(temp, "w") as archive:

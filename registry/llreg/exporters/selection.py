@@ -14,6 +14,7 @@ from llreg._version import __version__
 from llreg.exporters.columns import Column, annotated_columns, row_columns
 from llreg.geometry.kl.rows import Rows, load_rows
 from llreg.geometry.view.view import View
+from llreg.store.arrays import dimension_of, is_fine_only
 from llreg.store.dataset import RowSource
 from llreg_schemas import RowRecord
 from llreg_schemas.errors import InputError
@@ -137,8 +138,13 @@ class Selection:
 
     @property
     def further(self) -> tuple[str, ...]:
-        """Variables of raw rows beside log_likelihood and num_tokens: those of the responses alone, in rows of pairs."""
-        return self.registry.variables[2:] if self.raw else ()
+        """Variables of raw rows beside log_likelihood and num_tokens, one value a text.
+
+        Those of the responses alone, in rows of pairs; counts of correct tokens, if any row has segments (-1 in the others).
+        """
+        fine = any(record.is_fine for record in self.records)
+        names = [name for name in self.registry.variables[2:] if dimension_of(name) == "text"]
+        return tuple(name for name in names if fine or not is_fine_only(name)) if self.raw else ()
 
     def read(self, name: str, block: slice) -> NDArray[Any]:
         """A variable as it is stored, array of shape (n_block, n_texts)."""
