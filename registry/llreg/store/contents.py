@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llreg.store import rowfile
 from llreg.store.documents import read_info, read_manifest, read_retraction
-from llreg.store.fine import FineMap, store_form
+from llreg.store.fine import FineMap, coordinate_text, store_form
 from llreg.store.folder import Folder, LocalFolder
 from llreg.store.layout import CONFIG, COPY, KEPT, RECIPE, RETRACTIONS, ROWS, STORE, TEXTS, VERSIONS, version_file
 from llreg.store.lookup import find_record, find_records
@@ -185,10 +185,10 @@ class Contents:
         """From its rows' segments to their fine coordinates; None in a registry of format 1."""
         return None if self.cuts is None else FineMap(self.info.segments or {}, self.cuts)
 
-    @property
+    @cached_property
     def coordinate_text(self) -> NDArray[np.int32] | None:
         """The text of each fine coordinate, int32 array of shape (n_coordinates,); None in a registry of format 1."""
-        return None if self.fine_map is None else self.fine_map.text
+        return coordinate_text(self.info, lambda: self.cuts)
 
     def _texts_file(self) -> Path | io.RawIOBase:
         """The file of the texts, to read some of its columns."""

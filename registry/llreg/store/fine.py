@@ -9,7 +9,7 @@ segment; of larger ones it is a few sums of segments with signs, whose squares h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,24 @@ def store_form(info: RegistryInfo) -> StoreForm:
     """What registry.json implies of the store."""
     num_texts, num_segments = info.text_set.num_texts, info.num_segments
     return StoreForm(num_texts, num_coordinates(num_texts, num_segments), info.has_pairs)
+
+
+def coordinate_text(info: RegistryInfo, cuts: Callable[[], Cuts | None]) -> NDArray[np.int32] | None:
+    """The text of each fine coordinate, int32 array of shape (n_coordinates,), ascending; None in a registry of format 1.
+
+    Parameters
+    ----------
+    info : RegistryInfo
+    cuts : callable
+        Gives the registry's cuts; called only where there is a coordinate a segment, and so few of them.
+    """
+    import numpy as np
+
+    form = store_form(info)
+    if info.num_segments > COORDINATES:
+        return np.repeat(np.arange(form.num_texts, dtype=np.int32), form.num_coordinates // form.num_texts)
+    found = cuts()
+    return None if found is None else found.text
 
 
 class FineMap:

@@ -26,6 +26,7 @@ from llreg.store.zarr_write import write_store
 MODELS, TEXTS = 1018, 40
 FIRST_PULL = 60  # requests
 FIVE_ROWS = 1_000_000  # bytes, of 10,000 texts
+FINE_ROW = 1_000_000  # bytes, of as many texts of 1 kB
 MANY_TEXTS = 10_000
 
 MakeRow = Callable[..., Row]
@@ -96,6 +97,17 @@ def test_pulls_of_a_large_registry_stay_within_their_limits(
     beside = received(asked) - sum(len(to_zip(row)) for row in new)
     assert beside > 0
     assert beside + len(new) * row_bytes(new[0]) < FIVE_ROWS
+
+
+def test_a_fine_row_stays_within_its_limit(small_registry: Registry, make_row: MakeRow) -> None:
+    """Its file, which a pull brings of a row that is in no build yet: with segments as those of real models scatter."""
+    rng = np.random.default_rng(0)
+    row = make_row(small_registry, fine=True)
+    segments = -np.rint(256 * rng.gamma(2.5, 9, 380_000)).astype(np.int32)  # of 26 bytes, 23 nats each
+    counts = rng.integers(1, 400, MANY_TEXTS, dtype=np.int32)
+    values = rng.uniform(-1e3, -1, MANY_TEXTS).astype(np.float32)
+    fine = {"num_correct": counts // 3, "segment_log_likelihood": segments}
+    assert len(to_zip(Row(row.record, values, counts, **fine))) < FINE_ROW
 
 
 def row_bytes(row: Row) -> int:
