@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.maps.draw.pages import linear, make_scene
 
-from llreg.maps.draw.page import packed, page_html, printable, scene_payload, script_json, write_page
+from llreg.maps.draw.onefile import packed, printable, script_json
+from llreg.maps.draw.page import page_html, scene_payload, write_page
 from llreg.maps.scene import Column
 from llreg_schemas.errors import InputError, MissingExtraError
 

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llreg.atomic import write_output
+from llreg.maps.draw.onefile import asset, joined_scripts, packed, packed_indices, printable, script_json, whole_page
 from llreg_schemas.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from bokeh.plotting import figure
-    from numpy.typing import NDArray
 
     from llreg.maps.scene import Column, Scene
 
 WEBGL_FROM = 3000  # points; a canvas draws fewer as fast, and its page is 0.2 MB smaller
-SCRIPTS = ("format", "data", "color", "plot", "legend", "panel", "csv", "state", "actions", "main")  # page_*.js
+SCRIPTS = (
+    "format",
+    "arrays",
+    "data",
+    "color",
+    "plot",
+    "legend",
+    "panel",
+    "csv",
+    "state",
+    "actions",
+    "main",
+)  # page_*.js
 _EPOCH = date(1970, 1, 1)
 
 _READ_FREE = (
@@ -92,26 +100,10 @@ def page_html(scene: Scene, *, color: str | None = None) -> str:
     inline = Resources(mode="inline", components=["bokeh", "bokeh-gl"] if webgl else ["bokeh"], log_level="warn")
     # One kind of line end, as the HTML parser will make them, or the hash would not match.
     bokeh = re.sub(r"\r\n?", "\n", "\n".join(inline.js_raw))
-    body = "\n".join(_asset(f"page_{name}.js") for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{body}}})();\n'
-
-    # Only these two scripts run, by their hashes; nothing is fetched.
-    digests = [hashlib.sha256(text.encode()).digest() for text in (bokeh, script)]
-    allowed = [f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests]
-    if webgl:
-        allowed.append("'unsafe-eval'")  # Bokeh's WebGL (regl) compiles its draw commands with `Function`
-    policy = (
-        f"default-src 'none'; script-src {' '.join(allowed)}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'none'; base-uri 'none'; form-action 'none'"
-    )
-
     parts = {
-        "bokeh": bokeh,
-        "script": script,
-        "policy": policy,
         "title": html.escape(printable(scene.title)),
         "subtitle": html.escape(printable(scene.subtitle)),
-        "style": _asset("page.css"),
+        "style": asset("base.css") + asset("page.css"),
         "reading": html.escape(_READ_AXES if any(scene.axes) else _READ_FREE),
         "facts": "".join(
             f"<div><dt>{html.escape(printable(name))}</dt><dd>{html.escape(printable(fact))}</dd></div>"
@@ -120,22 +112,9 @@ def page_html(scene: Scene, *, color: str | None = None) -> str:
         "plot": script_json(_plot_json(scene, webgl)),
         "data": script_json(scene_payload(scene) | {"color": color}),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
-
-
-def printable(text: str) -> str:
-    """Text without control and direction-changing characters, each of which becomes U+FFFD."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def script_json(value: object) -> str:
-    """JSON that no HTML parser takes for anything else: ASCII, without <, > and &."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _asset(name: str) -> str:
-    return resources.files("llreg.maps.draw").joinpath(name).read_text("utf-8")
+    scripts = {"bokeh": bokeh, "script": joined_scripts(f"page_{name}.js" for name in SCRIPTS)}
+    # Bokeh's WebGL (regl) compiles its draw commands with `Function`.
+    return whole_page("page.html", parts, scripts, compiles=webgl)
 
 
 def scene_payload(scene: Scene) -> dict[str, Any]:
@@ -166,14 +145,14 @@ def scene_payload(scene: Scene) -> dict[str, Any]:
         "columns": [_column(column) for column in scene.columns],
         "neighbors": {
             "k": k,
-            "rows": _packed_indices(index[:, :k] + 1),  # 0: none
+            "rows": packed_indices(index[:, :k] + 1),  # 0: none
             "kl": packed(scene.kl[:, :k], "f4"),
             "se": packed(scene.kl_se[:, :k], "f4"),
         },
         "edges": {
-            "parent": _packed_indices([parent for parent, _, _ in scene.edges]),
-            "child": _packed_indices([child for _, child, _ in scene.edges]),
-            "relation": _packed_indices([relations.index(relation) for _, _, relation in scene.edges]),
+            "parent": packed_indices([parent for parent, _, _ in scene.edges]),
+            "child": packed_indices([child for _, child, _ in scene.edges]),
+            "relation": packed_indices([relations.index(relation) for _, _, relation in scene.edges]),
             "relations": relations,
         },
         "trajectories": [{"name": name, "rows": [int(row) for row in rows]} for name, rows in scene.trajectories],
@@ -182,19 +161,6 @@ def scene_payload(scene: Scene) -> dict[str, Any]:
         # Viridis: perceptually uniform, also for colour-blind eyes.
         "palette": [color.lower() for color in (*Viridis256[::4], Viridis256[-1])],
     }
-
-
-def packed(values: Any, kind: str) -> dict[str, str]:
-    """A flat array as ``{"type", "data"}``; `kind` is a NumPy type without byte order, as "f4"."""
-    array = np.ascontiguousarray(np.asarray(values).astype("<" + kind))
-    return {"type": kind, "data": base64.b64encode(array.tobytes()).decode("ascii")}
-
-
-def _packed_indices(values: Any) -> dict[str, str]:
-    """Non-negative integers in the narrowest type that holds them."""
-    array: NDArray[np.int64] = np.asarray(values, dtype=np.int64)
-    largest = int(array.max(initial=0))
-    return packed(array, "u1" if largest < 1 << 8 else "u2" if largest < 1 << 16 else "u4")
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -217,7 +183,7 @@ def _column(column: Column) -> dict[str, Any]:
     counts = Counter(text for text in texts if text)
     levels = sorted(counts, key=lambda level: (-counts[level], level))
     code = {level: k for k, level in enumerate(levels, 1)} | {"": 0}
-    return head | {"levels": levels, "codes": _packed_indices([code[text] for text in texts])}
+    return head | {"levels": levels, "codes": packed_indices([code[text] for text in texts])}
 
 
 def _plot_json(scene: Scene, webgl: bool) -> dict[str, Any]:

@@ -1,12 +1,5 @@
 // The map's data, decoded from the JSON in the page; rows are counted from 0 and columns keep the scene's order.
 
-const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
-
-function unpack({ type, data }) {
-  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
-  return new ARRAYS[type](bytes.buffer);
-}
-
 function readData() {
   const raw = JSON.parse(document.getElementById("map-json").textContent);
   const xy = unpack(raw.xy);
