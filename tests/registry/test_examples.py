@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import MakeRow
 from tests.registry.examples import examples_of, run
-from tests.registry.toys import make_scores, make_toys
+from tests.registry.toys import make_fine, make_scores, make_toys
 from tests.tools.toy_models import ToyModel
 
 from llreg.locate import init, open_registry
@@ -29,9 +29,10 @@ OF_MODELS = {"add", "plan", "verify"}
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory, make_row: MakeRow) -> Path:
-    """A directory with the registry that the examples speak of, and a table of scores."""
+    """A directory with the registries that the examples speak of, and a table of scores."""
     folder = tmp_path_factory.mktemp("examples")
     make_toys(folder / "toys", make_row).build()
+    make_fine(folder / "fine", make_row)
     make_scores(folder / "scores.csv")
     return folder
 

@@ -44,6 +44,27 @@ def make_toys(path: Path, make_row: MakeRow) -> Registry:
     return registry
 
 
+def make_fine(path: Path, make_row: MakeRow) -> Registry:
+    """Two rows with segments, of ``toy/owl-3b`` and a fine-tune of it that knows numbers better."""
+    registry = init(path, name="ada/fine")
+    cuts = registry.cuts
+    assert cuts is not None
+    rng = np.random.default_rng(8)
+    texts = [str(text).encode("utf-8") for text in registry.texts.texts]
+    digits = [
+        sum(char in b"0123456789" for char in texts[text][start : start + size])
+        for text, size, start in zip(
+            cuts.text, cuts.sizes, np.concatenate([cuts.starts(text) for text in range(len(texts))]), strict=True
+        )
+    ]
+    nats = -0.65 * cuts.sizes - rng.exponential(4, cuts.num_segments)
+    for k, model in enumerate(("owl-3b", "owl-3b-chat")):
+        units = np.rint(256 * (nats + np.array(digits) * 0.3 * k - rng.exponential(0.2, len(nats)))).astype(np.int32)
+        values = {"log_likelihood": cuts.sums(units) / 256, "segment_log_likelihood": units}
+        write_row(registry.path, make_row(registry, f"toy/{model}", 50 + k, fine=True, **values))
+    return registry
+
+
 def make_scores(path: Path) -> None:
     """Scores of all models of the twelve families: the larger the better, and some families are better than others."""
     rng = np.random.default_rng(3)

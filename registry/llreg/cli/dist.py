@@ -13,11 +13,16 @@ from llreg.cli.progress import counting
 from llreg.geometry.kl.contrast import contrast
 from llreg.geometry.kl.matrix import write_kl
 from llreg.geometry.kl.pairs import list_pairs
+from llreg.geometry.kl.spans import COUNT
+from llreg.maps.draw.diff import write_diff
+from llreg.printable import printable
 
 if TYPE_CHECKING:
     from llreg.geometry.kl.contrast import Contrast
     from llreg.geometry.view.view import View
     from llreg.registry import Registry
+
+_WIDTH = 80  # characters of a passage that are shown
 
 
 @click.command()
@@ -25,13 +30,21 @@ if TYPE_CHECKING:
 @click.option("--to", "target", metavar="MODEL", help="Only the distances to this one, nearest first.")
 @click.option("--by", type=click.Choice(["subset"]), help="Two models: in which subsets of the texts they differ.")
 @click.option("--texts", "count", metavar="N", type=click.IntRange(1), help="Two models: the N texts that differ most.")
+@click.option(
+    "--spans",
+    metavar="[N]",
+    type=click.IntRange(1),
+    is_flag=False,
+    flag_value=COUNT,
+    help=f"Two models: the N parts of texts that differ most ({COUNT}); give it behind the MODELs.",
+)
 @click.option("--nats", is_flag=True, help="Nats per text instead of bits per byte.")
 @click.option(
     "-o",
     "--output",
-    metavar="FILE.zarr",
+    metavar="FILE.zarr|FILE.html",
     type=click.Path(path_type=Path),
-    help="Write the matrix, for any number of rows.",
+    help="Write the matrix, for any number of rows; or two models' texts as a page, coloured by who is better where.",
 )
 @click.option(
     "--cluster", metavar="local|ADDRESS", help="With -o: compute it on a Dask cluster whose workers see the same files."
@@ -47,6 +60,7 @@ def dist(
     target: str | None,
     by: str | None,
     count: int | None,
+    spans: int | None,
     nats: bool,
     output: Path | None,
     cluster: str | None,
@@ -59,9 +73,18 @@ def dist(
     Between every two of the MODELs, or of all rows; in bits per byte of text, so that values compare across
     models and text sets. TAIL is the share of the value that the top 1 % of texts carry: near 1, a few texts decide it.
     Two rows are "within noise" if two runs of one model could lie as far apart, given their dtypes.
+
+    With --spans NATS is the log-likelihood of the first MODEL less that of the second. BEYOND is the same less its part, by
+    bytes, of their difference in the whole text; the KL is made of its square, and SHARE says how much.
     """
     registry = context.registry()
     through = view.of(registry)
+    page = output if output and output.suffix == ".html" else None
+    if spans or page:
+        if target or by or count or nats or quiet or cluster or output != page:
+            raise click.UsageError("--spans and -o FILE.html compare two MODELs; they go with --json and a view only")
+        _show_spans(registry, models, through, spans, page, as_json)
+        return
     # A matrix of any size goes to disk block by block, so it has no form but its own.
     if (output or cluster) and (target or by or count or nats or as_json or quiet):
         raise click.UsageError("-o writes the whole matrix in bits per byte; it goes with MODELs and a view only")
@@ -92,6 +115,50 @@ def _write(registry: Registry, models: tuple[str, ...], view: View, output: Path
     with counting("KL blocks") as progress:
         write_kl(registry, output, models=models or None, view=view, cluster=cluster, progress=progress)
     note(f'wrote {output}; open it with xarray.open_zarr("{output}")')
+
+
+def _show_spans(
+    registry: Registry, models: tuple[str, ...], view: View, count: int | None, page: Path | None, as_json: bool
+) -> None:
+    if len(models) != 2:
+        raise click.UsageError(f"--spans and -o FILE.html compare two models; got {len(models)}")
+    found = registry.spans(models, count=count or COUNT, view=view)
+    if page:
+        write_diff(found, page)
+        note(f"wrote {page}; open it in a browser")
+    if as_json:
+        print_json(found.to_json())
+    elif count:
+        table = [
+            [
+                str(span["text"]),
+                span["subset"],
+                f"{span['start']}-{span['end']}",
+                f"{span['difference']:+.2f}",
+                f"{span['deviation']:+.2f}",
+                f"{span['share']:.4f}",
+                _short(span["passage"]),
+            ]
+            for span in found.spans
+        ]
+        header = [
+            "TEXT",
+            "SUBSET",
+            "BYTES",
+            "NATS",
+            "BEYOND",
+            "SHARE",
+            " less ".join(map(printable, found.rows.labels)),
+        ]
+        print_table(header, table, right=(0, 2, 3, 4, 5))
+    if not as_json:
+        note_view(found.rows.version, found.rows.view)
+
+
+def _short(passage: str | None) -> str:
+    """A passage with room beside it; nothing of a text that is not here."""
+    shown = printable(passage or "")
+    return shown if len(shown) <= _WIDTH else shown[: _WIDTH - 1] + "…"
 
 
 def _print_contrast(difference: Contrast, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
     from llreg.geometry.kl.rows import Rows
+    from llreg.geometry.kl.spans import Spans
     from llreg.geometry.lineage import Duplicates, Lineage
     from llreg.geometry.neighbors import Neighbors
     from llreg.geometry.predict.prediction import Prediction
@@ -135,6 +136,48 @@ class GeometryVerbs(Contents):
         rows = self.rows(models, view=through)
         columns = None if others is None else self.rows(others, view=through)
         return kl_rows(rows, columns, se=se, tail_share=tail_share)
+
+    def spans(self, models: Sequence[str], *, count: int = 20, view: AnyView = "default") -> Spans:
+        """In which parts of their texts two rows differ, and most: whatever their tokenizers.
+
+        Parameters
+        ----------
+        models : sequence of str
+            Two rows, as in `rows`, with segments.
+        count : int
+            How many spans to name.
+        view : View, mapping, path or "default"
+            As in `rows`; its texts and weights count, and segments are not clipped.
+
+        Returns
+        -------
+        Spans
+            ``spans``, a dict for each, largest share of the KL first; the segments of all texts that both have; totals by
+            subset. `llreg.maps.draw.diff.write_diff` makes a page of it.
+
+        Raises
+        ------
+        NotFoundError, InputError
+            As in `rows`; if these are not two rows with segments, or their files are not here.
+
+        Examples
+        --------
+        >>> found = llreg.open("fine").spans(["toy/owl-3b", "toy/owl-3b-chat"], count=2)
+        >>> for span in found.spans:
+        ...     print(span["text"], span["start"], span["end"], round(span["difference"], 1), span["passage"].strip())
+        93 104 154 -8.6 DTSTAMP:20250302T101500Z
+        DTSTART:20250424T160000Z
+        81 96 144 -5.8 tes":[[[14.2,45.6],[14.4,45.6],[14.3,45.7],[14.2
+        >>> largest = max(found.subsets, key=lambda subset: subset["share"])
+        >>> print(f"{largest['share']:.0%} of the KL in {largest['subset']}")
+        33% of the KL in data
+        >>> from llreg.maps.draw.diff import write_diff
+        >>> write_diff(found, "diff.html")
+        """
+        from llreg.geometry.kl.spans import find_spans
+        from llreg.geometry.view.view import view_of
+
+        return find_spans(self, models, view=view_of(self, view), count=count)
 
     def neighbors(
         self,

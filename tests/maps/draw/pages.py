@@ -170,3 +170,44 @@ def luminance(rgb: list[float] | list[int]) -> float:
 
 def linear(srgb: np.ndarray) -> np.ndarray:
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+# How eyes see linear RGB: Machado, Oliveira & Fernandes 2009, severity 1.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+# Oklab (Ottosson 2020).
+_TO_CONE = np.array(
+    [
+        [0.41222147, 0.53633254, 0.05144599],
+        [0.21190350, 0.68069955, 0.10739696],
+        [0.08830246, 0.28171884, 0.62997870],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.21045426, 0.79361778, -0.00407205],
+        [1.97799850, -2.42859221, 0.45059371],
+        [0.02590404, 0.78277177, -0.80867577],
+    ]
+)
+
+
+def oklab(rgb: np.ndarray, sight: str) -> np.ndarray:
+    """Linear RGB, (n_colors, 3), as an eye of that sight sees it, in a space in which distances are what one sees."""
+    return np.asarray(np.cbrt(np.clip(rgb @ np.array(SIGHTS[sight]).T, 0, 1) @ _TO_CONE.T) @ _TO_LAB.T)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.maps.draw.pages import linear, make_scene
+from tests.maps.draw.pages import SIGHTS, linear, make_scene, oklab
 
 from llreg.maps.draw.onefile import packed, printable, script_json
 from llreg.maps.draw.page import page_html, scene_payload, write_page
@@ -92,46 +92,13 @@ def test_categories_are_coded_most_frequent_first() -> None:
 
 
 def test_category_colours_stay_apart_for_colour_blind_eyes() -> None:
-    # Machado, Oliveira & Fernandes 2009, severity 1; Oklab (Ottosson 2020).
-    views = {
-        "normal": np.eye(3),
-        "protanopia": [
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ],
-        "deuteranopia": [
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881],
-        ],
-        "tritanopia": [
-            [1.255528, -0.076749, -0.178779],
-            [-0.078411, 0.930809, 0.147602],
-            [0.004733, 0.691367, 0.303900],
-        ],
-    }
-    to_cone = np.array(
-        [
-            [0.41222147, 0.53633254, 0.05144599],
-            [0.21190350, 0.68069955, 0.10739696],
-            [0.08830246, 0.28171884, 0.62997870],
-        ]
-    )
-    to_lab = np.array(
-        [
-            [0.21045426, 0.79361778, -0.00407205],
-            [1.97799850, -2.42859221, 0.45059371],
-            [0.02590404, 0.78277177, -0.80867577],
-        ]
-    )
     from importlib import resources
 
     script = resources.files("llreg.maps.draw").joinpath("page_color.js").read_text()
     found = re.findall(r'"(#[0-9a-f]{6})"', script[: script.index("];")])
     assert len(found) == 12
     rgb = linear(np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in found]))
-    for name, view in views.items():
-        lab = np.cbrt(np.clip(rgb @ np.array(view).T, 0, 1) @ to_cone.T) @ to_lab.T
+    for name in SIGHTS:
+        lab = oklab(rgb, name)
         distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[~np.eye(12, dtype=bool)]
         assert distance.min() > (0.12 if name == "normal" else 0.06), name

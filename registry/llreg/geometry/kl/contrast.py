@@ -128,7 +128,7 @@ def by_subset(rows: Rows) -> Dataset:
         kl = result["kl"].item()
         bits = kl / result["kl_bits_per_byte"].item() if kl > 0 else part.bits
         difference = part.values[0] - part.values[1]
-        weights = np.where(np.isnan(difference), 0.0, _text_weights(part))
+        weights = np.where(np.isnan(difference), 0.0, text_weights(part))
         mean = float(np.average(np.nan_to_num(difference), weights=weights)) if weights.any() else np.nan
         differences.append(mean / bits)
     bits_attrs = {"units": "bit/byte"}
@@ -167,7 +167,7 @@ def widest_texts(rows: Rows, count: int) -> Dataset:
     total = squares.sum()
     order = np.argsort(-np.where(used, squares, -1.0), kind="stable")[: min(count, int(used.sum()))]
     difference = rows.values[0] - rows.values[1]
-    deviation = difference - np.average(difference[used], weights=_text_weights(rows)[used])
+    deviation = difference - np.average(difference[used], weights=text_weights(rows)[used])
     share = squares / total if total > 0 else squares
     return xr.Dataset(
         {
@@ -198,14 +198,14 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         raise InputError(
             f"{rows.labels[0]} and {rows.labels[1]} have {used.sum()} scored texts in common; a distance needs two"
         )
-    weights = _text_weights(rows)
+    weights = text_weights(rows)
     used &= weights > 0  # a text that was not drawn stands for nothing
     if squares is None:
         squares = (difference - np.average(difference[used], weights=weights[used])) ** 2
     return np.where(used, weights * squares, 0.0), used
 
 
-def _text_weights(rows: Rows) -> NDArray[np.float64]:
+def text_weights(rows: Rows) -> NDArray[np.float64]:
     """The view's weights times those of the samples that rows were scored on, float64 array of shape (n_texts,)."""
     weights = np.ones(len(rows.texts)) if rows.weights is None else rows.weights
     for design in {design for design in rows.designs if design is not None}:

@@ -1,1 +1,1 @@
-"""What a map or a tree is drawn as: pages, figures, tables."""
+"""What a map, a tree or two models' texts are drawn as: pages, figures, tables."""
