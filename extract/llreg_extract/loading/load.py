@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llreg_extract.files.blobs import check_blobs
+from llreg_extract.files.card import clean
 from llreg_extract.files.config import context_length
 from llreg_extract.files.gguf_file import open_gguf
 from llreg_extract.files.hub import adapter_folder, download, loaded_files
@@ -226,7 +227,10 @@ def _read_module(
 
     if source.file:
         device_map = {"": device} if device != "cpu" else None
-        return load_module(options["gguf"], getattr(torch, dtype), device_map).eval()
+        module, beside = load_module(options["gguf"], getattr(torch, dtype), device_map)
+        if text := clean(beside):  # names are a stranger's
+            unused["unused_weights"] = text
+        return module.eval()
     settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
     settings["use_safetensors"] = True
     quantized = loading_config(source, settings["dtype"])

@@ -26,6 +26,8 @@ from llreg_schemas.errors import ModelError, UnsupportedModelError
 _NO_TOKEN = "\0no token"
 # Classes that read tokenizer.json and know nothing of how other vocabulary files are meant.
 _GENERIC = frozenset(("PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend", "TokenizersBackend"))
+_USER_DEFINED = 4  # of a piece's type in sentencepiece_model.proto
+_NO_BOS = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
 _TIKTOKEN = re.compile(
     rb"[A-Za-z0-9+/]+=* \d+\s"
 )  # a token in base64 and its rank: some files are so that are called .model
@@ -115,7 +117,10 @@ def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tok
         with vocabulary.open("rb") as stream:
             start = stream.read(400)
         if _TIKTOKEN.match(start) is None:
-            return _tokenizer(name, SentencePieceSegmenter(vocabulary, library), library, "sentencepiece")
+            tokenizer = _tokenizer(name, SentencePieceSegmenter(vocabulary, library), library, "sentencepiece")
+            # Classes of transformers 4 put BOS before a text where nothing is said, and those of 5 do not.
+            is_open = len(tokenizer.prefix) == 0 and "add_bos_token" not in _contents(folder / "tokenizer_config.json")
+            return replace(tokenizer, conflict=_NO_BOS) if is_open and library.bos_token is not None else tokenizer
     if type(library).__name__ in _GENERIC or vocabulary.suffix in (".model", ".tiktoken"):
         raise UnsupportedModelError(
             f"{name} has no {TOKENIZER_FILE}, and its other files do not say how a text is cut: put the {TOKENIZER_FILE} of its "
@@ -219,17 +224,10 @@ def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -
     tekken : Path
         Of Mistral's file, which is not in `folder`; it need not be there.
     """
-
-    def contents(path: Path) -> dict[str, Any]:
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    config = contents(folder / "tokenizer_config.json")
+    config = _contents(folder / "tokenizer_config.json")
     names = [str(token.get("content")) for token in config.get("added_tokens_decoder", {}).values()]
     absent = [
-        token for token in (*names, *contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
+        token for token in (*names, *_contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
     ]
     if absent:
         yield f"{len(absent)} tokens of other files are not in {TOKENIZER_FILE} ({', '.join(map(ascii, absent[:2]))[:100]})"
@@ -238,10 +236,18 @@ def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -
     ):  # transformers 5 heeds it without a tokenizer.json only
         yield f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
     if tekken.is_file():
-        pattern = contents(tekken).get("config", {}).get("pattern")
+        pattern = _contents(tekken).get("config", {}).get("pattern")
         steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}
         if pattern not in [step.get("pattern", {}).get("Regex") for step in steps.get("pretokenizers", [steps])]:
             yield f"{TEKKEN_FILE} splits texts by another pattern"
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    """A file in JSON; nothing of one that is not there or is no mapping."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _spelling(token: Any) -> str:
@@ -341,6 +347,7 @@ class SentencePieceSegmenter:
 
     def __init__(self, path: Path, library: Any) -> None:
         from sentencepiece import SentencePieceProcessor
+        from transformers.convert_slow_tokenizer import import_protobuf
 
         self._processor = SentencePieceProcessor(model_file=str(path))
         pieces = [self._processor.id_to_piece(k) for k in range(self._processor.get_piece_size())]
@@ -350,7 +357,15 @@ class SentencePieceSegmenter:
         self._is_known = np.array([piece == name for piece, name in zip(pieces, names, strict=True)])
         self._is_known[self._processor.unk_id()] = False
         self._ids = np.asarray(ids, dtype=np.int32)
-        tokens = [(int(id_), token) for id_, token in library.added_tokens_decoder.items() if token.content.strip()]
+        # Pieces of the user's are cut out by the model itself, which then puts no space before what follows.
+        described = import_protobuf().ModelProto()
+        described.ParseFromString(self._processor.serialized_model_proto())
+        own = {piece.piece for piece in described.pieces if piece.type == _USER_DEFINED}
+        tokens = [
+            (int(id_), token)
+            for id_, token in library.added_tokens_decoder.items()
+            if token.content.strip() and (token.special or token.content not in own)
+        ]
         self._added = {token.content.strip(): id_ for id_, token in tokens}
         # The longest first, where one is the beginning of another.
         tokens.sort(key=lambda numbered: -len(numbered[1].content))

@@ -214,6 +214,35 @@ def test_sentencepiece_merges_by_score(tmp_path: Path, prefix: bool) -> None:
     assert ids(tokenizer, "<s>") == [1]
 
 
+def test_tokens_of_the_users_have_one_score_in_common(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes Gemma's lines and spaces; each is a neighbour of others in a text."""
+    tokens, scores = pieces_of(400)
+    lines = ["\n\n\n", "\n\n\n\n"]
+
+    def write(writer: Any) -> None:
+        write_pieces(writer, [*tokens, *lines], [*scores, *[-1000.0] * 2])
+        writer.kv_data[0]["tokenizer.ggml.token_type"].value[-3:] = [gguf.TokenType.USER_DEFINED] * 3
+
+    assert "\n" in tokens
+    found = ids(from_metadata(tmp_path / "toy.gguf", write), "\n\n\n\n\n\n")
+    assert found == [len(tokens) + 1, len(tokens) - 1]
+
+
+def test_white_space_behind_a_token_of_phi_3s(tmp_path: Path) -> None:
+    tokens, scores = pieces_of(400)
+
+    def read(name: str) -> Any:
+        def write(writer: Any) -> None:
+            write_pieces(writer, tokens, scores, add_eos_token=True)
+            writer.add_name(name)
+
+        return from_metadata(tmp_path / "toy.gguf", write)
+
+    assert ids(read("Phi-3 mini"), "</s> \n x") == ids(read("mini"), "</s>x") == ids(read("Phi-3 mini"), "</s>x")
+    assert ids(read("Phi-3 mini"), "<s> x") == ids(read("mini"), "<s> x") != ids(read("mini"), "<s>x")
+    assert read("mini")("x")["input_ids"] == [1, *ids(read("mini"), "x"), 2]
+
+
 def test_bos_comes_first_where_the_file_or_its_pre_tokenizer_says(tmp_path: Path) -> None:
     original = json.loads(trained(published("llama-bpe")).to_str())
 

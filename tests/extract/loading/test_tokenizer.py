@@ -353,25 +353,45 @@ def test_a_class_without_its_vocabulary(editable: Editable) -> None:
         load_tokenizer(folder)
 
 
-def test_a_sentencepiece_model(editable: Editable, tmp_path: Path) -> None:
+def with_sentencepiece(folder: Path, **options: Any) -> Any:
+    """Give a checkpoint a tokenizer.model in place of its tokenizer.json; sentencepiece's own reader of it."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    folder = editable("llama")
-    corpus = tmp_path / "corpus.txt"
+    corpus = folder.parent / "corpus.txt"
     corpus.write_text("\n".join(line for text in CORPUS for line in text.splitlines()) * 3)
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2, **options,
     )  # fmt: skip
     write(folder, BACKENDS["llama"], "LlamaTokenizer")
     (folder / "tokenizer.json").unlink()
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+def test_a_sentencepiece_model(editable: Editable) -> None:
+    folder = editable("llama")
+    processor = with_sentencepiece(folder)
     tokenizer = load_tokenizer(folder)
     assert tokenizer.origin == "sentencepiece"
     plain = [*CORPUS, " one space", "  two", "▁▁", "a  b \n c", "🦊", ""]
     assert ids_of(tokenizer, plain) == [processor.encode(text) for text in plain]
     assert not tokenizer.segmenter(plain)[1].any()
     assert tokenizer.segmenter(["a</s>"])[0][0][-1] == processor.eos_id()
+    conflict = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
+    assert tokenizer.provenance == {"tokenization": "sentencepiece", "tokenizer_conflict": conflict}
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "add_bos_token": True}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance == {"tokenization": "sentencepiece"}
+    assert tokenizer.prefix.tolist() == [processor.bos_id()]
+
+
+def test_a_piece_of_the_users_is_cut_out_by_sentencepiece(editable: Editable) -> None:
+    """transformers calls it an added token; the text behind it would begin with a space of its own."""
+    folder = editable("llama")
+    processor = with_sentencepiece(folder, user_defined_symbols=["fox"])
+    plain = ["the fox jumps", "foxfoxes", "a fox"]
+    assert ids_of(load_tokenizer(folder), plain) == [processor.encode(text) for text in plain]
 
 
 CODE = """
