@@ -267,7 +267,13 @@ def gguf_tokenizer(header: GGUFHeader, name: str) -> Any:
             pair=[*first, "$A", "$B", *last],
             special_tokens=[(tokens[number], number) for number in {*before, *behind}],
         )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)
+    template = metadata.get("tokenizer.chat_template")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        chat_template=template if isinstance(template, str) else None,
+        **named,
+    )
 
 
 def _bad(name: str, why: str) -> UnsupportedModelError:

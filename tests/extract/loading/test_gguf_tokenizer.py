@@ -14,6 +14,9 @@ from tests.tools.gguf_files import add_tokenizer
 
 from llreg_extract.files.gguf_header import read_gguf_header
 from llreg_extract.loading.gguf_tokenizer import PRE_TOKENIZERS, gguf_tokenizer
+from llreg_extract.loading.tokenizer import follow_backend
+from llreg_extract.scoring.pairs import tokenise_pairs
+from llreg_schemas import Pair
 from llreg_schemas.errors import UnsupportedModelError
 
 gguf = pytest.importorskip("gguf")
@@ -241,6 +244,23 @@ def test_white_space_behind_a_token_of_phi_3s(tmp_path: Path) -> None:
     assert ids(read("Phi-3 mini"), "</s> \n x") == ids(read("mini"), "</s>x") == ids(read("Phi-3 mini"), "</s>x")
     assert ids(read("Phi-3 mini"), "<s> x") == ids(read("mini"), "<s> x") != ids(read("mini"), "<s>x")
     assert read("mini")("x")["input_ids"] == [1, *ids(read("mini"), "x"), 2]
+
+
+def test_chats_go_through_the_template_in_the_file(tmp_path: Path) -> None:
+    tokens, scores = pieces_of(400)
+
+    def write(writer: Any) -> None:
+        write_pieces(writer, tokens, scores)
+        writer.add_chat_template(
+            "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}</s>{% endfor %}"
+        )
+
+    library = from_metadata(tmp_path / "toy.gguf", write)
+    tokenizer = follow_backend("toy", library.backend_tokenizer, library, "gguf")
+    encoded = tokenise_pairs(tokenizer, [Pair("Name it.", "It is.")], "chat-template", name="toy")
+    prompt, response = ids(library, "<s>user: Name it.</s>"), ids(library, "It is.")
+    assert encoded.ids[0].tolist() == [*prompt, *response]
+    assert encoded.prefixed_prompts == 0
 
 
 def test_bos_comes_first_where_the_file_or_its_pre_tokenizer_says(tmp_path: Path) -> None:
