@@ -96,6 +96,10 @@ def _load(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
             reason = (
                 f"its code reads {Path(cause.filename).name}, which is not of the kinds that the model's hash covers"
             )
+        if not options["trust_remote_code"] and "trust_remote_code" in str(error):
+            reason = "its class is code of its own: add --trust-remote-code if you trust it"
+        elif not (folder / TOKENIZER_FILE).is_file():
+            reason += f"; put the {TOKENIZER_FILE} of its tokenizer beside the weights"
         raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {reason}") from error
 
 
@@ -112,6 +116,9 @@ def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tok
         return replace(tokenizer, conflict="; ".join(_conflicts(folder, backend, tokenizer, tekken)))
     if not type(library).__module__.startswith("transformers."):  # its code says how the files are meant
         return _follow_library(name, library)
+    own = [vars(each) for each in type(library).__mro__ if each.__module__.startswith("transformers.models.")]
+    if not getattr(library, "is_fast", False) and any({"_tokenize", "tokenize"} & each.keys() for each in own):
+        return _follow_library(name, library)  # made for its vocabulary: GPT-SW3's brings a text to NFC first
     vocabulary = Path(str(getattr(library, "vocab_file", None)))
     if vocabulary.suffix in (".model", ".tiktoken"):
         with vocabulary.open("rb") as stream:

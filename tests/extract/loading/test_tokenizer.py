@@ -394,6 +394,29 @@ def test_a_piece_of_the_users_is_cut_out_by_sentencepiece(editable: Editable) ->
     assert ids_of(load_tokenizer(folder), plain) == [processor.encode(text) for text in plain]
 
 
+def test_a_class_that_prepares_a_text_for_sentencepiece(editable: Editable) -> None:
+    folder = editable("llama")
+    processor = with_sentencepiece(folder)
+    (folder / "tokenizer.model").rename(folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTSw3Tokenizer"}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance == {"tokenization": "transformers"}
+    # NFC, and characters that are not printed left out.
+    assert ids_of(tokenizer, ["the cafe\u0301\u200b", "the fox"]) == [
+        processor.encode(text) for text in ("the caf\u00e9", "the fox")
+    ]
+
+
+def test_a_class_of_its_own_is_named(editable: Editable) -> None:
+    folder = editable("llama")
+    (folder / "tokenizer.json").rename(folder / "qwen.tiktoken")
+    config = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenization_own.py").write_text("")
+    with pytest.raises(ModelError, match=r"the tokenizer of toy-llama .*: add --trust-remote-code if you trust it"):
+        load_tokenizer(folder)
+
+
 CODE = """
 import os
 from transformers import PreTrainedTokenizer
