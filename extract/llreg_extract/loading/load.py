@@ -233,19 +233,33 @@ def _read_module(
         return module.eval()
     settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
     settings["use_safetensors"] = True
+    settings["ignore_mismatched_sizes"] = True  # they are refused below, by name
     quantized = loading_config(source, settings["dtype"])
     if quantized is not None:
         settings["quantization_config"] = quantized
     if device != "cpu" or source.quantize or source.settings:  # those choose a device themselves if none is given
         settings["device_map"] = {"": device}
-    module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            f"{source.name}: tensors in its files that are one in the model, such as those of a layer's experts, do not fit together: "
+            "some are missing, or of another size than the others"
+        ) from error
+    for key, size, own_size in sorted(report["mismatched_keys"])[:1]:
+        raise UnsupportedModelError(
+            f"{source.name}: {key} has the shape {tuple(size)} in its files, and {tuple(own_size)} by its config.json: the two are not of "
+            "one model, or something is missing in one of them"
+        )
     if source.kind == "local" and device == "cpu" and quantized is None and source.settings is None:
         # On a CPU weights may lie in the mapped file itself: whoever cuts that short while texts are scored would end this
         # process (SIGBUS) before it can say that the file has changed. The Hub's files nobody writes to.
         for tensor in chain(module.parameters(), module.buffers()):
             tensor.data = tensor.data.clone()
     unused.update(account(module, report, weights, source, settings["dtype"]))
-    absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
+    absent = sorted(map(str, report["missing_keys"]))
     if absent:
         raise UnsupportedModelError(
             f"{source.name} lacks {len(absent)} of the weights of a {type(module).__name__} "

@@ -132,6 +132,21 @@ def test_tensors_without_a_place(
             load(folder)
 
 
+def test_a_part_of_an_expert_is_missing(editable: Editable) -> None:
+    folder = editable("mixtral")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    of_one = [key for key in weights if ".experts." in key and key.endswith(".w1.weight")]
+    save_file({key: w for key, w in weights.items() if key != of_one[0]}, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"toy-mixtral.* such as those of a layer's experts, do not fit"):
+        load(folder)
+    layer = of_one[0].rpartition("experts.")[0]
+    weights = {key: w for key, w in weights.items() if not key.startswith(f"{layer}experts.2.")}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"experts\.\w+ has the shape \(2, .* and \(3, .* by its config"):
+        load(folder)
+
+
 def test_frequencies_stored_before_scaling(editable: Editable) -> None:
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     folder = editable("llama", rope_parameters=rope)
