@@ -28,6 +28,8 @@ _NO_TOKEN = "\0no token"
 _GENERIC = frozenset(("PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend", "TokenizersBackend"))
 _USER_DEFINED = 4  # of a piece's type in sentencepiece_model.proto
 _NO_BOS = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
+# Classes that in transformers 4, with which most models were trained, set BOS as add_bos_token says, whatever the file has.
+_HEED_BOS = frozenset(("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"))
 _TIKTOKEN = re.compile(
     rb"[A-Za-z0-9+/]+=* \d+\s"
 )  # a token in base64 and its rank: some files are so that are called .model
@@ -112,8 +114,10 @@ def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tok
             backend = Backend.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # of the library's own kind
             raise ModelError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
+        config = _contents(folder / "tokenizer_config.json")
         tokenizer = follow_backend(name, backend, library, "tokenizer.json")
-        return replace(tokenizer, conflict="; ".join(_conflicts(folder, backend, tokenizer, tekken)))
+        conflicts = _conflicts(folder, config, backend, tokenizer, tekken)
+        return replace(_with_bos(tokenizer, config, backend), conflict="; ".join(conflicts))
     if not type(library).__module__.startswith("transformers."):  # its code says how the files are meant
         return _follow_library(name, library)
     own = [vars(each) for each in type(library).__mro__ if each.__module__.startswith("transformers.models.")]
@@ -217,13 +221,36 @@ def _make_plain(backend: Any) -> None:
             setattr(backend.model, chance, None)
 
 
-def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -> Iterator[str]:
+def _with_bos(tokenizer: Tokenizer, config: Mapping[str, Any], backend: Any) -> Tokenizer:
+    """A tokenizer that follows its tokenizer.json, with BOS or without it as add_bos_token says where that was heeded in training.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    config : mapping
+        tokenizer_config.json.
+    backend : tokenizers.Tokenizer
+        Of the tokenizer.json.
+    """
+    cls = str(config.get("tokenizer_class") or type(tokenizer.library).__name__).removesuffix("Fast")
+    adds, bos = config.get("add_bos_token"), tokenizer.library.bos_token
+    number = None if bos is None else backend.token_to_id(str(bos))
+    if cls not in _HEED_BOS or number is None or not isinstance(adds, bool) or adds == (number in tokenizer.prefix):
+        return tokenizer
+    return replace(tokenizer, prefix=np.array([number] if adds else [], dtype=np.int32))
+
+
+def _conflicts(
+    folder: Path, config: Mapping[str, Any], backend: Any, tokenizer: Tokenizer, tekken: Path
+) -> Iterator[str]:
     """What other files say otherwise than the tokenizer.json beside them, in words.
 
     Parameters
     ----------
     folder : Path
         Of links.
+    config : mapping
+        tokenizer_config.json.
     backend : tokenizers.Tokenizer
         Of the tokenizer.json.
     tokenizer : Tokenizer
@@ -231,17 +258,18 @@ def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -
     tekken : Path
         Of Mistral's file, which is not in `folder`; it need not be there.
     """
-    config = _contents(folder / "tokenizer_config.json")
     names = [str(token.get("content")) for token in config.get("added_tokens_decoder", {}).values()]
     absent = [
         token for token in (*names, *_contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
     ]
     if absent:
         yield f"{len(absent)} tokens of other files are not in {TOKENIZER_FILE} ({', '.join(map(ascii, absent[:2]))[:100]})"
-    if config.get("add_bos_token") is (
-        len(tokenizer.prefix) == 0
-    ):  # transformers 5 heeds it without a tokenizer.json only
-        yield f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
+    if config.get("add_bos_token") is (len(tokenizer.prefix) == 0):
+        is_heeded = _with_bos(tokenizer, config, backend) is not tokenizer
+        yield (
+            f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
+            f"{', and was followed' * is_heeded}"
+        )
     if tekken.is_file():
         pattern = _contents(tekken).get("config", {}).get("pattern")
         steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}

@@ -312,6 +312,42 @@ def test_files_that_contradict_each_other_are_recorded(editable: Editable) -> No
     assert ids_of(tokenizer, ["<|im_start|> fox"]) == direct(BACKENDS["byte level"], ["<|im_start|> fox"])
 
 
+@pytest.mark.parametrize(
+    ("tokenizer_class", "stated", "in_file", "prefix"),
+    [
+        ("LlamaTokenizerFast", True, False, [0]),  # as DeepSeek's: huggingface/swift-transformers, issue 161
+        ("LlamaTokenizer", False, True, []),
+        (
+            "PreTrainedTokenizerFast",
+            True,
+            False,
+            [],
+        ),  # passed over by transformers 4, too: huggingface/transformers, issue 30947
+        ("PreTrainedTokenizerFast", False, True, [0]),
+        ("LlamaTokenizerFast", None, False, []),  # as transformers 5 saves it: the file alone counts
+    ],
+)
+def test_bos_that_tokenizer_config_states(
+    editable: Editable, tokenizer_class: str, stated: bool | None, in_file: bool, prefix: list[int]
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    if in_file:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    folder = write(editable("llama"), backend, tokenizer_class)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config if stated is None else {**config, "add_bos_token": stated})
+    )
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.prefix.tolist() == prefix
+    assert ids_of(tokenizer, CORPUS) == direct(backend, CORPUS)
+    if stated is not None:
+        conflict = f"add_bos_token is {str(stated).lower()} in tokenizer_config.json"
+        followed = ", and was followed" * (tokenizer_class != "PreTrainedTokenizerFast")
+        assert tokenizer.provenance["tokenizer_conflict"] == conflict + followed
+
+
 def test_vocabulary_and_merges(editable: Editable) -> None:
     """Without a tokenizer.json a class of transformers has to say how they are meant, and none of them does in general."""
     folder = editable("gpt2")
