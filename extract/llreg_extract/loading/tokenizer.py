@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.files.checkpoint import TEKKEN_FILE, TOKENIZER_FILE, check_tokenizer, matching, tokenizer_files
+from llreg_extract.files.config import check_code
 from llreg_extract.files.hub import adapter_folder
 from llreg_extract.libraries import first_line, require_for_model
 from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
@@ -74,6 +75,10 @@ def read_tokenizer(source: Source, folder: Path, weights: Path, options: Mapping
     if TOKENIZER_FILE not in files and matching(files, ["*.model"]) and not code:
         require_for_model("sentencepiece")
     with links(files) as linked:
+        classes = _contents(linked / "tokenizer_config.json").get("auto_map")
+        if code and classes:  # a class and a faster one, by the role of both or alone
+            classes = classes.get("AutoTokenizer") if isinstance(classes, dict) else classes
+            check_code(source.name, *(classes if isinstance(classes, list) else [classes]))
         library = _load(linked, source, {"trust_remote_code": code})
         return _follow_files(source.name, linked, library, tekken=folder / TEKKEN_FILE)
 

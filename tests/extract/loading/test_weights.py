@@ -159,6 +159,28 @@ def test_frequencies_stored_before_scaling(editable: Editable) -> None:
         load(folder)
 
 
+def test_code_beside_a_model_that_transformers_has_code_for(editable: Editable) -> None:
+    folder = editable("llama")
+    configure(folder, auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+    assert llreg_extract.environment(load(folder))["unused_settings"] == "auto_map"
+
+
+@pytest.mark.parametrize("role", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
+def test_code_in_another_repository(editable: Editable, role: str) -> None:
+    folder = editable("llama")
+    classes = (
+        {"AutoTokenizer": ["org/other--own.Own", None]} if role == "AutoTokenizer" else {role: "org/other--own.Own"}
+    )
+    if role == "AutoTokenizer":
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": classes}))
+    else:
+        configure(folder, auto_map=classes)
+    with pytest.raises(UnsupportedModelError, match=r"the code of toy-llama lies in another repository \(org/other\)"):
+        load(folder, trust_remote_code=True)
+    load(folder)
+
+
 def test_what_lies_beside_a_language_model_is_recorded(editable: Editable) -> None:
     folder = editable("llama")
     add_tensors(folder, {"v_head.summary.weight": torch.ones(1, 32), "mtp.fc.weight": torch.ones(3)})
