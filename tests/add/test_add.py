@@ -254,6 +254,17 @@ class TestIncompleteRow:
         assert small_registry.retractions() == {}
 
 
+def test_texts_that_the_tokenizer_changes(small_registry: Registry, toy_model: ToyModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_model(), tmp_path / "lower"))
+    document = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**document, "normalizer": {"type": "Lowercase"}}))
+    (result,) = small_registry.add([str(folder)])
+    changed = sum(text != text.lower() for text in small_registry.texts.complete())
+    provenance = small_registry.row("lower").record.provenance
+    assert (provenance["altered_texts"], provenance["shortened_texts"]) == (changed, 0)
+    assert f"{changed} texts are shown to the model as its tokenizer changes them" in result.message
+
+
 def test_context_shorter_than_some_texts(small_registry: Registry, toy_model: ToyModel) -> None:
     short = toy_model("short", n_positions=45)
     (result,) = small_registry.add([str(short)])

@@ -19,7 +19,7 @@ from llreg_extract.files.config import check_code
 from llreg_extract.files.hub import adapter_folder
 from llreg_extract.libraries import first_line, require_for_model
 from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
-from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Tokenizer
+from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Segmenter, Tokenizer
 from llreg_extract.source import Source
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
@@ -31,6 +31,7 @@ _USER_DEFINED = 4  # of a piece's type in sentencepiece_model.proto
 _NO_BOS = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
 # Classes that in transformers 4, with which most models were trained, set BOS as add_bos_token says, whatever the file has.
 _HEED_BOS = frozenset(("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"))
+_SPACE = "▁"  # stands for a space in many vocabularies
 _TIKTOKEN = re.compile(
     rb"[A-Za-z0-9+/]+=* \d+\s"
 )  # a token in base64 and its rank: some files are so that are called .model
@@ -295,6 +296,33 @@ def _spelling(token: Any) -> str:
     return (r"\s*" if token.lstrip else "") + re.escape(str(token.content)) + (r"\s*" if token.rstrip else "")
 
 
+def _is_same(text: str, seen: str) -> bool:
+    """Whether two texts are one, but for a space before it, which many tokenizers put there, or take."""
+    return text in (seen, f" {seen}", seen.removeprefix(" "))
+
+
+def _proven(
+    segmenter: Segmenter, texts: Sequence[str], ids: Sequence[NDArray[np.int32]], others: Sequence[str]
+) -> list[str | None]:
+    """Of each text the other that it may have become, if that is another one and has the same ids; None if not.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    texts : sequence of str
+    ids : sequence of int32 arrays
+        Of the texts.
+    others : sequence of str
+        One for each text.
+    """
+    seen: list[str | None] = [None] * len(texts)
+    differing = [k for k, (text, other) in enumerate(zip(texts, others, strict=True)) if not _is_same(text, other)]
+    for k, row in zip(differing, segmenter([others[k] for k in differing])[0], strict=True):
+        if np.array_equal(row, ids[k]):
+            seen[k] = others[k]
+    return seen
+
+
 class BackendSegmenter:
     """Cuts texts as the `tokenizers` library does.
 
@@ -338,6 +366,32 @@ class BackendSegmenter:
                 unknown[k] = self._has_unknown(texts[k])
         return ids, unknown
 
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        decoded = self._backend.decode_batch([row.tolist() for row in ids], skip_special_tokens=False)
+        seen = _proven(self, texts, ids, decoded)
+        # A file without a fitting decoder, or one whose decoder does not lead back to the same tokens.
+        processor, normalizer = self._backend.post_processor, self._backend.normalizer
+        open_ = [k for k in range(len(texts)) if seen[k] is None and len(ids[k]) and not _is_same(texts[k], decoded[k])]
+        if not open_:
+            return seen
+        try:
+            self._backend.post_processor = None  # it may take spaces off the places of tokens
+            for k in open_:
+                places = self._backend.encode(texts[k], add_special_tokens=False).offsets
+                covered = {position for start, end in places for position in range(start, end)}
+                if len(covered) < len(texts[k]):
+                    seen[k] = "".join(texts[k][position] for position in sorted(covered))
+        finally:
+            self._backend.post_processor = processor
+        if normalizer is not None:
+            rest = [k for k in open_ if seen[k] is None]
+            normal = [normalizer.normalize_str(texts[k]).replace(_SPACE, " ") for k in rest]
+            for k, text in zip(
+                rest, _proven(self, [texts[k] for k in rest], [ids[k] for k in rest], normal), strict=True
+            ):
+                seen[k] = text
+        return seen
+
     def _has_unknown(self, text: str) -> bool:
         encoding = self._backend.encode(text, add_special_tokens=False)
         places = (place for id_, place in zip(encoding.ids, encoding.offsets, strict=True) if id_ == self._unknown_id)
@@ -364,6 +418,11 @@ class LibrarySegmenter:
                 parts = [part for part in texts[k].split(self._library.unk_token) if part]
                 unknown[k] = any((row == unknown_id).any() for row in self._ids(parts))
         return ids, unknown
+
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        decoded = [str(self._library.decode(row.tolist(), **options)) for row in ids]
+        return _proven(self, texts, ids, decoded)
 
     def _ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         if not texts:
@@ -424,3 +483,17 @@ class SentencePieceSegmenter:
                 row.append(self._ids[pieces])
             ids.append(np.concatenate(row))
         return ids, unknown
+
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        decoded = []
+        for text in texts:
+            parts = self._split.split(text) if self._split else [text]
+            decoded.append(
+                "".join(
+                    part
+                    if self._split and self._split.fullmatch(part)
+                    else self._processor.decode(self._processor.encode(part, out_type=int))
+                    for part in parts
+                )
+            )
+        return _proven(self, texts, ids, decoded)

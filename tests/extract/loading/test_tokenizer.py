@@ -259,6 +259,51 @@ def test_what_has_a_token() -> None:
         ]
 
 
+LOSSY = {
+    "white space removed": (None, pre_tokenizers.Split(tokenizers.Regex(r"\s+"), "removed"), (5, 0)),
+    "digits removed": (None, pre_tokenizers.Split(tokenizers.Regex(r"\d"), "removed"), (1, 1)),
+    "white space split": (None, pre_tokenizers.WhitespaceSplit(), (5, 0)),
+    "stripped": (normalizers.Strip(), None, (1, 0)),
+    "small letters": (normalizers.Lowercase(), None, (2, 0)),
+    "without accents": (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), None, (2, 0)),
+    "replaced by nothing": (normalizers.Replace("x", ""), None, (3, 3)),
+    "NFKC": (normalizers.NFKC(), None, (1, 0)),
+    "NFC": (normalizers.NFC(), None, (1, 0)),
+    "nothing": (None, None, (0, 0)),
+}
+
+
+@pytest.mark.parametrize("has_decoder", [True, False])
+@pytest.mark.parametrize("change", LOSSY)
+def test_texts_that_a_tokenizer_changes_are_counted(change: str, has_decoder: bool) -> None:
+    """By the tokens alone, and with a post-processor that takes spaces off their places, as GPT-2's."""
+    normalizer, first, counts = LOSSY[change]
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    if first is not None:
+        last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([first, last])
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    if not has_decoder:
+        backend.decoder = None
+    texts = ["the fox", "The É axe 9 x.", "cafe\u0301 ﬁx\n\nX", "the  lazy dog ", "a, b"]
+    library = transformers.PreTrainedTokenizerFast(tokenizer_object=BACKENDS["byte level"])
+    encoded = llreg_extract.tokenise(follow_backend("toy", backend, library, "tokenizer.json"), texts)
+    assert (encoded.altered_texts, encoded.shortened_texts) == counts
+
+
+def test_whole_texts_are_not_taken_for_changed(followed: dict[tuple[str, str], Any]) -> None:
+    texts = [*CORPUS, "Hello , world . it 's\t 5\r\n\n  x \n", " the fox", "a 🦊"]
+    for (name, _), tokenizer in followed.items():
+        if name in ("byte level", "digits", "split", "llama"):
+            assert llreg_extract.tokenise(tokenizer, texts).altered_texts == 0, name
+    assert (
+        llreg_extract.tokenise(followed["word piece", "PreTrainedTokenizerFast"], ["the fox", "The fox"]).altered_texts
+        == 1
+    )
+
+
 def test_what_a_vocabulary_would_drop_is_unknown() -> None:
     """BPE without an unknown token leaves out what it does not know, without a word."""
     letters = {letter: k for k, letter in enumerate("Tabcdefghijklmnopqrstuvwxyz ,.")}
