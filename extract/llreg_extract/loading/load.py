@@ -199,6 +199,11 @@ def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterat
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"the disk is full while {source.name} is loaded: free some space") from error
+        if trust_remote_code and isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ModelError(
+                f"{source.name} cannot be loaded: {first_line(error)}; transformers copies its code to HF_MODULES_CACHE before it "
+                "runs: set that to a directory that may be written"
+            ) from error
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
 
 
