@@ -107,7 +107,7 @@ def test_row_is_complete_and_valid(
 
 
 def test_a_name_that_any_run_has(small_registry: Registry, toy_model: ToyModel, make_row: Any, tmp_path: Path) -> None:
-    """Told before a model is scored: its directory's name says nothing, or is the name of another model here."""
+    """Told when its row is added: the directory's name says nothing, or is the name of another model here."""
     folder = tmp_path / "run-a" / "checkpoint-500"
     shutil.copytree(toy_model(), folder)
 
@@ -127,6 +127,9 @@ def test_a_name_that_any_run_has(small_registry: Registry, toy_model: ToyModel, 
     recorder = Recorder()
     small_registry.add([str(folder)], reporter=recorder, name="mine")
     assert [note for note in recorder.notes if "other weights" in note]
+    (folder / "tokenizer.json").write_text("{}")
+    assert small_registry.add([str(folder)], reporter=(failing := Recorder()))[0].status == "failed"
+    assert not [note for note in failing.notes if "any run" in note]
 
 
 def test_values_are_those_of_the_plain_formula(small_registry: Registry, toy_model: ToyModel, toy_row: Row) -> None:

@@ -286,9 +286,15 @@ def read_adapter_config(path: Path, name: str) -> AdapterConfig:
             "of weights, such as LoRA"
         )
     # The first is a name of Python code to import; the second acts only behind tokens that a text does not hold.
-    for key in ("megatron_config", "alora_invocation_tokens"):
+    for key, remedy in (
+        ("megatron_config", "give the merged model"),
+        (
+            "alora_invocation_tokens",
+            "it acts only behind these tokens, so score its base model, or train it as plain LoRA",
+        ),
+    ):
         if config.get(key):
-            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take")
+            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take: {remedy}")
     return AdapterConfig(method, _text(config, "base_model_name_or_path"), _text(config, "revision"))
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from llreg_extract.files.blobs import check_blobs
 from llreg_extract.files.card import clean
-from llreg_extract.files.config import context_length
+from llreg_extract.files.config import context_length, read_config
 from llreg_extract.files.gguf_file import open_gguf
 from llreg_extract.files.hub import adapter_folder, download, loaded_files
+from llreg_extract.files.tensors import DTYPES, stored_tensors
 from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require, require_for_model
 from llreg_extract.loading.adapter import lay_over
 from llreg_extract.loading.device import choose, device_name
@@ -27,6 +28,7 @@ from llreg_extract.loading.selfcheck import prepare
 from llreg_extract.loading.tokenizer import read_tokenizer
 from llreg_extract.loading.weights import account
 from llreg_extract.model import Model
+from llreg_extract.quirks import rope_types
 from llreg_extract.scoring.encoding import Tokenizer
 from llreg_extract.source import Source, check_unchanged
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
@@ -246,6 +248,14 @@ def _read_module(
         settings["device_map"] = {"": device}
     try:
         module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    except KeyError as error:
+        kind = str(error.args[0]) if error.args else ""
+        if kind not in rope_types(read_config(weights / "config.json", source.name)):
+            raise
+        raise UnsupportedModelError(
+            f"{source.name}: its config.json asks for rotary positions of the kind {kind!r}, which transformers {version('transformers')} does "
+            "not know: correct rope_type there, or install the transformers that it was made with"
+        ) from error
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):
             raise
@@ -261,8 +271,11 @@ def _read_module(
     if source.kind == "local" and device == "cpu" and quantized is None and source.settings is None:
         # On a CPU weights may lie in the mapped file itself: whoever cuts that short while texts are scored would end this
         # process (SIGBUS) before it can say that the file has changed. The Hub's files nobody writes to.
+        # What was converted to another dtype is a copy already.
+        stored = {DTYPES.get(each.dtype) for each in stored_tensors(weights, source.name).values()}
         for tensor in chain(module.parameters(), module.buffers()):
-            tensor.data = tensor.data.clone()
+            if not tensor.is_floating_point() or str(tensor.dtype).removeprefix("torch.") in stored:
+                tensor.data = tensor.data.clone()
     unused.update(account(module, report, weights, source, settings["dtype"]))
     absent = sorted(map(str, report["missing_keys"]))
     if absent:

@@ -52,6 +52,21 @@ def mask(size: int, dtype: torch.dtype = torch.bool) -> torch.Tensor:
     return torch.ones(size, size).tril().to(dtype)[None, None]
 
 
+def rotary(theta: float) -> torch.Tensor:
+    """Angles of 128 positions as transformers 4 kept their cosines, (1, 1, position, size of a head)."""
+    angles = torch.outer(torch.arange(128.0), theta ** -(torch.arange(0, 8, 2) / 8))
+    return torch.cat([angles, angles], -1)[None, None]
+
+
+def test_rotary_positions_of_an_unknown_kind(editable: Editable) -> None:
+    folder = editable("llama")
+    configure(folder, rope_parameters={"rope_type": "fancy", "rope_theta": 10_000.0})
+    with pytest.raises(
+        UnsupportedModelError, match=r"rotary positions of the kind 'fancy', .*: correct rope_type there"
+    ):
+        load(folder)
+
+
 def test_biases_that_the_config_leaves_out(editable: Editable) -> None:
     folder = editable("llama", attention_bias=True)
     path = folder / "model.safetensors"
@@ -115,7 +130,10 @@ def test_a_layer_that_the_class_ignores_by_its_number(
         ("gpt2", "h.{}.attn.bias", torch.ones(1, 1, 8, 8), "has no place"),
         ("llama", "model.layers.{}.self_attn.q_proj.bias", torch.zeros(32), None),  # as AutoGPTQ writes them
         ("llama", "model.layers.{}.self_attn.q_norm.weight", torch.ones(8), "has no place"),
-        ("llama", "lm_head.bias", torch.ones(300), "has no place"),
+        ("llama", "lm_head.bias", torch.ones(300), "its output layer has no bias"),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.cos_cached", rotary(10_000.0).cos(), None),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.sin_cached", rotary(10_000.0).sin().bfloat16(), None),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.cos_cached", rotary(5_000.0).cos(), "rope_theta"),
     ],
 )  # fmt: skip
 def test_tensors_without_a_place(
