@@ -100,7 +100,7 @@ def evict(revision: Revision) -> int:
     with quiet(), _repo_lock(revision, required=True):
         _tidy_references(repo_folder(revision.repo))
         try:
-            cache = scan_cache_dir()
+            cache = scan_cache_dir(cache_folder())
         except CacheNotFound:
             return 0
         # A copy of a repository under another name has the same commits, and is not ours to delete.
