@@ -363,6 +363,13 @@ def test_bad_tables(name: str, small_registry: Registry, tmp_path: Path) -> None
     assert small_registry.row_files() == {}
 
 
+def test_values_that_stand_for_none(small_registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(HEADER + LINE.replace("-3", "0"))
+    notes = import_table(small_registry, path, "csv", dtype="float16").notes
+    assert any(note.startswith("1 of 6 values are exactly 0, a probability of 1") for note in notes)
+
+
 def test_clipped_values(small_registry: Registry, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     rng = np.random.default_rng(0)
