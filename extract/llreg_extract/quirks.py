@@ -81,23 +81,23 @@ def reserved_positions(config: Mapping[str, Any]) -> int:
 
 def keeps_state(config: Mapping[str, Any]) -> bool:
     """Whether a forward pass changes the module, so that one thread only may score."""
-    return config.get("model_type") in _STATEFUL_TYPES or bool(_rope_types(config) & _STATEFUL_ROPE)
+    return config.get("model_type") in _STATEFUL_TYPES or bool(rope_types(config) & _STATEFUL_ROPE)
 
 
 def rope_boundary(config: Mapping[str, Any]) -> int | None:
     """Length, in tokens, above which long rope uses other frequencies, for the whole batch at once; else None."""
-    if "longrope" not in _rope_types(config):
+    if "longrope" not in rope_types(config):
         return None
     parts = [config, config.get("text_config") or {}, config.get("rope_parameters") or {}]
     limits = [part.get("original_max_position_embeddings") for part in parts]
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
-def _rope_types(config: Any) -> set[str]:
+def rope_types(config: Any) -> set[str]:
     """All rope types a config names, at any depth: some have one per kind of layer."""
     if isinstance(config, list):
-        return set().union(*map(_rope_types, config))
+        return set().union(*map(rope_types, config))
     if not isinstance(config, dict):
         return set()
     types = {str(config[key]) for key in ("rope_type", "type") if isinstance(config.get(key), str)}
-    return types.union(*map(_rope_types, config.values()))
+    return types.union(*map(rope_types, config.values()))

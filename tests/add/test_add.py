@@ -104,7 +104,7 @@ def test_row_is_complete_and_valid(
 
 
 def test_a_name_that_any_run_has(small_registry: Registry, toy_model: ToyModel, make_row: Any, tmp_path: Path) -> None:
-    """Told before a model is scored: its directory's name says nothing, or is the name of another model here."""
+    """Told when its row is added: the directory's name says nothing, or is the name of another model here."""
     folder = tmp_path / "run-a" / "checkpoint-500"
     shutil.copytree(toy_model(), folder)
 
@@ -124,6 +124,9 @@ def test_a_name_that_any_run_has(small_registry: Registry, toy_model: ToyModel, 
     recorder = Recorder()
     small_registry.add([str(folder)], reporter=recorder, name="mine")
     assert [note for note in recorder.notes if "other weights" in note]
+    (folder / "tokenizer.json").write_text("{}")
+    assert small_registry.add([str(folder)], reporter=(failing := Recorder()))[0].status == "failed"
+    assert not [note for note in failing.notes if "any run" in note]
 
 
 def test_values_are_those_of_the_plain_formula(small_registry: Registry, toy_model: ToyModel, toy_row: Row) -> None:
@@ -249,6 +252,17 @@ class TestIncompleteRow:
         kept = {record.digest for record in small_registry.replicates(toy_row.record.identity)}
         assert kept == {planted.record.digest, toy_row.record.digest}
         assert small_registry.retractions() == {}
+
+
+def test_texts_that_the_tokenizer_changes(small_registry: Registry, toy_model: ToyModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_model(), tmp_path / "lower"))
+    document = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**document, "normalizer": {"type": "Lowercase"}}))
+    (result,) = small_registry.add([str(folder)])
+    changed = sum(text != text.lower() for text in small_registry.texts.complete())
+    provenance = small_registry.row("lower").record.provenance
+    assert (provenance["altered_texts"], provenance["shortened_texts"]) == (changed, 0)
+    assert f"{changed} texts are shown to the model as its tokenizer changes them" in result.message
 
 
 def test_context_shorter_than_some_texts(small_registry: Registry, toy_model: ToyModel) -> None:

@@ -96,3 +96,10 @@ def test_commits_that_differ_in_the_card_alone(
         assert not [line for line in log[before:] if line == f"HEAD /org/card/resolve/{NEW}/model.safetensors"]
         (again,) = registry.add(["org/card"], device="cpu", overwrite="always")
         assert again.status == "added"
+        # A link of one commit that leads to the sound file of another one.
+        snapshots = tmp_path / "hf" / "hub" / "models--org--epsilon" / "snapshots"
+        (snapshots / NEW / "config.json").unlink()
+        (snapshots / NEW / "config.json").symlink_to((snapshots / OLD / "config.json").resolve())
+        (swapped,) = registry.add(["org/epsilon"], device="cpu", overwrite="always")
+        assert swapped.status == "failed"
+        assert f"config.json of org/epsilon in the Hub's cache is not the one of commit {NEW[:12]}" in swapped.message

@@ -308,6 +308,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "shorter header": ("npz", _edited(b"(3, 6)", b"(3, 1)"), "expected 24 bytes, as its header says"),
     "column of other length": ("npz", _savez(revision=np.array(["x"])), "one entry a model in revision"),
     "strange text": ("npz", _savez(text=np.arange(1, 7)), "1 are not of it, as '6'"),
+    "texts by another name": ("npz", _savez(text_ids=np.arange(6)[::-1]), "text_ids seems to say which texts they are"),
     "strange hash": ("npz", _savez(text_sha256=np.array(["0" * 64] * 6)), "6 are not of it, as '0000"),
     "text twice": ("npz", _savez(text=np.array([0, 1, 2, 3, 4, 4])), "a text is named twice"),
     "other text set": ("npz", _savez(text_set=np.array("f" * 64)), "it is of the text_set ffffffffffff"),
@@ -360,6 +361,13 @@ def test_bad_tables(name: str, small_registry: Registry, tmp_path: Path) -> None
         import_table(small_registry, path, kind, dtype="float16")
     assert "table." in str(caught.value)
     assert small_registry.row_files() == {}
+
+
+def test_values_that_stand_for_none(small_registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(HEADER + LINE.replace("-3", "0"))
+    notes = import_table(small_registry, path, "csv", dtype="float16").notes
+    assert any(note.startswith("1 of 6 values are exactly 0, a probability of 1") for note in notes)
 
 
 def test_clipped_values(small_registry: Registry, tmp_path: Path) -> None:

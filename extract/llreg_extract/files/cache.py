@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections import deque
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -90,21 +92,34 @@ def evict(revision: Revision) -> int:
     Raises
     ------
     ModelError
-        The cache cannot be changed.
+        The cache cannot be changed, or is not in order.
     """
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     with quiet(), _repo_lock(revision, required=True):
+        _tidy_references(repo_folder(revision.repo))
         try:
-            cache = scan_cache_dir()
+            cache = scan_cache_dir(cache_folder())
         except CacheNotFound:
             return 0
         # A copy of a repository under another name has the same commits, and is not ours to delete.
         repos = frozenset(repo for repo in cache.repos if (repo.repo_type, repo.repo_id) == ("model", revision.repo))
+        of_it = re.compile(re.escape(repo_folder(revision.repo).name) + r"(?![\w.-])")
+        for fault in filter(of_it.search, map(str, cache.warnings)):  # such a repository is not among them
+            raise ModelError(f"the cache of {revision.repo} is not in order: {fault}")
         strategy = replace(cache, repos=repos).delete_revisions(revision.commit)
         strategy.execute()
         return int(strategy.expected_freed_size)
+
+
+def _tidy_references(folder: Path) -> None:
+    """Take away the white space that an editor or `echo` puts behind a commit: the client calls a repository with it corrupted."""
+    with suppress(OSError, ValueError):
+        for path in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
+            commit = path.read_text(encoding="utf-8")
+            if commit != commit.strip():
+                path.write_text(commit.strip(), encoding="utf-8")
 
 
 @contextmanager

@@ -95,10 +95,12 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
         raise _not_causal(name, f"{class_name} ({reason})")
     if any(class_name.endswith(head) for head in _OTHER_HEADS):
         raise _not_causal(name, class_name)
+    remote = config.get("auto_map")
+    if trust_remote_code and isinstance(remote, dict):
+        check_code(name, remote.get("AutoConfig"), remote.get("AutoModelForCausalLM"))
     if kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING:
         return
     # transformers has no causal class for it: code from the checkpoint may.
-    remote = config.get("auto_map")
     if not remote and kind in CONFIG_MAPPING and class_name.endswith("ForCausalLM"):
         raise UnsupportedModelError(
             f"{name} is a {class_name} on its own ({kind}), which transformers loads only as a part of a larger model"
@@ -114,12 +116,29 @@ def check_causal(config: Mapping[str, Any], name: str, *, trust_remote_code: boo
         raise UnsupportedModelError(f"{name} needs trust_remote_code: add --trust-remote-code if you trust its code")
     if "AutoModelForCausalLM" not in remote:
         raise _not_causal(name, class_name)
-    repository, dashes, _ = str(remote["AutoModelForCausalLM"]).partition("--")
-    if dashes:
-        raise UnsupportedModelError(
-            f"the code of {name} lies in another repository ({repository}), where its commit does not pin it: copy the code "
-            "beside the weights and give that directory"
-        )
+
+
+def check_code(name: str, *references: Any) -> None:
+    """Refuse code that is not the checkpoint's own.
+
+    Parameters
+    ----------
+    name : str
+        The model, for messages.
+    references : str
+        Classes as ``auto_map`` names them: "file.Class", or "org/name--file.Class". What is no string is passed over.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
+    for reference in references:
+        repository, dashes, _ = reference.partition("--") if isinstance(reference, str) else ("", "", "")
+        if dashes:
+            raise UnsupportedModelError(
+                f"the code of {name} lies in another repository ({repository}), where its commit does not pin it: copy the code "
+                "beside the weights and give that directory, or leave out --trust-remote-code if transformers has code for it"
+            )
 
 
 def _not_causal(name: str, class_name: str) -> UnsupportedModelError:
@@ -267,9 +286,15 @@ def read_adapter_config(path: Path, name: str) -> AdapterConfig:
             "of weights, such as LoRA"
         )
     # The first is a name of Python code to import; the second acts only behind tokens that a text does not hold.
-    for key in ("megatron_config", "alora_invocation_tokens"):
+    for key, remedy in (
+        ("megatron_config", "give the merged model"),
+        (
+            "alora_invocation_tokens",
+            "it acts only behind these tokens, so score its base model, or train it as plain LoRA",
+        ),
+    ):
         if config.get(key):
-            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take")
+            raise UnsupportedModelError(f"{name}: {ADAPTER_CONFIG} sets {key}, which llreg does not take: {remedy}")
     return AdapterConfig(method, _text(config, "base_model_name_or_path"), _text(config, "revision"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +25,10 @@ from llreg_extract.files.checkpoint import (
 from llreg_extract.files.hub_errors import GO_ON, hub_errors
 from llreg_extract.libraries import quiet
 from llreg_extract.source import Adapter, Source
-from llreg_schemas.errors import ModelAccessError, ModelNotFoundError
+from llreg_schemas.errors import ModelAccessError, ModelError, ModelNotFoundError
 
 TIMEOUT = 30.0  # seconds for the Hub to answer about a repository
+_HEX = re.compile("[0-9a-f]{40,64}")  # the name of a blob
 _TOKENIZER = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES, TEKKEN_FILE)
 _SMALL_FILES = ("config.json", "generation_config.json", WEIGHTS_INDEX, *_TOKENIZER)
 _ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *_TOKENIZER)
@@ -43,6 +45,13 @@ class RepoFile(NamedTuple):
     commit: str
 
 
+class _Content(NamedTuple):
+    """Of a file on the Hub its bytes, and what its blob in the cache is called; None where the Hub does not say."""
+
+    num_bytes: int | None
+    name: str | None
+
+
 def needed_files(source: Source, *, trust_remote_code: bool) -> list[RepoFile]:
     """The files that `download` gets or finds in the cache; of sharded weights the index is fetched to know them.
 
@@ -51,24 +60,25 @@ def needed_files(source: Source, *, trust_remote_code: bool) -> list[RepoFile]:
     Raises
     ------
     ModelError
-        It lacks a tokenizer.
+        It lacks a tokenizer, or the cache has another file in the place of one.
     ModelNotFoundError, ModelAccessError
     """
     files: list[RepoFile] = []
     name, adapter = source.name, source.adapter
     if source.kind == "hub":
         repo, commit = source.location, source.revision
-        sizes = _file_sizes(name, repo, commit, lambda: download(source, trust_remote_code=trust_remote_code))
-        files += _repo_files(name, repo, commit, _needed_names(source, sizes, trust_remote_code), sizes)
+        present = _present_files(name, repo, commit, lambda: download(source, trust_remote_code=trust_remote_code))
+        files += _repo_files(name, repo, commit, _needed_names(source, present, trust_remote_code), present)
     if adapter is not None and adapter.kind == "hub":
         repo, commit = adapter.location, adapter.revision
-        sizes = _file_sizes(name, repo, commit, lambda: _adapter_root(adapter, name))
-        files += _repo_files(name, repo, commit, matching(sizes, in_folder(adapter.subfolder, _ADAPTER_FILES)), sizes)
+        present = _present_files(name, repo, commit, lambda: _adapter_root(adapter, name))
+        names = matching(present, in_folder(adapter.subfolder, _ADAPTER_FILES))
+        files += _repo_files(name, repo, commit, names, present)
     return files
 
 
-def _file_sizes(name: str, repo: str, commit: str, find_cached: Callable[[], Path]) -> dict[str, int | None]:
-    """Bytes of a repository's files (None where the Hub does not say); when offline, of those in the cache.
+def _present_files(name: str, repo: str, commit: str, find_cached: Callable[[], Path]) -> dict[str, _Content]:
+    """A repository's files; when offline, those in the cache.
 
     `find_cached` gives their folder, or raises an error that says what is missing.
     """
@@ -78,24 +88,41 @@ def _file_sizes(name: str, repo: str, commit: str, find_cached: Callable[[], Pat
     with hub_errors(name, commit), quiet():
         try:
             info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=TIMEOUT)
-            return {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+            return {
+                file.rfilename: _Content(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
+                for file in info.siblings or []
+            }
         except OfflineModeIsEnabled:
             pass
     folder = find_cached()
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _Content(path.stat().st_size, None) for path in paths}
 
 
 def _repo_files(
-    name: str, repo: str, commit: str, needed: Sequence[str], sizes: Mapping[str, int | None]
+    name: str, repo: str, commit: str, needed: Sequence[str], present: Mapping[str, _Content]
 ) -> list[RepoFile]:
     from huggingface_hub import try_to_load_from_cache
 
-    absent = next((file for file in needed if file not in sizes), None)
+    absent = next((file for file in needed if file not in present), None)
     if absent is not None:
         raise ModelNotFoundError(f"{name} is incomplete: {WEIGHTS_INDEX} names {absent}, which is not there")
     # What the cache knows to be absent is an object, and no path.
-    cached = [isinstance(try_to_load_from_cache(repo, file, revision=commit), str) for file in needed]
-    return [RepoFile(file, sizes[file], is_here, repo, commit) for file, is_here in zip(needed, cached, strict=True)]
+    cached = [
+        path if isinstance(path, str) else None
+        for path in (try_to_load_from_cache(repo, file, revision=commit) for file in needed)
+    ]
+    for file, path in zip(needed, cached, strict=True):
+        blob, content = Path(path or "").resolve().name, present[file].name or ""
+        if path and _HEX.fullmatch(blob) and len(blob) == len(content) and blob != content:
+            raise ModelError(
+                f"{file} of {name} in the Hub's cache is not the one of commit {commit[:12]}, but another commit's or "
+                f"model's: delete {path}, and it is downloaded again"
+            )
+    return [
+        RepoFile(file, present[file].num_bytes, path is not None, repo, commit)
+        for file, path in zip(needed, cached, strict=True)
+    ]
 
 
 def _needed_names(source: Source, files: Collection[str], trust_remote_code: bool) -> list[str]:

@@ -16,7 +16,8 @@ from llreg_extract.files.gguf_file import GGUFFile
 from llreg_extract.loading.gguf_architectures import ARCHITECTURES, Architecture
 from llreg_extract.loading.gguf_hybrids import HYBRIDS
 from llreg_extract.loading.gguf_layout import Shape
-from llreg_extract.loading.gguf_rotation import FACTORS, LONG, SHORT, Rotation
+from llreg_extract.loading.gguf_rotation import FACTORS, LONG, SECTIONS, SHORT, Rotation
+from llreg_extract.loading.leftovers import summary
 
 # Keys of an architecture that change no value, whatever they say.
 _INERT = frozenset(
@@ -27,8 +28,8 @@ _PATTERN = "attention.sliding_window_pattern"
 _LOCAL = "sliding_attention"  # as transformers calls attention to a window
 
 
-def load_module(file: GGUFFile, dtype: Any, device_map: Mapping[str, str] | None) -> Any:
-    """The model of a GGUF file, its weights in `dtype`.
+def load_module(file: GGUFFile, dtype: Any, device_map: Mapping[str, str] | None) -> tuple[Any, str]:
+    """The model of a GGUF file, its weights in `dtype`, and what the file holds besides, in a few words.
 
     Parameters
     ----------
@@ -39,7 +40,9 @@ def load_module(file: GGUFFile, dtype: Any, device_map: Mapping[str, str] | None
 
     Returns
     -------
-    transformers.PreTrainedModel
+    module : transformers.PreTrainedModel
+    unused : str
+        "" for nothing.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def load_module(file: GGUFFile, dtype: Any, device_map: Mapping[str, str] | None
             raise file.refuse(f"{problem} {', '.join(names[:3])}{more}")
     if rotation:
         rotation.check(file, module)
-    return module
+    return module, summary([name for name in file.header.tensors if _is_ahead(name, architecture, shape)])
 
 
 def _keys(file: GGUFFile) -> tuple[dict[str, Any], Architecture]:
@@ -95,7 +98,7 @@ def _keys(file: GGUFFile) -> tuple[dict[str, Any], Architecture]:
     # A value for each block, and all the same. Which blocks attend to a window is said by a number or by such a list.
     keys = {
         key: value[0]
-        if isinstance(value, list) and value and value.count(value[0]) == len(value) and key != _PATTERN
+        if isinstance(value, list) and value and value.count(value[0]) == len(value) and key not in (_PATTERN, SECTIONS)
         else value
         for key, value in keys.items()
     }
@@ -220,8 +223,8 @@ def _state(
             continue  # parts of the rotation
         block = _BLOCK.fullmatch(name)
         leaf = block[2] if block else name
-        if block and architecture.other_blocks and int(block[1]) >= shape.depth:
-            continue  # predicts the token after the next
+        if _is_ahead(name, architecture, shape):
+            continue
         stem, _, suffix = leaf.rpartition(".")
         if suffix not in ("weight", "bias") or leaf in modules:
             stem, suffix = leaf, ""
@@ -235,6 +238,12 @@ def _state(
     if fields.get("attention_bias") or fields.get("mlp_bias"):
         _add_zero_biases(state, fields)
     return state
+
+
+def _is_ahead(name: str, architecture: Architecture, shape: Shape) -> bool:
+    """Whether a tensor is of a block that predicts the token after the next."""
+    block = _BLOCK.fullmatch(name)
+    return block is not None and architecture.other_blocks is not None and int(block[1]) >= shape.depth
 
 
 def _experts(target: str, values: NDArray[Any]) -> Iterable[tuple[str, NDArray[Any]]]:

@@ -16,6 +16,7 @@ from llreg_extract.loading.gguf_layout import Shape
 
 FACTORS = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+SECTIONS = "rope.dimension_sections"  # a list, also where all are alike
 _BASE = 10000.0  # in llama.cpp where the metadata name none
 
 
@@ -88,7 +89,7 @@ class Rotation:
                 f"{FACTORS} has the shape {factors.shape}, and {dimensions // 2} frequencies are divided by it"
             )
         base = keys.pop("rope.freq_base", _BASE)
-        sections = keys.pop("rope.dimension_sections", []) if architecture.other_blocks else []
+        sections = keys.pop(SECTIONS, []) if architecture.other_blocks else []
         axes = [section for section in sections if section]
         return cls(base, dimensions, dimensions / shape.head_size, scaling, factors, axes, local)
 

@@ -161,18 +161,23 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = (
     4,
     6,
 )  # of tokenizer.ggml.token_type; 1 is a normal token, 5 an unused one
+_LLAMAS = {"bos": 1, "eos": 2}  # in a vocabulary of SentencePiece that names no other
+_UNSTRIPPED = ("<unk>", "<s>", "<|endoftext|>")  # of Phi-3's tokens, those that take no white space
 _SPACE = "▁"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 # Bytes that no text in UTF-8 has.
 _NO_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 # Metadata that has no effect on the tokens of a text: names of special tokens, and what llama.cpp reads for other kinds of vocabulary.
 _INERT = re.compile(
-    r"tokenizer\.(chat_template.*|huggingface\.json|ggml\.(\w+_token_ids?|token_type_count|add_eos_token|add_sep_token|suppress_tokens"
+    r"tokenizer\.(chat_template.*|huggingface\.json|ggml\.(\w+_token_ids?|token_type_count|add_sep_token|suppress_tokens"
     r"|(normalizer|normaliser)\..*))"
 )
 _HEEDED = frozenset(
     f"tokenizer.ggml.{key}"
-    for key in ("model", "pre", "tokens", "token_type", "merges", "scores", "add_bos_token", "add_space_prefix")
+    for key in (
+        *("model", "pre", "tokens", "token_type", "merges", "scores"),
+        *("add_bos_token", "add_eos_token", "add_space_prefix"),
+    )
 )
 
 
@@ -226,34 +231,49 @@ def gguf_tokenizer(header: GGUFHeader, name: str) -> Any:
         backend, add_bos = _by_scores(header, name, vocabulary, kinds)
     else:
         raise _bad(name, f"its tokenizer.ggml.model is {str(model)[:100]!r}, and llreg reads gpt2 and llama")
-    backend.add_special_tokens(
-        [
-            AddedToken(token, normalized=False, special=True)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (_CONTROL, _UNKNOWN)
-        ]
-    )
-    backend.add_tokens(
-        [
-            AddedToken(token, normalized=False, special=False)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind == _USER_DEFINED
-        ]
-    )
+    # llama.cpp knows by the name alone that white space behind such a token is part of it (llama_vocab::impl::load).
+    strips = re.search("phi-?3", str(metadata.get("general.name")).lower()) is not None
+    for special, chosen in ((True, (_CONTROL, _UNKNOWN)), (False, (_USER_DEFINED,))):
+        add = backend.add_special_tokens if special else backend.add_tokens
+        add(
+            [
+                AddedToken(token, normalized=False, special=special, rstrip=strips and token not in _UNSTRIPPED)
+                for token, kind in zip(tokens, kinds, strict=True)
+                if kind in chosen
+            ]
+        )
     named = {}
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         number = metadata.get(f"tokenizer.ggml.{key}_token_id", 1 if (role, model) == ("bos", "llama") else None)
         # A normal token that is named here would be taken out of texts by transformers.
         if isinstance(number, int) and 0 <= number < len(tokens) and kinds[number] in (_CONTROL, _UNKNOWN):
             named[f"{role}_token"] = tokens[number]
+    bos, eos = (
+        metadata.get(f"tokenizer.ggml.{role}_token_id", number if model == "llama" else None)
+        for role, number in _LLAMAS.items()
+    )
+    before: list[int] = []
+    behind: list[int] = []
     if metadata.get("tokenizer.ggml.add_bos_token", add_bos):
-        bos = metadata.get("tokenizer.ggml.bos_token_id", 1 if model == "llama" else None)
         if not isinstance(bos, int) or not 0 <= bos < len(tokens):
             raise _bad(name, f"a text begins with BOS, and tokenizer.ggml.bos_token_id is {bos}")
+        before = [bos]
+    if metadata.get("tokenizer.ggml.add_eos_token", False) and isinstance(eos, int) and 0 <= eos < len(tokens):
+        behind = [eos]
+    if before or behind:
+        first, last = [tokens[number] for number in before], [tokens[number] for number in behind]
         backend.post_processor = processors.TemplateProcessing(
-            single=[tokens[bos], "$A"], pair=[tokens[bos], "$A", "$B"], special_tokens=[(tokens[bos], bos)]
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", "$B", *last],
+            special_tokens=[(tokens[number], number) for number in {*before, *behind}],
         )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)
+    template = metadata.get("tokenizer.chat_template")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        chat_template=template if isinstance(template, str) else None,
+        **named,
+    )
 
 
 def _bad(name: str, why: str) -> UnsupportedModelError:
@@ -365,7 +385,9 @@ def _merges(vocabulary: Mapping[str, int], scores: Sequence[float], kinds: Seque
     """The pairs of tokens that make a token, in the order in which they are merged."""
     ranked = sorted(vocabulary.items(), key=lambda item: (-scores[item[1]], item[1]))
     for token, number in ranked:
-        if len(token) < 2 or kinds[number] in (_UNKNOWN, _CONTROL, _BYTE):
+        # A token of the user's was cut out of the text before, but for spaces that were not written as such.
+        is_cut_out = kinds[number] == _USER_DEFINED and _SPACE not in token
+        if len(token) < 2 or is_cut_out or kinds[number] in (_UNKNOWN, _CONTROL, _BYTE):
             continue
         for cut in range(1, len(token)):
             if token[:cut] in vocabulary and token[cut:] in vocabulary:

@@ -28,6 +28,7 @@ _ACTIVATIONS = re.compile(
     r"(^|[._])(k|v|q|kv|key|value|input|output|act|activation)_(global_)?(scale|zero_point|scale_ub)$"
 )
 _MASKS = ("bias", "masked_bias", "mask", "causal_mask", "attn_mask")
+_CACHED = ("cos_cached", "sin_cached")  # by rotary layers of transformers before 4.39, for each position
 _LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")  # a list of layers, the number of one, a tensor in it
 _MASKED = -1e3  # a score of that much less leaves nothing of a key
 _MOST_GROUPS = 4  # that a summary names
@@ -85,7 +86,7 @@ class Leftovers:
         ending = name.rpartition(".")[2]
         if tensor.num_elements == 0 or (ending == "version" and tensor.num_elements == 1):
             return False
-        if name in self._buffers or ending.endswith("inv_freq"):
+        if name in self._buffers or ending.endswith("inv_freq") or ending in _CACHED:
             if self._is_computed(name, tensor.read()):
                 return False
             raise UnsupportedModelError(
@@ -97,6 +98,13 @@ class Leftovers:
                 return False
             parent, prefix = name.rpartition(".")[0], f"{self._module.base_model_prefix}."
             if ending in _MASKS and {parent, prefix + parent, parent.removeprefix(prefix)} & self._modules:
+                head = self._module.get_output_embeddings()
+                if head is not None and parent in {path for path, part in self._module.named_modules() if part is head}:
+                    raise self._refusal(
+                        key,
+                        "its output layer has no bias, whatever is set: name the class that has one there (architectures, "
+                        "model_type), or let code of the model's own run (--trust-remote-code)",
+                    )
                 raise self._refusal(
                     key, "where it is a bias that config.json leaves out, set attention_bias, or its like, there"
                 )
@@ -122,9 +130,10 @@ class Leftovers:
         """Whether a buffer in the files is the one that the model computes for itself."""
         own = [self._buffers[name]] if name in self._buffers else []
         own = own or [buffer for key, buffer in self._buffers.items() if key.endswith("inv_freq")]
-        if any(_agrees(value, buffer) for buffer in own):
+        cached = name.rpartition(".")[2] in _CACHED
+        if any(_agrees_cached(value, buffer, name) if cached else _agrees(value, buffer) for buffer in own):
             return True
-        if not name.endswith("inv_freq") or value.dim() != 1:
+        if not cached and (not name.endswith("inv_freq") or value.dim() != 1):
             return False
         # Rotary frequencies were stored before they are scaled; and some classes keep their own in no buffer.
         rope = [each for each in _mappings(self._module.config.to_dict()) if {"rope_type", "type"} & each.keys()]
@@ -132,9 +141,11 @@ class Leftovers:
             return False
         import torch
 
-        exponents = torch.arange(0, 2 * len(value), 2, dtype=torch.float64) / (2 * len(value))
+        length = value.shape[-1] // 2 if cached else len(value)
+        exponents = torch.arange(0, 2 * length, 2, dtype=torch.float64) / (2 * length)
         thetas = [v for each in _mappings(self._module.config.to_dict()) for k, v in each.items() if _is_theta(k, v)]
-        return any(_agrees(value, float(theta) ** -exponents) for theta in thetas or [10_000.0])
+        computed = [float(theta) ** -exponents for theta in thetas or [10_000.0]]
+        return any(_agrees_cached(value, each, name) if cached else _agrees(value, each) for each in computed)
 
     def _is_layer(self, key: str) -> bool:
         """Whether a tensor is of a layer that the model lacks, and that is like those it has.
@@ -184,6 +195,19 @@ def _agrees(value: Any, own: Any) -> bool:
             value.double(), rounded, rtol=max(1e-5, 2 * limits.eps), atol=limits.smallest_normal, equal_nan=True
         )
     )
+
+
+def _agrees_cached(value: Any, frequencies: Any, name: str) -> bool:
+    """Whether stored cosines or sines are those of rotary frequencies at positions 0, 1, 2 …, for both halves of a head."""
+    import torch
+
+    if value.dim() < 2 or value.shape[-1] != 2 * frequencies.numel():
+        return False
+    value = value.cpu().reshape(-1, value.shape[-1]).double()
+    angles = torch.outer(torch.arange(len(value), dtype=torch.float64), frequencies.cpu().double().flatten())
+    own = angles.cos() if name.endswith("cos_cached") else angles.sin()
+    # Their angles were rounded to float32, and the values to a dtype of 16 bits, perhaps.
+    return torch.allclose(value, torch.cat([own, own], -1), rtol=0.0, atol=0.01)
 
 
 def _changes_nothing(value: Any, ending: str) -> bool:

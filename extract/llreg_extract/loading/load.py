@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llreg_extract.files.blobs import check_blobs
-from llreg_extract.files.config import context_length
+from llreg_extract.files.card import clean
+from llreg_extract.files.config import context_length, read_config
 from llreg_extract.files.gguf_file import open_gguf
 from llreg_extract.files.hub import adapter_folder, download, loaded_files
+from llreg_extract.files.tensors import DTYPES, stored_tensors
 from llreg_extract.libraries import first_line, is_out_of_memory, quiet, require, require_for_model
 from llreg_extract.loading.adapter import lay_over
 from llreg_extract.loading.device import choose, device_name
@@ -26,6 +28,7 @@ from llreg_extract.loading.selfcheck import prepare
 from llreg_extract.loading.tokenizer import read_tokenizer
 from llreg_extract.loading.weights import account
 from llreg_extract.model import Model
+from llreg_extract.quirks import rope_types
 from llreg_extract.scoring.encoding import Tokenizer
 from llreg_extract.source import Source, check_unchanged
 from llreg_schemas.errors import LlregError, ModelError, UnsupportedModelError
@@ -198,6 +201,11 @@ def _checkpoint(source: Source, folder: Path, trust_remote_code: bool) -> Iterat
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"the disk is full while {source.name} is loaded: free some space") from error
+        if trust_remote_code and isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ModelError(
+                f"{source.name} cannot be loaded: {first_line(error)}; transformers copies its code to HF_MODULES_CACHE before it "
+                "runs: set that to a directory that may be written"
+            ) from error
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
 
 
@@ -226,22 +234,50 @@ def _read_module(
 
     if source.file:
         device_map = {"": device} if device != "cpu" else None
-        return load_module(options["gguf"], getattr(torch, dtype), device_map).eval()
+        module, beside = load_module(options["gguf"], getattr(torch, dtype), device_map)
+        if text := clean(beside):  # names are a stranger's
+            unused["unused_weights"] = text
+        return module.eval()
     settings: dict[str, Any] = {**options, "dtype": getattr(torch, dtype), "output_loading_info": True}
     settings["use_safetensors"] = True
+    settings["ignore_mismatched_sizes"] = True  # they are refused below, by name
     quantized = loading_config(source, settings["dtype"])
     if quantized is not None:
         settings["quantization_config"] = quantized
     if device != "cpu" or source.quantize or source.settings:  # those choose a device themselves if none is given
         settings["device_map"] = {"": device}
-    module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(weights, **settings)
+    except KeyError as error:
+        kind = str(error.args[0]) if error.args else ""
+        if kind not in rope_types(read_config(weights / "config.json", source.name)):
+            raise
+        raise UnsupportedModelError(
+            f"{source.name}: its config.json asks for rotary positions of the kind {kind!r}, which transformers {version('transformers')} does "
+            "not know: correct rope_type there, or install the transformers that it was made with"
+        ) from error
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            f"{source.name}: tensors in its files that are one in the model, such as those of a layer's experts, do not fit together: "
+            "some are missing, or of another size than the others"
+        ) from error
+    for key, size, own_size in sorted(report["mismatched_keys"])[:1]:
+        raise UnsupportedModelError(
+            f"{source.name}: {key} has the shape {tuple(size)} in its files, and {tuple(own_size)} by its config.json: the two are not of "
+            "one model, or something is missing in one of them"
+        )
     if source.kind == "local" and device == "cpu" and quantized is None and source.settings is None:
         # On a CPU weights may lie in the mapped file itself: whoever cuts that short while texts are scored would end this
         # process (SIGBUS) before it can say that the file has changed. The Hub's files nobody writes to.
+        # What was converted to another dtype is a copy already.
+        stored = {DTYPES.get(each.dtype) for each in stored_tensors(weights, source.name).values()}
         for tensor in chain(module.parameters(), module.buffers()):
-            tensor.data = tensor.data.clone()
+            if not tensor.is_floating_point() or str(tensor.dtype).removeprefix("torch.") in stored:
+                tensor.data = tensor.data.clone()
     unused.update(account(module, report, weights, source, settings["dtype"]))
-    absent = sorted(str(key) for key in {*report["missing_keys"], *report["mismatched_keys"]})
+    absent = sorted(map(str, report["missing_keys"]))
     if absent:
         raise UnsupportedModelError(
             f"{source.name} lacks {len(absent)} of the weights of a {type(module).__name__} "

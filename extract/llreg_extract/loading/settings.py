@@ -28,7 +28,7 @@ _ROPE = "transformers.modeling_rope_utils"  # reads the older spellings of what 
 
 
 def unread_settings(config: Mapping[str, Any], module: Any) -> list[str]:
-    """Keys of a config.json that may change values and that stand nowhere in the code of its model.
+    """Keys of a config.json that may change values and that stand nowhere in the code of its model, or that name other code.
 
     Parameters
     ----------
@@ -38,6 +38,13 @@ def unread_settings(config: Mapping[str, Any], module: Any) -> list[str]:
         The model that was made of it.
     """
     unread = []
+    classes = config.get("auto_map")
+    if (
+        isinstance(classes, Mapping)
+        and "AutoModelForCausalLM" in classes
+        and type(module).__module__.startswith("transformers.")
+    ):
+        unread.append("auto_map")  # code of its own, for a model type that transformers has code for, too
     for part, own in zip(with_text_part(config), (module.config, module.config.get_text_config()), strict=False):
         code = _code(type(module), type(own))
         unread += [

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llreg_extract.files.checkpoint import TEKKEN_FILE, TOKENIZER_FILE, check_tokenizer, matching, tokenizer_files
+from llreg_extract.files.config import check_code
 from llreg_extract.files.hub import adapter_folder
 from llreg_extract.libraries import first_line, require_for_model
 from llreg_extract.loading.gguf_tokenizer import gguf_tokenizer
-from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Tokenizer, Tokens
+from llreg_extract.scoring.encoding import PROBE_TEXT, Origin, Segmenter, Tokenizer, Tokens
 from llreg_extract.source import Source
 from llreg_schemas.errors import ModelError, UnsupportedModelError
 
@@ -26,6 +27,11 @@ from llreg_schemas.errors import ModelError, UnsupportedModelError
 _NO_TOKEN = "\0no token"
 # Classes that read tokenizer.json and know nothing of how other vocabulary files are meant.
 _GENERIC = frozenset(("PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend", "TokenizersBackend"))
+_USER_DEFINED = 4  # of a piece's type in sentencepiece_model.proto
+_NO_BOS = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
+# Classes that in transformers 4, with which most models were trained, set BOS as add_bos_token says, whatever the file has.
+_HEED_BOS = frozenset(("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"))
+_SPACE = "▁"  # stands for a space in many vocabularies
 _TIKTOKEN = re.compile(
     rb"[A-Za-z0-9+/]+=* \d+\s"
 )  # a token in base64 and its rank: some files are so that are called .model
@@ -70,6 +76,10 @@ def read_tokenizer(source: Source, folder: Path, weights: Path, options: Mapping
     if TOKENIZER_FILE not in files and matching(files, ["*.model"]) and not code:
         require_for_model("sentencepiece")
     with links(files) as linked:
+        classes = _contents(linked / "tokenizer_config.json").get("auto_map")
+        if code and classes:  # a class and a faster one, by the role of both or alone
+            classes = classes.get("AutoTokenizer") if isinstance(classes, dict) else classes
+            check_code(source.name, *(classes if isinstance(classes, list) else [classes]))
         library = _load(linked, source, {"trust_remote_code": code})
         return _follow_files(source.name, linked, library, tekken=folder / TEKKEN_FILE)
 
@@ -94,6 +104,10 @@ def _load(folder: Path, source: Source, options: Mapping[str, Any]) -> Any:
             reason = (
                 f"its code reads {Path(cause.filename).name}, which is not of the kinds that the model's hash covers"
             )
+        if not options["trust_remote_code"] and "trust_remote_code" in str(error):
+            reason = "its class is code of its own: add --trust-remote-code if you trust it"
+        elif not (folder / TOKENIZER_FILE).is_file():
+            reason += f"; put the {TOKENIZER_FILE} of its tokenizer beside the weights"
         raise ModelError(f"the tokenizer of {source.name} cannot be loaded: {reason}") from error
 
 
@@ -106,16 +120,24 @@ def _follow_files(name: str, folder: Path, library: Any, *, tekken: Path) -> Tok
             backend = Backend.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # of the library's own kind
             raise ModelError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
+        config = _contents(folder / "tokenizer_config.json")
         tokenizer = follow_backend(name, backend, library, "tokenizer.json")
-        return replace(tokenizer, conflict="; ".join(_conflicts(folder, backend, tokenizer, tekken)))
+        conflicts = _conflicts(folder, config, backend, tokenizer, tekken)
+        return replace(_with_bos(tokenizer, config, backend), conflict="; ".join(conflicts))
     if not type(library).__module__.startswith("transformers."):  # its code says how the files are meant
         return _follow_library(name, library)
+    own = [vars(each) for each in type(library).__mro__ if each.__module__.startswith("transformers.models.")]
+    if not getattr(library, "is_fast", False) and any({"_tokenize", "tokenize"} & each.keys() for each in own):
+        return _follow_library(name, library)  # made for its vocabulary: GPT-SW3's brings a text to NFC first
     vocabulary = Path(str(getattr(library, "vocab_file", None)))
     if vocabulary.suffix in (".model", ".tiktoken"):
         with vocabulary.open("rb") as stream:
             start = stream.read(400)
         if _TIKTOKEN.match(start) is None:
-            return _tokenizer(name, SentencePieceSegmenter(vocabulary, library), library, "sentencepiece")
+            tokenizer = _tokenizer(name, SentencePieceSegmenter(vocabulary, library), library, "sentencepiece")
+            # Classes of transformers 4 put BOS before a text where nothing is said, and those of 5 do not.
+            is_open = len(tokenizer.prefix) == 0 and "add_bos_token" not in _contents(folder / "tokenizer_config.json")
+            return replace(tokenizer, conflict=_NO_BOS) if is_open and library.bos_token is not None else tokenizer
     if type(library).__name__ in _GENERIC or vocabulary.suffix in (".model", ".tiktoken"):
         raise UnsupportedModelError(
             f"{name} has no {TOKENIZER_FILE}, and its other files do not say how a text is cut: put the {TOKENIZER_FILE} of its "
@@ -209,13 +231,36 @@ def _make_plain(backend: Any) -> None:
             setattr(backend.model, chance, None)
 
 
-def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -> Iterator[str]:
+def _with_bos(tokenizer: Tokenizer, config: Mapping[str, Any], backend: Any) -> Tokenizer:
+    """A tokenizer that follows its tokenizer.json, with BOS or without it as add_bos_token says where that was heeded in training.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    config : mapping
+        tokenizer_config.json.
+    backend : tokenizers.Tokenizer
+        Of the tokenizer.json.
+    """
+    cls = str(config.get("tokenizer_class") or type(tokenizer.library).__name__).removesuffix("Fast")
+    adds, bos = config.get("add_bos_token"), tokenizer.library.bos_token
+    number = None if bos is None else backend.token_to_id(str(bos))
+    if cls not in _HEED_BOS or number is None or not isinstance(adds, bool) or adds == (number in tokenizer.prefix):
+        return tokenizer
+    return replace(tokenizer, prefix=np.array([number] if adds else [], dtype=np.int32))
+
+
+def _conflicts(
+    folder: Path, config: Mapping[str, Any], backend: Any, tokenizer: Tokenizer, tekken: Path
+) -> Iterator[str]:
     """What other files say otherwise than the tokenizer.json beside them, in words.
 
     Parameters
     ----------
     folder : Path
         Of links.
+    config : mapping
+        tokenizer_config.json.
     backend : tokenizers.Tokenizer
         Of the tokenizer.json.
     tokenizer : Tokenizer
@@ -223,29 +268,31 @@ def _conflicts(folder: Path, backend: Any, tokenizer: Tokenizer, tekken: Path) -
     tekken : Path
         Of Mistral's file, which is not in `folder`; it need not be there.
     """
-
-    def contents(path: Path) -> dict[str, Any]:
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    config = contents(folder / "tokenizer_config.json")
     names = [str(token.get("content")) for token in config.get("added_tokens_decoder", {}).values()]
     absent = [
-        token for token in (*names, *contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
+        token for token in (*names, *_contents(folder / "added_tokens.json")) if backend.token_to_id(token) is None
     ]
     if absent:
         yield f"{len(absent)} tokens of other files are not in {TOKENIZER_FILE} ({', '.join(map(ascii, absent[:2]))[:100]})"
-    if config.get("add_bos_token") is (
-        len(tokenizer.prefix) == 0
-    ):  # transformers 5 heeds it without a tokenizer.json only
-        yield f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
+    if config.get("add_bos_token") is (len(tokenizer.prefix) == 0):
+        is_heeded = _with_bos(tokenizer, config, backend) is not tokenizer
+        yield (
+            f"add_bos_token is {str(config['add_bos_token']).lower()} in tokenizer_config.json"
+            f"{', and was followed' * is_heeded}"
+        )
     if tekken.is_file():
-        pattern = contents(tekken).get("config", {}).get("pattern")
+        pattern = _contents(tekken).get("config", {}).get("pattern")
         steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}
         if pattern not in [step.get("pattern", {}).get("Regex") for step in steps.get("pretokenizers", [steps])]:
             yield f"{TEKKEN_FILE} splits texts by another pattern"
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    """A file in JSON; nothing of one that is not there or is no mapping."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _spelling(token: Any) -> str:
@@ -261,6 +308,33 @@ def _places_in_bytes(text: str, places: NDArray[np.integer]) -> NDArray[np.int32
     num_bytes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
     begins = np.cumsum(num_bytes, dtype=np.int32) - num_bytes.astype(np.int32)
     return np.asarray(begins[places])
+
+
+def _is_same(text: str, seen: str) -> bool:
+    """Whether two texts are one, but for a space before it, which many tokenizers put there, or take."""
+    return text in (seen, f" {seen}", seen.removeprefix(" "))
+
+
+def _proven(
+    segmenter: Segmenter, texts: Sequence[str], ids: Sequence[NDArray[np.int32]], others: Sequence[str]
+) -> list[str | None]:
+    """Of each text the other that it may have become, if that is another one and has the same ids; None if not.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    texts : sequence of str
+    ids : sequence of int32 arrays
+        Of the texts.
+    others : sequence of str
+        One for each text.
+    """
+    seen: list[str | None] = [None] * len(texts)
+    differing = [k for k, (text, other) in enumerate(zip(texts, others, strict=True)) if not _is_same(text, other)]
+    for k, row in zip(differing, segmenter([others[k] for k in differing])[0], strict=True):
+        if np.array_equal(row, ids[k]):
+            seen[k] = others[k]
+    return seen
 
 
 class BackendSegmenter:
@@ -327,6 +401,32 @@ class BackendSegmenter:
             begins = np.where(byte >= 0, np.minimum(begins + begun - begun[first][run], places[:, 1] - 1), begins)
         return begins
 
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        decoded = self._backend.decode_batch([row.tolist() for row in ids], skip_special_tokens=False)
+        seen = _proven(self, texts, ids, decoded)
+        # A file without a fitting decoder, or one whose decoder does not lead back to the same tokens.
+        processor, normalizer = self._backend.post_processor, self._backend.normalizer
+        open_ = [k for k in range(len(texts)) if seen[k] is None and len(ids[k]) and not _is_same(texts[k], decoded[k])]
+        if not open_:
+            return seen
+        try:
+            self._backend.post_processor = None  # it may take spaces off the places of tokens
+            for k in open_:
+                places = self._backend.encode(texts[k], add_special_tokens=False).offsets
+                covered = {position for start, end in places for position in range(start, end)}
+                if len(covered) < len(texts[k]):
+                    seen[k] = "".join(texts[k][position] for position in sorted(covered))
+        finally:
+            self._backend.post_processor = processor
+        if normalizer is not None:
+            rest = [k for k in open_ if seen[k] is None]
+            normal = [normalizer.normalize_str(texts[k]).replace(_SPACE, " ") for k in rest]
+            for k, text in zip(
+                rest, _proven(self, [texts[k] for k in rest], [ids[k] for k in rest], normal), strict=True
+            ):
+                seen[k] = text
+        return seen
+
 
 class LibrarySegmenter:
     """Cuts texts as a tokenizer of transformers that is written in Python does.
@@ -348,6 +448,11 @@ class LibrarySegmenter:
                 parts = [part for part in texts[k].split(self._library.unk_token) if part]
                 unknown[k] = any((row == unknown_id).any() for row in self._ids(parts))
         return ids, unknown, None
+
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        decoded = [str(self._library.decode(row.tolist(), **options)) for row in ids]
+        return _proven(self, texts, ids, decoded)
 
     def _ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         if not texts:
@@ -371,6 +476,7 @@ class SentencePieceSegmenter:
 
     def __init__(self, path: Path, library: Any) -> None:
         from sentencepiece import SentencePieceProcessor, sentencepiece_pb2
+        from transformers.convert_slow_tokenizer import import_protobuf
 
         self._parse = sentencepiece_pb2.SentencePieceText.FromString
         self._processor = SentencePieceProcessor(model_file=str(path))
@@ -381,7 +487,15 @@ class SentencePieceSegmenter:
         self._is_known = np.array([piece == name for piece, name in zip(pieces, names, strict=True)])
         self._is_known[self._processor.unk_id()] = False
         self._ids = np.asarray(ids, dtype=np.int32)
-        tokens = [(int(id_), token) for id_, token in library.added_tokens_decoder.items() if token.content.strip()]
+        # Pieces of the user's are cut out by the model itself, which then puts no space before what follows.
+        described = import_protobuf().ModelProto()
+        described.ParseFromString(self._processor.serialized_model_proto())
+        own = {piece.piece for piece in described.pieces if piece.type == _USER_DEFINED}
+        tokens = [
+            (int(id_), token)
+            for id_, token in library.added_tokens_decoder.items()
+            if token.content.strip() and (token.special or token.content not in own)
+        ]
         self._added = {token.content.strip(): id_ for id_, token in tokens}
         # The longest first, where one is the beginning of another.
         tokens.sort(key=lambda numbered: -len(numbered[1].content))
@@ -408,3 +522,17 @@ class SentencePieceSegmenter:
             ids.append(np.array(row, np.int32))
             begins.append(np.array(places, np.int32))
         return ids, unknown, begins
+
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        decoded = []
+        for text in texts:
+            parts = self._split.split(text) if self._split else [text]
+            decoded.append(
+                "".join(
+                    part
+                    if self._split and self._split.fullmatch(part)
+                    else self._processor.decode(self._processor.encode(part, out_type=int))
+                    for part in parts
+                )
+            )
+        return _proven(self, texts, ids, decoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -29,6 +30,11 @@ class Segmenter(Protocol):
 
     def __call__(self, texts: Sequence[str], /) -> Tokens:
         """The tokens of each text, without any special tokens of the tokenizer's own."""
+        ...
+
+    def changed(self, texts: Sequence[str], ids: Sequence[NDArray[np.int32]]) -> list[str | None]:
+        """What the ids of texts stand for, where that is another text by more than a space before it, without what is in no
+        token; None where it is the text itself, or that cannot be told."""
         ...
 
 
@@ -90,6 +96,11 @@ class Encoded:
     offsets : tuple of int32 arrays of shape (n,), or None
         Byte of each text (of a pair: of its response) at which each token begins, 0 for what is before it; None where the
         tokenizer does not tell.
+    altered_texts : int
+        Texts of which the model is shown something else, by more than a space before them: their tokenizer writes them in
+        small letters, normalises them, or leaves white space out.
+    shortened_texts : int
+        Those among them of which other characters than white space are left out.
     prefixed_prompts : int
         Rendered prompts that got the tokenizer's prefix because their chat template does not write it.
     tokenizer : Tokenizer or None
@@ -101,6 +112,8 @@ class Encoded:
     starts: NDArray[np.int64]
     unknown: NDArray[np.bool_]
     offsets: tuple[NDArray[np.int32], ...] | None = None
+    altered_texts: int = 0
+    shortened_texts: int = 0
     prefixed_prompts: int = 0
     tokenizer: Tokenizer | None = None
 
@@ -168,10 +181,30 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
         any(tokenizer.special[int(token)] in text for token in ids[np.isin(ids, special_ids)])
         for text, ids in zip(texts, content, strict=True)
     )
+    seen = [
+        (text, other)
+        for text, other, is_unknown in zip(texts, tokenizer.segmenter.changed(texts, content), unknown, strict=True)
+        if other is not None and not is_unknown
+    ]
+    num_shortened = sum(_num_characters(other) < _num_characters(text) for text, other in seen)
     starts = np.full(len(content), max(1, len(tokenizer.prefix)), np.int64)
     ids = tuple(np.concatenate([tokenizer.prefix, row]) for row in content)
     offsets = None if begins is None else tuple(np.pad(row, (len(tokenizer.prefix), 0)) for row in begins)
-    return Encoded(ids, num_special, starts, unknown, offsets, tokenizer=tokenizer)
+    return Encoded(
+        ids,
+        num_special,
+        starts,
+        unknown,
+        offsets,
+        altered_texts=len(seen),
+        shortened_texts=num_shortened,
+        tokenizer=tokenizer,
+    )
+
+
+def _num_characters(text: str) -> int:
+    """Characters of a text that are no white space; an accent that stands by itself is of its letter."""
+    return len("".join(unicodedata.normalize("NFC", text).split()))
 
 
 def check_range(model: Model, encoded: Encoded) -> None:

@@ -61,7 +61,7 @@ def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rende
     -------
     Encoded
         2 n_pairs sequences. Of the first half `starts` is the number of tokens of the prompt; where that is 0, the first
-        token of the response has nothing to be predicted from, and `starts` is 1. `special_token_texts` counts responses.
+        token of the response has nothing to be predicted from, and `starts` is 1. `special_token_texts` and the like count responses.
 
     Raises
     ------
@@ -92,6 +92,8 @@ def tokenise_pairs(tokenizer: Tokenizer, pairs: Sequence[Pair], rendering: Rende
     return Encoded(
         ids=(*behind, *alone.ids),
         special_token_texts=alone.special_token_texts,
+        altered_texts=alone.altered_texts,
+        shortened_texts=alone.shortened_texts,
         starts=np.concatenate([starts, alone.starts]),
         unknown=np.concatenate([unknown | alone.unknown, alone.unknown]),
         offsets=offsets,

@@ -74,7 +74,11 @@ def add(
         else:
             finished = _score_in_turn(to_score, evictions, report)
         # Models finish in any order; their results are given in the order asked for.
-        results = {id(task): result for task, result in finished}
+        results: dict[int, AddResult] = {}
+        for task, result in finished:
+            results[id(task)] = result
+            if result.status == "added" and (advice := task.name_advice()):
+                report.note(advice)
         return [task if isinstance(task, AddResult) else results[id(task)] for task in tasks]
 
 
@@ -88,8 +92,6 @@ def _look_up(
         try:
             task = Task(registry, request, gpus=gpus)
             tasks.append(task.present() or task)
-            if tasks[-1] is task and (advice := task.name_advice()):
-                report.note(advice)
         except (ModelError, InputError) as error:
             tasks.append(AddResult(request.model, "failed", None, str(error)))
     report.look_up(len(requests), len(requests))

@@ -244,6 +244,8 @@ class Scoring:
             **row_counts(entries, job.num_texts, pairs=pairs),
             "non_finite": 0,  # a run that meets one makes no row
             "special_token_texts": self.encoded.special_token_texts,
+            "altered_texts": self.encoded.altered_texts,
+            "shortened_texts": self.encoded.shortened_texts,
             "first_token_scored": self.model.first_token_scored,
             **({"segments": job.cuts_id} if self.cuts is not None else {}),
             **({"no_segments": self._no_segments} if self._no_segments else {}),

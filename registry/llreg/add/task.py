@@ -318,6 +318,13 @@ class Task:
             notes.append(
                 f"{counts['unknown_token']:,} texts hold what the model's vocabulary has no token for and are NaN"
             )
+        if counts["altered_texts"]:
+            shortened = f", {counts['shortened_texts']:,} of them without some characters" * (
+                counts["shortened_texts"] > 0
+            )
+            notes.append(
+                f"{counts['altered_texts']:,} texts are shown to the model as its tokenizer changes them{shortened}"
+            )
         message = f"added as {record.row_id}{scope}" + (f" ({'; '.join(notes)})" if notes else "")
         return AddResult(self.model, "added", record.row_id, message, *figures)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MEMBERS = {f"{name}.npy" for name in (VALUES, *MODEL, *ABOUT, *TEXT, *STAMP)}
+# Other names under which a file may say which text a value is of.
+_SAYS_WHICH = re.compile(
+    r"((text|doc|sample)s?(_?(id|index|name|title|hash)(e?s)?)?|ids?|idx|index|indices|order|permutation|sha256|hash(es)?|columns)\.npy"
+)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -39,6 +44,9 @@ def read_npz(data: bytes, name: str) -> Table:
                 with archive.open(entry) as file:
                     array = _read_array(file, entry.file_size, f"{name}: {entry.filename}")
                     arrays[entry.filename.removesuffix(".npy")] = array
+            others = [
+                file for file in archive.namelist() if _SAYS_WHICH.fullmatch(file.lower()) and file not in _MEMBERS
+            ]
     except InputError:
         raise
     except ZIP_ERRORS as error:
@@ -59,6 +67,11 @@ def read_npz(data: bytes, name: str) -> Table:
         if entries.shape != models.shape:
             raise InputError(f"{name}: expected one entry a model in {column}; got shape {entries.shape}")
     texts = next((arrays[column] for column in TEXT if column in arrays), None)
+    if texts is None and others:
+        raise InputError(
+            f"{name}: the array {others[0].removesuffix('.npy')} seems to say which texts they are, and is not understood: call it "
+            "text (index) or text_sha256, or leave it out if it says something else"
+        )
     return Table(
         models.tolist(),
         list(values),

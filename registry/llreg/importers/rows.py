@@ -289,6 +289,11 @@ def _notes(
         notes.append(
             f"{missing:,} of {matrix.size:,} values are NaN: not scored, for reasons that the file does not say"
         )
+    certain = int((matrix == 0).sum())
+    if certain:
+        notes.append(
+            f"{certain:,} of {matrix.size:,} values are exactly 0, a probability of 1: if such a text was not scored, its value is NaN"
+        )
     return notes
 
 

@@ -76,3 +76,17 @@ def test_a_cache_without_links_has_no_names_to_go_by(cached: Path) -> None:
         path.unlink()
         path.write_bytes(data)
     load()
+
+
+def test_a_reference_that_an_editor_saved_is_no_obstacle_to_deleting(cached: Path) -> None:
+    repo = cached.parents[1]
+    (repo / "refs" / "main").write_text(f"{SHA}\n")
+    assert llreg_extract.evict(llreg_extract.Revision("org/toy", SHA)) > 0
+    assert not cached.exists()
+
+
+def test_a_cache_that_is_not_in_order_is_not_said_to_be_deleted(cached: Path) -> None:
+    (cached.parents[1] / "refs" / "side").write_text("0" * 40)
+    with pytest.raises(ModelError, match=r"the cache of org/toy is not in order: .*missing commit"):
+        llreg_extract.evict(llreg_extract.Revision("org/toy", SHA))
+    assert cached.exists()

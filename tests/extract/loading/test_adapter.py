@@ -141,6 +141,7 @@ def test_adapters_that_are_refused(make_adapter: MakeAdapter, toy_model: ToyMode
 
     refused("is a PREFIX_TUNING adapter, which changes what the model reads", peft_type="PREFIX_TUNING")
     refused("sets megatron_config, which llreg does not take", megatron_config={"a": 1}, megatron_core="os")
+    refused("sets alora_invocation_tokens, .*: .* score its base model", alora_invocation_tokens=[1, 2])
     refused("names no peft_type", peft_type=None)
     refused("my-adapter cannot be laid over its base model: ", target_modules=["nothing"])
     refused(

@@ -245,6 +245,17 @@ def test_phi_3s_long_rope_is_that_of_its_two_tensors(published: Published, tmp_p
     np.testing.assert_allclose(scored(path), expected, rtol=2e-6)
 
 
+def test_blocks_that_predict_further_tokens_are_recorded(published: Published, tmp_path: Path) -> None:
+    folder, expected = published("qwen3_5_text", **STATES)
+    ahead = {"blk.2.attn_norm.weight": np.ones(32), "blk.2.nextn.eh_proj.weight": np.ones((32, 64))}
+    path = write_gguf(
+        folder, tmp_path / "toy.gguf", "qwen35", metadata={"block_count": 3, "nextn_predict_layers": 1}, tensors=ahead
+    )
+    model = llreg_extract.load(llreg_extract.resolve(str(path)), device="cpu")
+    np.testing.assert_allclose(llreg_extract.score(model, TEXTS).log_likelihood, expected, rtol=2e-6)
+    assert llreg_extract.environment(model)["unused_weights"] == "2 tensors: blk.2.*"
+
+
 def test_biases_of_some_projections_leave_the_others_without(published: Published, tmp_path: Path) -> None:
     folder, expected = published("qwen2")  # a llama of which queries, keys and values have biases, and the output none
     path = write_gguf(folder, tmp_path / "toy.gguf", "llama")

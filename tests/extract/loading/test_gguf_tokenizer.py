@@ -14,6 +14,9 @@ from tests.tools.gguf_files import add_tokenizer
 
 from llreg_extract.files.gguf_header import read_gguf_header
 from llreg_extract.loading.gguf_tokenizer import PRE_TOKENIZERS, gguf_tokenizer
+from llreg_extract.loading.tokenizer import follow_backend
+from llreg_extract.scoring.pairs import tokenise_pairs
+from llreg_schemas import Pair
 from llreg_schemas.errors import UnsupportedModelError
 
 gguf = pytest.importorskip("gguf")
@@ -212,6 +215,52 @@ def test_sentencepiece_merges_by_score(tmp_path: Path, prefix: bool) -> None:
         assert ids(tokenizer, text) == expected, text
     assert tokenizer("x")["input_ids"] == [1, *ids(tokenizer, "x")]  # BOS, as llama.cpp adds where nothing is said
     assert ids(tokenizer, "<s>") == [1]
+
+
+def test_tokens_of_the_users_have_one_score_in_common(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes Gemma's lines and spaces; each is a neighbour of others in a text."""
+    tokens, scores = pieces_of(400)
+    lines = ["\n\n\n", "\n\n\n\n"]
+
+    def write(writer: Any) -> None:
+        write_pieces(writer, [*tokens, *lines], [*scores, *[-1000.0] * 2])
+        writer.kv_data[0]["tokenizer.ggml.token_type"].value[-3:] = [gguf.TokenType.USER_DEFINED] * 3
+
+    assert "\n" in tokens
+    found = ids(from_metadata(tmp_path / "toy.gguf", write), "\n\n\n\n\n\n")
+    assert found == [len(tokens) + 1, len(tokens) - 1]
+
+
+def test_white_space_behind_a_token_of_phi_3s(tmp_path: Path) -> None:
+    tokens, scores = pieces_of(400)
+
+    def read(name: str) -> Any:
+        def write(writer: Any) -> None:
+            write_pieces(writer, tokens, scores, add_eos_token=True)
+            writer.add_name(name)
+
+        return from_metadata(tmp_path / "toy.gguf", write)
+
+    assert ids(read("Phi-3 mini"), "</s> \n x") == ids(read("mini"), "</s>x") == ids(read("Phi-3 mini"), "</s>x")
+    assert ids(read("Phi-3 mini"), "<s> x") == ids(read("mini"), "<s> x") != ids(read("mini"), "<s>x")
+    assert read("mini")("x")["input_ids"] == [1, *ids(read("mini"), "x"), 2]
+
+
+def test_chats_go_through_the_template_in_the_file(tmp_path: Path) -> None:
+    tokens, scores = pieces_of(400)
+
+    def write(writer: Any) -> None:
+        write_pieces(writer, tokens, scores)
+        writer.add_chat_template(
+            "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}</s>{% endfor %}"
+        )
+
+    library = from_metadata(tmp_path / "toy.gguf", write)
+    tokenizer = follow_backend("toy", library.backend_tokenizer, library, "gguf")
+    encoded = tokenise_pairs(tokenizer, [Pair("Name it.", "It is.")], "chat-template", name="toy")
+    prompt, response = ids(library, "<s>user: Name it.</s>"), ids(library, "It is.")
+    assert encoded.ids[0].tolist() == [*prompt, *response]
+    assert encoded.prefixed_prompts == 0
 
 
 def test_bos_comes_first_where_the_file_or_its_pre_tokenizer_says(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tools.toy_tokenizers import BACKENDS, CL100K, CORPUS, PIECES, byte_level
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 import llreg_extract
 from llreg_extract import Status
@@ -186,6 +186,51 @@ def test_what_has_a_token() -> None:
         ]
 
 
+LOSSY = {
+    "white space removed": (None, pre_tokenizers.Split(tokenizers.Regex(r"\s+"), "removed"), (5, 0)),
+    "digits removed": (None, pre_tokenizers.Split(tokenizers.Regex(r"\d"), "removed"), (1, 1)),
+    "white space split": (None, pre_tokenizers.WhitespaceSplit(), (5, 0)),
+    "stripped": (normalizers.Strip(), None, (1, 0)),
+    "small letters": (normalizers.Lowercase(), None, (2, 0)),
+    "without accents": (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), None, (2, 0)),
+    "replaced by nothing": (normalizers.Replace("x", ""), None, (3, 3)),
+    "NFKC": (normalizers.NFKC(), None, (1, 0)),
+    "NFC": (normalizers.NFC(), None, (1, 0)),
+    "nothing": (None, None, (0, 0)),
+}
+
+
+@pytest.mark.parametrize("has_decoder", [True, False])
+@pytest.mark.parametrize("change", LOSSY)
+def test_texts_that_a_tokenizer_changes_are_counted(change: str, has_decoder: bool) -> None:
+    """By the tokens alone, and with a post-processor that takes spaces off their places, as GPT-2's."""
+    normalizer, first, counts = LOSSY[change]
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    if first is not None:
+        last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([first, last])
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    if not has_decoder:
+        backend.decoder = None
+    texts = ["the fox", "The É axe 9 x.", "cafe\u0301 ﬁx\n\nX", "the  lazy dog ", "a, b"]
+    library = transformers.PreTrainedTokenizerFast(tokenizer_object=BACKENDS["byte level"])
+    encoded = llreg_extract.tokenise(follow_backend("toy", backend, library, "tokenizer.json"), texts)
+    assert (encoded.altered_texts, encoded.shortened_texts) == counts
+
+
+def test_whole_texts_are_not_taken_for_changed(followed: dict[tuple[str, str], Any]) -> None:
+    texts = [*CORPUS, "Hello , world . it 's\t 5\r\n\n  x \n", " the fox", "a 🦊"]
+    for (name, _), tokenizer in followed.items():
+        if name in ("byte level", "digits", "split", "llama"):
+            assert llreg_extract.tokenise(tokenizer, texts).altered_texts == 0, name
+    assert (
+        llreg_extract.tokenise(followed["word piece", "PreTrainedTokenizerFast"], ["the fox", "The fox"]).altered_texts
+        == 1
+    )
+
+
 def test_what_a_vocabulary_would_drop_is_unknown() -> None:
     """BPE without an unknown token leaves out what it does not know, without a word."""
     letters = {letter: k for k, letter in enumerate("Tabcdefghijklmnopqrstuvwxyz ,.")}
@@ -239,6 +284,42 @@ def test_files_that_contradict_each_other_are_recorded(editable: Editable) -> No
     assert ids_of(tokenizer, ["<|im_start|> fox"]) == direct(BACKENDS["byte level"], ["<|im_start|> fox"])
 
 
+@pytest.mark.parametrize(
+    ("tokenizer_class", "stated", "in_file", "prefix"),
+    [
+        ("LlamaTokenizerFast", True, False, [0]),  # as DeepSeek's: huggingface/swift-transformers, issue 161
+        ("LlamaTokenizer", False, True, []),
+        (
+            "PreTrainedTokenizerFast",
+            True,
+            False,
+            [],
+        ),  # passed over by transformers 4, too: huggingface/transformers, issue 30947
+        ("PreTrainedTokenizerFast", False, True, [0]),
+        ("LlamaTokenizerFast", None, False, []),  # as transformers 5 saves it: the file alone counts
+    ],
+)
+def test_bos_that_tokenizer_config_states(
+    editable: Editable, tokenizer_class: str, stated: bool | None, in_file: bool, prefix: list[int]
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(BACKENDS["byte level"].to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    if in_file:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    folder = write(editable("llama"), backend, tokenizer_class)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config if stated is None else {**config, "add_bos_token": stated})
+    )
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.prefix.tolist() == prefix
+    assert ids_of(tokenizer, CORPUS) == direct(backend, CORPUS)
+    if stated is not None:
+        conflict = f"add_bos_token is {str(stated).lower()} in tokenizer_config.json"
+        followed = ", and was followed" * (tokenizer_class != "PreTrainedTokenizerFast")
+        assert tokenizer.provenance["tokenizer_conflict"] == conflict + followed
+
+
 def test_vocabulary_and_merges(editable: Editable) -> None:
     """Without a tokenizer.json a class of transformers has to say how they are meant, and none of them does in general."""
     folder = editable("gpt2")
@@ -280,25 +361,68 @@ def test_a_class_without_its_vocabulary(editable: Editable) -> None:
         load_tokenizer(folder)
 
 
-def test_a_sentencepiece_model(editable: Editable, tmp_path: Path) -> None:
+def with_sentencepiece(folder: Path, **options: Any) -> Any:
+    """Give a checkpoint a tokenizer.model in place of its tokenizer.json; sentencepiece's own reader of it."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    folder = editable("llama")
-    corpus = tmp_path / "corpus.txt"
+    corpus = folder.parent / "corpus.txt"
     corpus.write_text("\n".join(line for text in CORPUS for line in text.splitlines()) * 3)
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2, **options,
     )  # fmt: skip
     write(folder, BACKENDS["llama"], "LlamaTokenizer")
     (folder / "tokenizer.json").unlink()
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+def test_a_sentencepiece_model(editable: Editable) -> None:
+    folder = editable("llama")
+    processor = with_sentencepiece(folder)
     tokenizer = load_tokenizer(folder)
     assert tokenizer.origin == "sentencepiece"
     plain = [*CORPUS, " one space", "  two", "▁▁", "a  b \n c", "🦊", ""]
     assert ids_of(tokenizer, plain) == [processor.encode(text) for text in plain]
     assert not tokenizer.segmenter(plain)[1].any()
     assert tokenizer.segmenter(["a</s>"])[0][0][-1] == processor.eos_id()
+    conflict = "tokenizer_config.json has no add_bos_token, and no BOS goes before a text"
+    assert tokenizer.provenance == {"tokenization": "sentencepiece", "tokenizer_conflict": conflict}
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "add_bos_token": True}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance == {"tokenization": "sentencepiece"}
+    assert tokenizer.prefix.tolist() == [processor.bos_id()]
+
+
+def test_a_piece_of_the_users_is_cut_out_by_sentencepiece(editable: Editable) -> None:
+    """transformers calls it an added token; the text behind it would begin with a space of its own."""
+    folder = editable("llama")
+    processor = with_sentencepiece(folder, user_defined_symbols=["fox"])
+    plain = ["the fox jumps", "foxfoxes", "a fox"]
+    assert ids_of(load_tokenizer(folder), plain) == [processor.encode(text) for text in plain]
+
+
+def test_a_class_that_prepares_a_text_for_sentencepiece(editable: Editable) -> None:
+    folder = editable("llama")
+    processor = with_sentencepiece(folder)
+    (folder / "tokenizer.model").rename(folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTSw3Tokenizer"}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.provenance == {"tokenization": "transformers"}
+    # NFC, and characters that are not printed left out.
+    assert ids_of(tokenizer, ["the cafe\u0301\u200b", "the fox"]) == [
+        processor.encode(text) for text in ("the caf\u00e9", "the fox")
+    ]
+
+
+def test_a_class_of_its_own_is_named(editable: Editable) -> None:
+    folder = editable("llama")
+    (folder / "tokenizer.json").rename(folder / "qwen.tiktoken")
+    config = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenization_own.py").write_text("")
+    with pytest.raises(ModelError, match=r"the tokenizer of toy-llama .*: add --trust-remote-code if you trust it"):
+        load_tokenizer(folder)
 
 
 CODE = """

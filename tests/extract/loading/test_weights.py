@@ -52,6 +52,21 @@ def mask(size: int, dtype: torch.dtype = torch.bool) -> torch.Tensor:
     return torch.ones(size, size).tril().to(dtype)[None, None]
 
 
+def rotary(theta: float) -> torch.Tensor:
+    """Angles of 128 positions as transformers 4 kept their cosines, (1, 1, position, size of a head)."""
+    angles = torch.outer(torch.arange(128.0), theta ** -(torch.arange(0, 8, 2) / 8))
+    return torch.cat([angles, angles], -1)[None, None]
+
+
+def test_rotary_positions_of_an_unknown_kind(editable: Editable) -> None:
+    folder = editable("llama")
+    configure(folder, rope_parameters={"rope_type": "fancy", "rope_theta": 10_000.0})
+    with pytest.raises(
+        UnsupportedModelError, match=r"rotary positions of the kind 'fancy', .*: correct rope_type there"
+    ):
+        load(folder)
+
+
 def test_biases_that_the_config_leaves_out(editable: Editable) -> None:
     folder = editable("llama", attention_bias=True)
     path = folder / "model.safetensors"
@@ -115,7 +130,10 @@ def test_a_layer_that_the_class_ignores_by_its_number(
         ("gpt2", "h.{}.attn.bias", torch.ones(1, 1, 8, 8), "has no place"),
         ("llama", "model.layers.{}.self_attn.q_proj.bias", torch.zeros(32), None),  # as AutoGPTQ writes them
         ("llama", "model.layers.{}.self_attn.q_norm.weight", torch.ones(8), "has no place"),
-        ("llama", "lm_head.bias", torch.ones(300), "has no place"),
+        ("llama", "lm_head.bias", torch.ones(300), "its output layer has no bias"),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.cos_cached", rotary(10_000.0).cos(), None),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.sin_cached", rotary(10_000.0).sin().bfloat16(), None),
+        ("llama", "model.layers.{}.self_attn.rotary_emb.cos_cached", rotary(5_000.0).cos(), "rope_theta"),
     ],
 )  # fmt: skip
 def test_tensors_without_a_place(
@@ -132,6 +150,21 @@ def test_tensors_without_a_place(
             load(folder)
 
 
+def test_a_part_of_an_expert_is_missing(editable: Editable) -> None:
+    folder = editable("mixtral")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    of_one = [key for key in weights if ".experts." in key and key.endswith(".w1.weight")]
+    save_file({key: w for key, w in weights.items() if key != of_one[0]}, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"toy-mixtral.* such as those of a layer's experts, do not fit"):
+        load(folder)
+    layer = of_one[0].rpartition("experts.")[0]
+    weights = {key: w for key, w in weights.items() if not key.startswith(f"{layer}experts.2.")}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"experts\.\w+ has the shape \(2, .* and \(3, .* by its config"):
+        load(folder)
+
+
 def test_frequencies_stored_before_scaling(editable: Editable) -> None:
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     folder = editable("llama", rope_parameters=rope)
@@ -142,6 +175,28 @@ def test_frequencies_stored_before_scaling(editable: Editable) -> None:
     add_tensors(folder, {"model.layers.0.self_attn.rotary_emb.inv_freq": frequencies * 1.1})
     with pytest.raises(UnsupportedModelError, match=r"is not what config\.json makes of it"):
         load(folder)
+
+
+def test_code_beside_a_model_that_transformers_has_code_for(editable: Editable) -> None:
+    folder = editable("llama")
+    configure(folder, auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+    assert llreg_extract.environment(load(folder))["unused_settings"] == "auto_map"
+
+
+@pytest.mark.parametrize("role", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
+def test_code_in_another_repository(editable: Editable, role: str) -> None:
+    folder = editable("llama")
+    classes = (
+        {"AutoTokenizer": ["org/other--own.Own", None]} if role == "AutoTokenizer" else {role: "org/other--own.Own"}
+    )
+    if role == "AutoTokenizer":
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": classes}))
+    else:
+        configure(folder, auto_map=classes)
+    with pytest.raises(UnsupportedModelError, match=r"the code of toy-llama lies in another repository \(org/other\)"):
+        load(folder, trust_remote_code=True)
+    load(folder)
 
 
 def test_what_lies_beside_a_language_model_is_recorded(editable: Editable) -> None:
