@@ -100,7 +100,7 @@ def init(
     >>> from pathlib import Path
     >>> written = Path("two.jsonl").write_text('{"text": "It rains."}\\n{"text": "It pours."}\\n')
     >>> llreg.init("two", texts="two.jsonl", clip=-300).view.describe()
-    'clipped at -300 nats'
+    'segments, whole texts: clipped at -300 nats'
     """
     return Registry(make_registry(path, texts=texts, name=name, clip=clip, licence=licence, prompt=prompt))
 

@@ -33,10 +33,10 @@ class GeometryVerbs(Contents):
         Examples
         --------
         >>> reg.view.describe()
-        'no clipping'
+        'segments, whole texts: no clipping'
         >>> from dataclasses import replace
         >>> replace(reg.view, clip=-300.0, without=("code",)).describe()
-        'clipped at -300 nats, without code'
+        'segments, whole texts: clipped at -300 nats, without code'
         """
         from llreg.geometry.view.view import View
 

@@ -116,7 +116,7 @@ class RowVerbs(Contents):
         'present'
         >>> [result] = reg.add(["./tiny"], name="ada/part", subset=reg.subset(40), device="cpu")
         >>> result.status, result.texts
-        ('added', 39)
+        ('added', 38)
         """
         from llreg.add.add import add
 
