@@ -21,6 +21,7 @@ from llreg.maps.nearest import Nearest, nearest_rows
 from llreg.maps.placement import align as align_map
 from llreg.maps.placement import find_roles, place_rows
 from llreg.maps.tsne import ITERATIONS, PERPLEXITY
+from llreg.store.listings import accuracy
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ class MapResult:
         What the user should know of how it was made.
     nearest : Nearest or None
         Nearest rows of each, where the method has found them.
+    accuracy : sequence of (float or None)
+        Next-token accuracy of each; None of rows without segments.
     """
 
     map: Map
     rows: Rows | RowStream
     notes: Sequence[str] = ()
     nearest: Nearest | None = None
+    accuracy: Sequence[float | None] = ()
 
 
 def make_map(
@@ -115,7 +119,7 @@ def make_map(
     neighbors = embedding.nearest
     if neighbors is not None and neighbors.kl_se is not None and np.isnan(neighbors.kl_se).all():
         notes.append(f"neighbours of {len(rows):,} rows are taken from their leading principal coordinates, without SE")
-    return MapResult(result, rows, notes, neighbors)
+    return MapResult(result, rows, notes, neighbors, _accuracy(registry, rows))
 
 
 def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str] | None = None) -> MapResult:
@@ -160,7 +164,7 @@ def place_onto(registry: Contents, onto: Map | Path | str, models: Sequence[str]
         notes.append(f"{len(lacking)} rows without segments are left out: the map is made of segments")
     if old.ellipses is not None:
         notes.append("ellipses are left out: placed rows have none")
-    return MapResult(result, rows, notes)
+    return MapResult(result, rows, notes, accuracy=_accuracy(registry, rows))
 
 
 def far_rows(rows: Rows, num_on_map: int) -> list[str]:
@@ -185,6 +189,10 @@ def far_rows(rows: Rows, num_on_map: int) -> list[str]:
         for k, index in enumerate(nearest.index[:, 0])
         if nearest.kl[k, 0] > usual
     ]
+
+
+def _accuracy(registry: Contents, rows: Rows | RowStream) -> list[float | None]:
+    return [line["accuracy"] for line in accuracy(registry, rows.row_ids)]
 
 
 def _origin(registry: Contents, rows: Rows | RowStream) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def make_scene(result: MapResult, *, scores: Path | str | None = None) -> Scene:
         names=rows.labels,
         xy=made.xy,
         axes=made.axes,
-        columns=map_columns(rows, scores),
+        columns=map_columns(rows, scores, result.accuracy),
         neighbors=neighbors.index,
         kl=neighbors.kl,
         kl_se=neighbors.kl_se,
@@ -199,7 +199,9 @@ def hub_link(record: RowRecord) -> str | None:
     return None if local else f"https://huggingface.co/{identity.name}"
 
 
-def map_columns(rows: Rows | RowStream, scores: Path | str | None = None) -> list[Column]:
+def map_columns(
+    rows: Rows | RowStream, scores: Path | str | None = None, accuracy: Sequence[float | None] = ()
+) -> list[Column]:
     """Columns of rows: declared metadata, likelihood through the view, identity, and scores of a file.
 
     Parameters
@@ -207,6 +209,8 @@ def map_columns(rows: Rows | RowStream, scores: Path | str | None = None) -> lis
     rows : Rows or RowStream
     scores : Path, optional
         A table of scores as `llreg predict` takes it: models down, benchmarks across.
+    accuracy : sequence of (float or None)
+        Next-token accuracy of each row, where it is known.
 
     Returns
     -------
@@ -227,6 +231,7 @@ def map_columns(rows: Rows | RowStream, scores: Path | str | None = None) -> lis
         Column("licence", "licence", "category", [record.licence or None for record in records]),
         Column("mean_log_likelihood", "mean log-likelihood", "number", _finite(mean), unit="nat/text"),
         Column("bits_per_byte", "bits per byte", "number", _finite(bits), unit="bit/byte"),
+        Column("accuracy", "next-token accuracy", "number", accuracy or [None] * len(records)),
         Column("weight_dtype", "weight dtype", "category", [identity.weight_dtype for identity in identities]),
         Column(
             "quantization", "quantisation", "category", [identity.quantization or "none" for identity in identities]
