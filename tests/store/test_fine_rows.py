@@ -287,6 +287,11 @@ def test_files_of_another_form(small_registry: Registry, make_row: MakeRow) -> N
         (with_record(fine, format_version=1), "got version 1 with segments and with hash"),
         (with_record(plain, format_version=2), "got version 2 without segments and without hash"),
         (with_record(plain, format_version=2, provenance=hash_only), "got version 2 without segments and with hash"),
+        ({**members_of(fine), "zarr.json": b"{}"}, "zarr.json: expected a Zarr v3 group"),
+        (
+            {**members_of(fine), "zarr.json": b'{"zarr_format": 3, "node_type": "group"}'},
+            "expected a value of type object",
+        ),
         (without, "expected the members .*segment_log_likelihood/c/0"),
         (
             with_array(shape=[10**12]),

@@ -248,12 +248,12 @@ def test_designs(filled: Registry, document: Document) -> None:
 
 
 def test_distances_of_the_row(filled: Registry, document: Document) -> None:
-    sampled = _add(filled, document, filled.row("org/m0"))
-    row_id = sampled.record.row_id
+    of_all = filled.row("org/m0").record.row_id
+    row_id = _add(filled, document, filled.row(of_all)).record.row_id
     whole = filled.kl(["org/m1"], ["org/m2"])["kl"].item()
     result = filled.kl([row_id], ["org/m1", "org/m2", "org/m3"])
     assert (result["num_texts"].values == 40).all()
-    full = filled.kl([filled.records()[0].row_id], ["org/m1", "org/m2", "org/m3"])
+    full = filled.kl([of_all], ["org/m1", "org/m2", "org/m3"])
     off = np.abs(result["kl"].values - full["kl"].values)
     assert (off < 4 * result["kl_se"].values).all()
     assert (result["kl_se"].values > full["kl_se"].values).all()

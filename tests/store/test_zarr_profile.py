@@ -18,7 +18,7 @@ from numcodecs import VLenUTF8, Zstd
 
 from llreg.registry import Registry
 from llreg.store import zarr_profile
-from llreg.store.rowfile import Row
+from llreg.store.rowfile import Row, write_row
 from llreg.store.zarr_profile import StoreForm
 from llreg_schemas.errors import InvalidFileError
 
@@ -38,11 +38,11 @@ def shard(registry: Registry, name: str) -> Path:
     return registry.path / "store.zarr" / name / "c.0.0"
 
 
-def plant_bomb_among_tokens(registry: Registry) -> None:
-    """The first chunk of num_tokens becomes a frame of 50 MiB, and the index says where it is."""
+def plant_bomb_among_tokens(registry: Registry, name: str) -> None:
+    """The first chunk of an array of counts becomes a frame of 50 MiB, and the index says where it is."""
     empty = (1 << 64) - 1
     index = struct.pack("<8Q", 0, len(BOMB) + 4, *[empty] * 6)
-    shard(registry, "num_tokens").write_bytes(BOMB + bytes(4) + index + bytes(4))
+    shard(registry, name).write_bytes(BOMB + bytes(4) + index + bytes(4))
 
 
 def sharding(part: str, value: Any) -> Callable[[dict[str, Any]], object]:
@@ -50,8 +50,10 @@ def sharding(part: str, value: Any) -> Callable[[dict[str, Any]], object]:
 
 
 @pytest.fixture
-def built(small_registry: Registry, fill: Fill) -> Registry:
-    fill(small_registry, 3)
+def built(small_registry: Registry, fill: Fill, make_row: Callable[..., Row]) -> Registry:
+    """Of two rows without segments and one with them."""
+    fill(small_registry, 2)
+    write_row(small_registry.path, make_row(small_registry, "org/m2", 2, fine=True))
     small_registry.build()
     assert Registry(small_registry.path).validate() == []
     return small_registry
@@ -74,6 +76,9 @@ def built(small_registry: Registry, fill: Fill) -> Registry:
         ("digest", lambda a: a.update(shape=[10**15]), "digest: expected chunks"),
         ("digest", lambda a: a.update(shape=[-1]), "digest: expected one dimension"),
         ("record", lambda a: a.update(data_type="bytes"), "record: expected data type string"),
+        ("num_correct", lambda a: a.update(data_type="float32"), "num_correct: expected data type int32"),
+        ("fine_coordinate", lambda a: a.update(shape=[3, 10**12]), r"fine_coordinate: expected shape \[3, 12\]"),
+        ("fine_coordinate", sharding("codecs", [{"name": "bytes"}, {"name": "zstd"}]), "fine_coordinate: expected codecs"),
     ],
 )  # fmt: skip
 def test_array_of_another_form(
@@ -84,7 +89,7 @@ def test_array_of_another_form(
         Registry(built.path).records()
 
 
-@pytest.mark.parametrize("array", ["digest", "record", "log_likelihood", "num_tokens", "consolidated"])
+@pytest.mark.parametrize("array", ["digest", "record", "log_likelihood", "num_tokens", "num_correct", "consolidated"])
 def test_missing_array(built: Registry, array: str) -> None:
     path = built.path / "store.zarr" / "zarr.json"
     document = json.loads(path.read_text())
@@ -123,16 +128,17 @@ def test_column_that_claims_more_than_it_has(built: Registry, raw: bytes) -> Non
         Registry(built.path).records()
 
 
-def test_bomb_among_the_tokens(built: Registry) -> None:
-    plant_bomb_among_tokens(built)
+@pytest.mark.parametrize("name", ["num_tokens", "num_correct"])
+def test_bomb_among_the_tokens(built: Registry, name: str) -> None:
+    plant_bomb_among_tokens(built, name)
     registry = Registry(built.path)
     assert len(registry.records()) == 3  # the values are not looked at for that
-    with pytest.raises(InvalidFileError, match=r"num_tokens: expected chunks of 1,536 bytes; got 52,428,800"):
-        registry.store.read("num_tokens", [registry.records()[1].digest], slice(None))
-    assert any("num_tokens" in problem.message for problem in Registry(built.path).validate())
+    with pytest.raises(InvalidFileError, match=rf"{name}: expected chunks of 1,536 bytes; got 52,428,800"):
+        registry.store.read(name, [registry.records()[1].digest], slice(None))
+    assert any(name in problem.message for problem in Registry(built.path).validate())
 
 
-@pytest.mark.parametrize("name", ["log_likelihood", "num_tokens"])
+@pytest.mark.parametrize("name", ["log_likelihood", "num_tokens", "num_correct", "fine_coordinate"])
 def test_shard_larger_than_its_values(built: Registry, name: str) -> None:
     with shard(built, name).open("ab") as file:
         file.truncate(1 << 20)

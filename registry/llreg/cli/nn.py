@@ -11,7 +11,7 @@ import click
 from llreg.cli.common import Context, note, note_view, print_result, print_table
 from llreg.cli.options import ViewChoice, in_registry, json_option, quiet_option, view_options
 from llreg.printable import printable, short_names
-from llreg.score import score_model
+from llreg.score import score_row
 
 if TYPE_CHECKING:
     from llreg.geometry.neighbors import Neighbor, Neighbors
@@ -51,7 +51,7 @@ def nn(
     --score a model that is scored now. The declared base model is marked, with its rank where it is not among the nearest.
     """
     registry = context.registry()
-    query = score_model(registry, model) if score else model
+    query = score_row(registry, model) if score else model
     neighbors = registry.neighbors(query, count, view=view.of(registry), where=where)
     data = {**dataclasses.asdict(neighbors), "view": neighbors.view.to_json()}
     ids = [neighbor.row_id for neighbor in neighbors.nearest]

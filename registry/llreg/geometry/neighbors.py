@@ -13,10 +13,12 @@ import numpy as np
 
 from llreg.geometry.kl.distance import kl_plain, marks
 from llreg.geometry.kl.noise import Verdict, verdicts
-from llreg.geometry.kl.rows import Rows, view_rows, view_values
+from llreg.geometry.kl.rows import Rows, fine_values, view_rows, view_values
 from llreg.geometry.kl.stream import RowStream
 from llreg.geometry.view.view import Estimator, View, view_of
 from llreg.store.columns import ROW_COLUMNS
+from llreg.store.fine import stored_row
+from llreg.store.rowfile import Row
 from llreg_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class Neighbors:
 
 def neighbors(
     registry: Contents,
-    query: str | Path | NDArray[np.floating],
+    query: str | Path | Row | NDArray[np.floating],
     k: int = 10,
     *,
     view: View | None = None,
@@ -130,8 +132,9 @@ def neighbors(
     positions = [*map(int, order[:k]), *bases]
     rows = view_rows(registry, [candidates[position] for position in positions], view, version)
     described = _describe(row, rows, [ranks[position] for position in positions])
+    shown = query.record.identity.name if isinstance(query, Row) else query
     return Neighbors(
-        query=record.row_id if record else str(query) if isinstance(query, (str, Path)) else "the given vector",
+        query=record.row_id if record else str(shown) if isinstance(shown, (str, Path)) else "the given vector",
         nearest=described[:k],
         bases=described[k:],
         missing_bases=sorted(declared - {candidate.identity.name for candidate in records}),
@@ -140,10 +143,15 @@ def neighbors(
     )
 
 
-def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], view: View, version: str) -> Rows:
-    """What neighbours are looked for, through the view: one row, without a record if it is a vector."""
+def _read_query(registry: Contents, query: str | Path | Row | NDArray[np.floating], view: View, version: str) -> Rows:
+    """What neighbours are looked for, through the view: one row, without a record if it is not the registry's."""
     if isinstance(query, (str, Path)) and not str(query).endswith(".npy"):
         return view_rows(registry, [registry.find(str(query))], view, version)
+    arrays: dict[str, NDArray[Any]] = {}
+    if isinstance(query, Row):
+        arrays = stored_row(query, registry.fine_map).arrays
+        values = [arrays[name] for name in ("log_likelihood", "log_likelihood_response") if name in arrays]
+        query = values[0] if len(values) == 1 else np.stack(values)
     vector = read_vector(query, registry.num_texts, pairs=registry.rendering is not None)
     if len(vector) < len(view.variables):
         raise InputError(
@@ -156,9 +164,11 @@ def _read_query(registry: Contents, query: str | Path | NDArray[np.floating], vi
         view_values([part[None] for part in parts], each, view.texts(registry.text_index))
         for each in (view, replace(view, clip=None))
     )
-    # It has one number a text, so no fine coordinates; and says nothing of its dtype.
+    # A vector has one number a text, so no fine coordinates; and says nothing of its dtype.
     empty = view_rows(registry, [], view, version)
-    return replace(empty, values=clipped, unclipped=raw, designs=[None], noise=None, fine=None, fine_text=None)
+    has_fine = "fine_coordinate" in arrays
+    fine = fine_values(registry, view, empty.texts, lambda name: arrays[name][None]) if has_fine else (None, None)
+    return replace(empty, values=clipped, unclipped=raw, designs=[None], noise=None, fine=fine[0], fine_text=fine[1])
 
 
 def read_vector(

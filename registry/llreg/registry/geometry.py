@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llreg.geometry.neighbors import Neighbors
     from llreg.geometry.predict.prediction import Prediction
     from llreg.geometry.view.view import AnyView, View
+    from llreg.store.rowfile import Row
 
 
 class GeometryVerbs(Contents):
@@ -181,7 +182,7 @@ class GeometryVerbs(Contents):
 
     def neighbors(
         self,
-        query: str | Path | NDArray[np.floating],
+        query: str | Path | Row | NDArray[np.floating],
         k: int = 10,
         *,
         view: AnyView = "default",
@@ -191,9 +192,10 @@ class GeometryVerbs(Contents):
 
         Parameters
         ----------
-        query : str, Path or float array of shape (n_texts,)
-            A row, as in `rows`; or a ``.npy`` file or an array of raw log-likelihoods, nats, on the registry's texts, NaN
-            where not scored. Of pairs it may have shape (2, n_texts): the responses given their prompts, and alone.
+        query : str, Path, Row or float array of shape (n_texts,)
+            A row, as in `rows`, or one that is not in the registry (`llreg.score.score_row`); or a ``.npy`` file or an array of
+            raw log-likelihoods, nats, on the registry's texts, NaN where not scored. Of pairs it may have shape (2, n_texts):
+            the responses given their prompts, and alone.
         k : int
             How many.
         view : View, mapping, path or "default"

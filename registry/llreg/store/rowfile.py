@@ -290,11 +290,12 @@ def _unzip(data: bytes, label: str, *, kept: bool) -> tuple[dict[str, Any], dict
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
                     raise InvalidFileError(label, "expected an uncompressed zip", field=entry.filename)
             names = sorted(entry.filename for entry in entries)
-            # A row of a newer format may have any members: the record says so first.
-            group = _parse_object(archive.read("zarr.json"), label, "zarr.json") if "zarr.json" in names else {}
-            if group and (group.get("zarr_format") != 3 or group.get("node_type") != "group"):
-                raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
-            record = check("row", group.get("attributes"), label) if group else {}
+            record: dict[str, Any] = {}
+            if "zarr.json" in names:  # a row of a newer format may have any members: the record says so first
+                group = _parse_object(archive.read("zarr.json"), label, "zarr.json")
+                if group.get("zarr_format") != 3 or group.get("node_type") != "group":
+                    raise InvalidFileError(label, "expected a Zarr v3 group", field="zarr.json")
+                record = check("row", group.get("attributes"), label)
             # A row of pairs, if there is anything of a response alone; one with segments, if there is anything of these.
             folders = {name.partition("/")[0] for name in names}
             variables = (store_variables if kept else row_variables)(

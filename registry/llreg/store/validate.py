@@ -141,8 +141,6 @@ def _check_references(registry: Contents) -> None:
 
 def _check_store(registry: Contents) -> None:
     """Rows in the store must have the digest they claim: a build is made by llreg, but may come from anywhere."""
-    import numpy as np
-
     records = registry.store.records()
     files = registry.row_files()
     for start in range(0, len(records), SHARD_ROWS):
@@ -159,16 +157,21 @@ def _check_store(registry: Contents) -> None:
                 )
             if record.digest not in intact:
                 raise InvalidFileError(label, "expected values with the row's digest; make it again: llreg build")
-            # The digest covers the segments, and what a build has of them follows from the file.
             if path and record.is_fine and registry.is_sound(path):
-                expected = stored_row(registry.read_file(path), registry.fine_map).arrays
-                stored = intact[record.digest].arrays
-                for name in FINE_VARIABLES:
-                    if name in stored and not np.array_equal(stored[name], expected[name], equal_nan=True):
-                        raise InvalidFileError(
-                            label, "expected those of the row's segments; make it again: llreg build", field=name
-                        )
+                _check_coordinates(registry, intact[record.digest], registry.read_file(path), label)
             _check_subset(registry, intact[record.digest], label)
+
+
+def _check_coordinates(registry: Contents, stored: Row, original: Row, label: str) -> None:
+    """What the store has of a row's segments must follow from them: the digest covers the segments alone."""
+    import numpy as np
+
+    expected = stored_row(original, registry.fine_map).arrays
+    for name in FINE_VARIABLES:
+        if name in expected and not np.array_equal(stored.arrays[name], expected[name], equal_nan=True):
+            raise InvalidFileError(
+                label, "expected those of the row's segments; make it again: llreg build", field=name
+            )
 
 
 def _problem(error: InvalidFileError) -> Problem:

@@ -298,12 +298,14 @@ def frame_size(data: bytes) -> int:
 
 
 def check_tokens(
-    read: Callable[[int, int], bytes], size: int, num_texts: int, part: tuple[int, int] | None = None
+    name: str, read: Callable[[int, int], bytes], size: int, num_texts: int, part: tuple[int, int] | None = None
 ) -> None:
     """Check that the chunks in a shard of token counts decompress to the size they must have.
 
     Parameters
     ----------
+    name : str
+        The array's, in messages.
     read : callable
         (start, end) -> bytes of the shard.
     size : int
@@ -318,7 +320,7 @@ def check_tokens(
     """
     chunks = SHARD_ROWS // TOKENS_CHUNK_ROWS
     if size < 16 * chunks + 4:
-        raise ValueError("num_tokens: expected a shard with an index")
+        raise ValueError(f"{name}: expected a shard with an index")
     first, end = (0, size) if part is None else part
     index = struct.unpack(f"<{2 * chunks}Q", read(size - 16 * chunks - 4, size)[:-4])
     expected = 4 * TOKENS_CHUNK_ROWS * num_texts
@@ -326,4 +328,4 @@ def check_tokens(
         if first <= start < end:
             got = frame_size(read(start, min(start + _FRAME_HEADER, size)))
             if got != expected:
-                raise ValueError(f"num_tokens: expected chunks of {expected:,} bytes; got {got:,}")
+                raise ValueError(f"{name}: expected chunks of {expected:,} bytes; got {got:,}")

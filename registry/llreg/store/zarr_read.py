@@ -191,7 +191,8 @@ class StoreReader:
         if key in self._sound:
             return
         size = self.size(key) or 0
-        zarr_profile.check_tokens(lambda start, end: self.load(key, start, end), size, self._form.num_texts)
+        name = key.partition("/")[0]
+        zarr_profile.check_tokens(name, lambda start, end: self.load(key, start, end), size, self._form.num_texts)
         self._sound.add(key)
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:

@@ -24,6 +24,7 @@ from llreg.registry import Registry
 from llreg.store.layout import KEPT, ROWS
 from llreg.store.rowfile import Row, row_path, to_zip, write_row
 from llreg.store.rowfile import make_row as make
+from llreg_schemas import pretty_json
 from llreg_schemas.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -150,6 +151,19 @@ def test_segments_are_read_on_the_hub_with_two_requests(
     assert sum(parts) < size
     np.testing.assert_array_equal(llreg.open(f"alice/{repo_name}").segments(record), row.segment_log_likelihood)
     assert len([request for request in hub.requests() if request.role == "cdn"]) == 2  # and none the second time
+
+
+def test_a_registry_with_other_segments_does_not_compare(place: str, small_registry: Registry, tmp_path: Path) -> None:
+    """One of format 1 on the same texts: its build would have no place for the coordinates."""
+    plain = Path(shutil.copytree(small_registry.path, tmp_path / "plain"))
+    shutil.rmtree(plain / ".llreg")
+    for part in (ROWS, "store.zarr"):
+        shutil.rmtree(plain / part)
+    document = {name: part for name, part in small_registry.info.items() if name != "segments"}
+    (plain / "registry.json").write_text(pretty_json({**document, "format_version": 1}))
+    for change in (pull, lambda registry, repo: push(registry, repo, create_pr=True)):
+        with pytest.raises(InputError, match=r"the segments none.*[0-9a-f]{12}.*do not compare"):
+            change(Registry(plain), place)
 
 
 def test_pull_requests(

@@ -28,10 +28,11 @@ from llreg.hub.judge.verdict import Verdict
 from llreg.hub.review.diff import History, Trees
 from llreg.hub.sync.pull import clone
 from llreg.registry import Registry
+from llreg.store import rowfile
 from llreg.store.rowfile import Row, row_path, write_row
 from llreg.store.subsets import dump_subset
 from llreg.verify.verify import draw_texts
-from llreg_schemas import pretty_json, row_digest
+from llreg_schemas import pretty_json
 from llreg_schemas.errors import HubAccessError, HubUnreachableError, InputError
 from llreg_schemas.records import retraction
 
@@ -59,11 +60,10 @@ def _told(verdict: Verdict, level: str) -> str:
 
 
 def _with_values(row: Row, values: Any, **identity: Any) -> Row:
-    """The same record with other values."""
-    values = np.asarray(values, dtype=np.float32)
-    record = replace(row.record, identity=replace(row.record.identity, **identity))
-    digest = row_digest(record.identity.to_json(), values, row.num_tokens)
-    return Row(replace(record, digest=digest), values, row.num_tokens)
+    """The same record with other values, and without segments."""
+    arrays = {"log_likelihood": np.asarray(values, dtype=np.float32), "num_tokens": row.num_tokens}
+    told = {name: value for name, value in row.record.provenance.items() if not name.startswith("segments")}
+    return rowfile.make_row(replace(row.record.identity, **identity), told, row.record.declared, arrays)
 
 
 def _is_built(site: Site, scratch: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -292,7 +292,7 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
             LlregWarning,
             stacklevel=2,
         )
-    fine, fine_text = _fine_values(registry, records, view, texts)
+    fine, fine_text = fine_values(registry, view, texts, lambda variable: registry.values(records, variable=variable))
     return Rows(
         records=records,
         values=values,
@@ -312,21 +312,18 @@ def view_rows(registry: Contents, records: Sequence[RowRecord], view: View, vers
     )
 
 
-def _fine_values(
-    registry: Contents, records: Sequence[RowRecord], view: View, texts: NDArray[np.intp]
+def fine_values(
+    registry: Contents, view: View, texts: NDArray[np.intp], read: Callable[[str], NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]] | tuple[None, None]:
     """Fine coordinates of a view's vectors, shape (n_models, n_coordinates), and the column of the text of each.
 
-    They are linear in the log-likelihoods, so those of a PMI are a difference, too.
+    `read` gives a variable's of all texts. They are linear in the log-likelihoods, so those of a PMI are a difference, too.
     """
     text = registry.coordinate_text if view.estimator == "fine" else None
     if text is None:
         return None, None
     chosen = np.flatnonzero(np.isin(text, texts)) if len(texts) < registry.num_texts else slice(None)
-    parts = [
-        registry.values(records, variable=variable.replace("log_likelihood", "fine_coordinate"))[:, chosen]
-        for variable in view.variables
-    ]
+    parts = [read(variable.replace("log_likelihood", "fine_coordinate"))[:, chosen] for variable in view.variables]
     fine = parts[0] if len(parts) == 1 else parts[0] - parts[1]
     return fine, np.searchsorted(texts, text[chosen])
 

@@ -217,7 +217,9 @@ class HubStoreReader(StoreReader):
             return self.load(key, first, end)  # the index, which was read before
 
         if is_count(key):
-            check_tokens(read, self.size(key) or 0, self._form.num_texts, (start, start + len(data)))
+            check_tokens(
+                key.partition("/")[0], read, self.size(key) or 0, self._form.num_texts, (start, start + len(data))
+            )
 
     def _open(self, signature: tuple[int, int, int] | None) -> None:
         if signature is not None:

@@ -190,9 +190,11 @@ def differing_part(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[
     ours, theirs : mapping
         Their registry.json.
     """
-    for part, word in (("text_set", "text set"), ("protocol", "protocol")):
-        if ours[part]["id"] != theirs[part]["id"]:
-            return word, ours[part]["id"][:12], theirs[part]["id"][:12]
+    for part, word in (("text_set", "text set"), ("protocol", "protocol"), ("segments", "segments")):
+        # A registry of format 1 has no segments.
+        one, other = (info.get(part, {}).get("id", "none") for info in (ours, theirs))
+        if one != other:
+            return word, one[:12], other[:12]
     return None
 
 
