@@ -110,7 +110,7 @@ def test_the_maps_own_view_is_used(groups: Registry) -> None:
     clipped = replace(groups.view, clip=-900.0)
     old = make_map(groups, names[:50], view=clipped, method="pca").map
     made = place_onto(groups, old).map
-    assert made.view == clipped
+    assert made.view == replace(clipped, estimator="text")  # its rows have no segments
     plain = place_onto(groups, make_map(groups, names[:50], method="pca").map).map
     assert not np.allclose(made.xy, plain.xy)
 

@@ -123,7 +123,7 @@ def fill_missing(rows: Rows) -> Rows:
 
     PCA needs coordinates, and so a value everywhere; a row that misses texts is drawn towards the middle.
     """
-    if rows.fine is not None:  # they are centred for each text, and so 0 is the mean
+    if rows.fine is not None and rows.estimator == "fine":  # they are centred for each text, and so 0 is the mean
         return replace(rows, fine=np.where(np.isnan(rows.fine), np.nanmean(rows.fine, axis=0), rows.fine))
     missing = np.isnan(rows.values)
     if not missing.any():

@@ -141,7 +141,7 @@ class Rows(Labelled):
         float64 array of shape (n_models, n_columns), nats
             One a fine coordinate or a text; 0 where a text was not scored.
         """
-        if self.fine is not None:
+        if self.fine is not None and self.estimator == "fine":
             return np.nan_to_num(self.fine, nan=0.0).astype(np.float64)
         present = ~np.isnan(self.values)
         filled = np.where(present, self.values, 0.0)
@@ -152,7 +152,7 @@ class Rows(Labelled):
     @property
     def column_weights(self) -> NDArray[np.float64] | None:
         """Weight of each of the `columns`, float64 array of shape (n_columns,); None if all are equal."""
-        return self.weights if self.weights is None or self.fine_text is None else self.weights[self.fine_text]
+        return self.weights if self.weights is None or self.estimator == "text" else self.weights[self.fine_text]
 
     @property
     def bits(self) -> float:
@@ -178,7 +178,7 @@ class Rows(Labelled):
             raise InputError(
                 f"coordinates need rows of one text subset; these have {len(designs)}: name the rows, or use distances"
             )
-        if self.fine is not None:
+        if self.estimator == "fine":
             factors = np.ones(len(self.texts)) if self.weights is None else self.weights / self.weights.mean()
             if designs:
                 everywhere = Pattern(np.arange(len(self)), np.ones(len(self.texts), dtype=bool), designs[0])
@@ -325,6 +325,8 @@ def fine_values(
     chosen = np.flatnonzero(np.isin(text, texts)) if len(texts) < registry.num_texts else slice(None)
     parts = [read(variable.replace("log_likelihood", "fine_coordinate"))[:, chosen] for variable in view.variables]
     fine = parts[0] if len(parts) == 1 else parts[0] - parts[1]
+    if np.isnan(fine).all():
+        return None, None  # none of them has segments
     return fine, np.searchsorted(texts, text[chosen])
 
 
