@@ -102,7 +102,7 @@ def test_a_forged_record_is_not_believed(
     shutil.copytree(copy.path / STORE, tmp_path / "forged")
     true = copy.records()[0]
     commit(hub, "alice", place, forged(tmp_path / "forged", lambda d: d["identity"].update(model="org/famous")))
-    with pytest.warns(LlregWarning, match=r"org/famous.*expected the identity of org/m0"):
+    with pytest.warns(LlregWarning, match=r"org/famous.*expected the identity and segments of org/m0"):
         pull(copy)
     clone(place, tmp_path / "second")
     for registry in (copy, Registry(tmp_path / "second")):
