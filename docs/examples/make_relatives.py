@@ -91,7 +91,7 @@ def main(gguf: Path, output: Path) -> None:
     # As llreg reads the file itself: weights dequantised to float32, and the tokenizer that the metadata describe.
     file = open_gguf(gguf, gguf.stem)
     tokenizer = gguf_tokenizer(file.header, gguf.stem)
-    model = load_module(file, torch.float32, None)
+    model, _ = load_module(file, torch.float32, None)
     with Progress(transient=True) as progress:
         task = progress.add_task("writing relatives", total=7)
         for name, relative in relatives(model):

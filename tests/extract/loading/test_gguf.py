@@ -203,6 +203,17 @@ def test_a_gguf_has_its_checkpoints_values(published: Published, tmp_path: Path,
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+def test_the_demos_relatives_are_made(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/examples/make_relatives.py reads a file as llreg does; its copy has the values of the file."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "docs" / "examples")
+    folder, expected = published("llama")
+    path = write_gguf(folder, tmp_path / "toy.gguf", "llama")
+    __import__("make_relatives").main(path, tmp_path / "made")
+    names = sorted(made.name.removeprefix("SmolLM2-135M-") for made in (tmp_path / "made").iterdir())
+    assert names == ["0-layers-removed", "bf16", "copy", "halfway-to-int4", "int4", "int8", "noise"]
+    np.testing.assert_allclose(scored(tmp_path / "made" / "SmolLM2-135M-copy"), expected, rtol=2e-6)
+
+
 def test_llama_3s_frequencies_are_those_of_the_tensor_that_has_their_factors(
     published: Published, tmp_path: Path
 ) -> None:
