@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from llreg.geometry.kl.distance import kl_plain
 from llreg.geometry.kl.matrix import write_kl
 from llreg.geometry.kl.pairs import list_pairs
+from llreg.geometry.kl.rows import view_rows
 from llreg.geometry.kl.stream import principal_coordinates, stream_rows
 from llreg.geometry.subset import subset_errors
+from llreg.hub.judge.population import _gathered
 from llreg.locate import init
 from llreg.maps.make import make_map, place_onto
 from llreg.maps.scene import make_scene
@@ -126,3 +129,14 @@ def test_how_far_a_sample_of_the_texts_is_off(mixed: Registry) -> None:
     with pytest.warns(LlregWarning, match="whole texts: no segments in org/imported"):
         errors = subset_errors(mixed, mixed.subset(64))
     assert 0 < errors[0]["relative"] < 1
+
+
+def test_blocks_with_and_without_segments_go_together(mixed: Registry) -> None:
+    """What new rows are compared with is read in blocks, one of which may have no row with segments."""
+    blocks = [view_rows(mixed, [mixed.find(name) for name in names], mixed.view, "v") for names in ([LATE], FINE[:2])]
+    rows = _gathered(blocks, [2, 0, 1])
+    assert rows.names == [FINE[1], LATE, FINE[0]]
+    assert rows.has_fine.tolist() == [True, False, True]
+    expected = mixed.kl(rows.names)
+    for name in ("kl", "fine"):
+        np.testing.assert_array_equal(kl_plain(rows)[name], expected[name])

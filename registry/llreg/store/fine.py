@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COORDINATES = 16_384  # a row's, where texts are few: 64 KiB
-# A text keeps its drift where less than so much of the differences would be left without: it is of one segment, or of hardly more.
-_LEAST_LEFT = 0.25
 
 
 def num_coordinates(num_texts: int, num_segments: int) -> int:
@@ -106,12 +104,6 @@ class FineMap:
             signs = np.where(random & 1, 1.0, -1.0)
         self._coordinate = np.repeat(np.cumsum(widths) - widths, counts) + places % np.repeat(widths, counts)
         self._signs = signs
-        # What taking the drift out leaves of independent differences, whose variances are as their bytes.
-        num_bytes = cuts.sums(cuts.sizes).astype(np.float64)  # (n_texts,)
-        left = 1.0 - cuts.sums(cuts.sizes.astype(np.int64) ** 2) / np.maximum(num_bytes, 1.0) ** 2
-        has_drift = (num_bytes > 0) & (left >= _LEAST_LEFT)
-        self._scales = np.where(has_drift, 1.0 / np.sqrt(np.where(has_drift, left, 1.0)), 1.0)  # (n_texts,)
-        self._bytes = np.where(has_drift, num_bytes, np.inf)  # (n_texts,): inf, and the drift is 0
         self._signed_bytes = self._sums(cuts.sizes)
 
     def coordinates(self, segments: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -130,8 +122,8 @@ class FineMap:
         import numpy as np
 
         scored = segments[self.cuts.first[:-1]] != UNSCORED  # (n_texts,)
-        drift = np.where(scored, self.cuts.sums(segments), np.nan) / self._bytes  # (n_texts,), units a byte
-        values = (self._sums(segments) - self._signed_bytes * drift[self.text]) * self._scales[self.text]
+        drift = np.where(scored, self.cuts.sums(segments), np.nan) / self.cuts.drift_bytes  # (n_texts,), units a byte
+        values = (self._sums(segments) - self._signed_bytes * drift[self.text]) * self.cuts.drift_scales[self.text]
         return (RESOLUTION * np.where(scored[self.text], values, np.nan)).astype(np.float32)
 
     def _sums(self, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_LEAST_LEFT = 0.25  # of the differences of a text, without its drift
 _CUT = re.compile(
     rb"(?<=[^ \t\n\r\f\v])[ \t\n\r\f\v]"
 )  # ASCII's whitespace: a wider set would depend on Unicode's version
@@ -123,6 +124,37 @@ class Cuts:
         import numpy as np
 
         return np.add.reduceat(values, self.first[:-1], dtype=np.int64)
+
+    @cached_property
+    def drift_bytes(self) -> NDArray[np.float64]:
+        """What a text's difference is divided by for its drift, float64 array of shape (n_texts,), bytes.
+
+        Those of the text; inf, and the drift is 0, where taking it out would leave less than a quarter of the differences: in a
+        text of one segment, or of hardly more.
+        """
+        import numpy as np
+
+        num_bytes = self.sums(self.sizes).astype(np.float64)
+        return np.where((num_bytes > 0) & (self._left >= _LEAST_LEFT), num_bytes, np.inf)
+
+    @cached_property
+    def drift_scales(self) -> NDArray[np.float64]:
+        """What a text's segments less their drift are multiplied by, for it took its part of their squares.
+
+        float64 array of shape (n_texts,): the root of 1 / (1 - sum b**2 / (sum b)**2) of the bytes b of the segments, for
+        independent differences whose variances are as their bytes; 1 where no drift is taken out.
+        """
+        import numpy as np
+
+        return np.asarray(1.0 / np.sqrt(np.where(np.isfinite(self.drift_bytes), self._left, 1.0)))
+
+    @cached_property
+    def _left(self) -> NDArray[np.float64]:
+        """What taking the drift out leaves of such differences, of shape (n_texts,)."""
+        import numpy as np
+
+        num_bytes = self.sums(self.sizes).astype(np.float64)
+        return np.asarray(1.0 - self.sums(self.sizes.astype(np.int64) ** 2) / np.maximum(num_bytes, 1.0) ** 2)
 
     @cached_property
     def sha256(self) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from llreg.geometry.kl.spans import Spans, find_spans
 from llreg.geometry.view.view import View
+from llreg.locate import init
 from llreg.registry import Registry
 from llreg.store.arrays import UNSCORED
 from llreg.store.rowfile import Row, write_row
@@ -157,3 +158,20 @@ def test_command(filled: Registry, cli: Any, tmp_path: Path) -> None:
     for wrong in (("--spans", "--texts", "2"), ("--spans", "-o", "x.zarr"), ("-o", page, "--nats")):
         assert cli(*models, *wrong).code == 2
     assert cli("-r", filled.path, "dist", "org/m0", "--spans").code == 2
+
+
+def test_texts_of_hardly_more_than_a_segment_count_as_for_a_distance(tmp_path: Path, make_row: MakeRow) -> None:
+    """The drift of a text of one segment, or of one and a few bytes, is left in, for spans and distances alike."""
+    texts = [
+        "short",
+        "x" * 48 + "yz",
+        "several words that make two segments or three of them, as most texts do have",
+    ] * 2
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{k}{text}"}) + "\n" for k, text in enumerate(texts)))
+    registry = init(tmp_path / "registry", texts=file)
+    for k, name in enumerate(("org/a", "org/b")):
+        write_row(registry.path, make_row(registry, name, k, fine=True))
+    spans = find_spans(registry, ["org/a", "org/b"])
+    assert spans.kl == pytest.approx(registry.kl(["org/a"], ["org/b"])["kl_bits_per_byte"].item(), rel=1e-6)
+    assert all((spans.share[spans.text == text] > 0).all() for text in range(len(texts)))

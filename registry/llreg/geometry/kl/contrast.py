@@ -188,11 +188,6 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     if len(rows) != 2:
         raise InputError(f"a comparison by text takes two models; got {len(rows)}")
     difference = rows.values[0] - rows.values[1]
-    if rows.fine is not None and rows.fine_text is not None and rows.estimator == "fine":
-        first = np.unique(rows.fine_text, return_index=True)[1]  # coordinate of each text
-        squares = np.add.reduceat((rows.fine[0].astype(np.float64) - rows.fine[1]) ** 2, first)
-    else:
-        squares = None
     used = ~np.isnan(difference)
     if used.sum() < 2:
         raise InputError(
@@ -200,7 +195,9 @@ def _squares(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         )
     weights = text_weights(rows)
     used &= weights > 0  # a text that was not drawn stands for nothing
-    if squares is None:
+    if rows.fine_text is not None and rows.estimator == "fine":
+        squares = np.bincount(rows.fine_text, (rows.columns[0] - rows.columns[1]) ** 2)
+    else:
         squares = (difference - np.average(difference[used], weights=weights[used])) ** 2
     return np.where(used, weights * squares, 0.0), used
 

@@ -111,9 +111,8 @@ def kl_matrix(
     starts = slice(None) if coordinate_text is None else np.unique(coordinate_text, return_index=True)[1]
     rows = patterns(first[:, starts], designs)
     columns = rows if symmetric else patterns(second[:, starts], other_designs)
-    if (
-        tail or coordinate_text is not None or (se and weights is not None)
-    ):  # these come from each pair's own differences: nothing to take together
+    one_by_one = coordinate_text is not None or tail or (se and weights is not None)
+    if one_by_one:  # these come from each pair's own differences: nothing to take together
         row_groups, column_groups = [[row] for row in rows], [[column] for column in columns]
     else:
         row_groups, column_groups = pattern_groups(rows), pattern_groups(columns)

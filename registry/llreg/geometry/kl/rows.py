@@ -325,8 +325,6 @@ def fine_values(
     chosen = np.flatnonzero(np.isin(text, texts)) if len(texts) < registry.num_texts else slice(None)
     parts = [read(variable.replace("log_likelihood", "fine_coordinate"))[:, chosen] for variable in view.variables]
     fine = parts[0] if len(parts) == 1 else parts[0] - parts[1]
-    if np.isnan(fine).all():
-        return None, None  # none of them has segments
     return fine, np.searchsorted(texts, text[chosen])
 
 

@@ -42,7 +42,7 @@ class Spans:
         Of the segments, by model.
     deviation : float64 array of shape (n_segments,), nats
         Log-likelihood of the first model less that of the second, less the drift of the text: as much of their difference in
-        the whole text as the segment has of its bytes.
+        the whole text as the segment has of its bytes (see `llreg.texts.segments.Cuts.drift_bytes`).
     share : float64 array of shape (n_segments,)
         What the segments carry of the KL; sums to 1 (to 0 between rows that are equal everywhere).
     passages : sequence of (str or None)
@@ -140,10 +140,12 @@ def find_spans(registry: Contents, models: Sequence[str], *, view: View | None =
     start = (before - before[cuts.first[cuts.text]])[chosen].astype(np.int32)
 
     # What of them the KL is made of.
-    drift = np.array([np.bincount(text, row) for row in values]) / rows.num_bytes  # (2, n_texts), nats a byte
+    drift = (
+        np.array([np.bincount(text, row) for row in values]) / cuts.drift_bytes[rows.texts]
+    )  # (2, n_texts), nats a byte
     residual = values - size * drift[:, text]
-    factor = drift_factors(text, size)  # (n_texts,)
-    coordinates = (residual * np.sqrt(factor)[text]).astype(np.float32)
+    scale = cuts.drift_scales[rows.texts]  # (n_texts,)
+    coordinates = (residual * scale[text]).astype(np.float32)
     rows = replace(rows, view=view, fine=coordinates, fine_text=text)
     first, second = rows.take([0]), rows.take([1])
     kl = kl_plain(first, second, tail_share=False)
@@ -154,7 +156,7 @@ def find_spans(registry: Contents, models: Sequence[str], *, view: View | None =
     keep = np.flatnonzero(used[text])
     rows, text = rows.take_texts(np.flatnonzero(used)), (np.cumsum(used) - 1)[text[keep]]
     deviation = (residual[0] - residual[1])[keep]
-    squares = (text_weights(rows) * factor[used])[text] * deviation**2
+    squares = (text_weights(rows) * scale[used] ** 2)[text] * deviation**2
     share = squares / squares.sum() if squares.any() else squares
     result = Spans(
         rows=rows,
@@ -197,24 +199,6 @@ def _segments(registry: Contents, record: RowRecord, view: View) -> NDArray[np.f
             )
         parts.append(np.where(units == UNSCORED, np.nan, RESOLUTION * units))
     return parts[0] if len(parts) == 1 else parts[0] - parts[1]
-
-
-def drift_factors(text: NDArray[np.intp], size: NDArray[np.int32]) -> NDArray[np.float64]:
-    """What the squared deviations of a text's segments are multiplied by, since its drift is estimated from them.
-
-    Parameters
-    ----------
-    text : intp array of shape (n_segments,), ascending
-    size : int32 array of shape (n_segments,), bytes
-
-    Returns
-    -------
-    float64 array of shape (n_texts,)
-        1 / (1 - sum b**2 / (sum b)**2) of the bytes b of a text's segments; 1 for a text of one, which has no deviation.
-    """
-    squares, total = np.bincount(text, size.astype(np.float64) ** 2), np.bincount(text, size)
-    left = 1 - squares / np.maximum(total, 1) ** 2
-    return np.asarray(np.where(left > 1e-12, 1 / np.maximum(left, 1e-12), 1.0))
 
 
 def _bits_per_byte(rows: Rows, texts: slice | NDArray[np.bool_]) -> list[float]:
