@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_plain, marks
-from llreg.geometry.kl.noise import Verdict, verdicts
+from llreg.geometry.kl.distance import kl_judged, kl_plain
+from llreg.geometry.kl.noise import Verdict
 from llreg.geometry.kl.rows import Rows, fine_values, view_rows, view_values
 from llreg.geometry.kl.stream import RowStream
 from llreg.geometry.view.view import Estimator, View, view_of
@@ -204,20 +204,8 @@ def read_vector(
 
 def _describe(query: Rows, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
     """Some rows with their ranks as neighbours of a row, with standard errors and what their records say."""
-    result = kl_plain(query, rows, tail_share=True)
+    result = kl_judged(query, rows, tail_share=True)
     values = {str(name): result[name].values[0] for name in result}
-    noise = np.zeros(len(rows)) if rows.noise is None else rows.noise
-    # A vector is taken to be as exact as the row it is compared with.
-    floor = (noise + (noise if query.noise is None else query.noise)) / 2
-    (pair_verdicts,) = verdicts(
-        result["kl"].values,
-        floor[None],
-        result["num_texts"].values,
-        query.raw,
-        rows.raw,
-        rows.rounding * result["fine"].values,
-    )
-    (pair_marks,) = marks(result, query, rows)
     return [
         Neighbor(
             row_id=record.row_id,
@@ -229,8 +217,8 @@ def _describe(query: Rows, rows: Rows, ranks: Sequence[int]) -> list[Neighbor]:
             num_texts=int(values["num_texts"][i]),
             estimator="fine" if values["fine"][i] else "text",
             relation=relation(query.records[0], record) if query.records else "",
-            verdict=pair_verdicts[i],
-            mark=pair_marks[i],
+            verdict=values["verdict"][i],
+            mark=values["mark"][i],
         )
         for i, (rank, record) in enumerate(zip(ranks, rows.records, strict=True))
     ]

@@ -144,21 +144,11 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     Returns
     -------
     xarray.Dataset
-        As `kl_matrix`, with ``fine``, bool, whether an estimate is from segments (of two rows that both have them, if the view asks
-        for it); ``mark``, why a value is no KL (see `marks`); ``noise_floor``, the KL that arithmetic alone puts between two runs, nats per text, and ``verdict``, what it
-        says of the pair (see `llreg.geometry.kl.noise`); row ids (model, other) and model names (model_id, other_id) as coordinates; and
-        registry, version, view and clip as attributes.
+        As `kl_judged`; row ids (model, other) and model names (model_id, other_id) as coordinates; and registry, version, view
+        and clip as attributes.
     """
-    result = kl_plain(rows, others, se=se, tail_share=tail_share)
+    result = kl_judged(rows, others, se=se, tail_share=tail_share)
     right = rows if others is None else others
-    if rows.noise is not None and right.noise is not None:
-        attributes = {"long_name": "KL between two runs of one model", "units": "nat/text"}
-        floor = noise_floor(rows.noise, right.noise)
-        result["noise_floor"] = ("model", "other"), floor, attributes
-        result["mark"] = ("model", "other"), marks(result, rows, right), {"long_name": "why the value is no KL"}
-        rounding = rows.rounding * result["fine"].values
-        pairs = verdicts(result["kl"].values, floor, result["num_texts"].values, rows.raw, right.raw, rounding)
-        result["verdict"] = ("model", "other"), pairs, {"long_name": "whether the two can be told apart"}
     coordinates = {
         "model": np.array(rows.row_ids, dtype=object),
         "other": np.array(right.row_ids, dtype=object),
@@ -175,8 +165,34 @@ def kl_rows(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_sha
     return result.assign_coords(coordinates).assign_attrs(attrs)
 
 
+def kl_judged(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
+    """KL divergences between rows, with what must be known of each.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `kl_plain`, with ``mark``, why a value is no KL (see `marks`); where the noise of rows is known, ``noise_floor``, the KL
+        that arithmetic alone puts between two runs, nats per text, and ``verdict``, what it says of the pair (see
+        `llreg.geometry.kl.noise`). First rows of unknown noise are taken to be as exact as those that they are compared with.
+    """
+    result = kl_plain(rows, others, se=se, tail_share=tail_share)
+    right = rows if others is None else others
+    result["mark"] = ("model", "other"), marks(result, rows, right), {"long_name": "why the value is no KL"}
+    if right.noise is not None:
+        kl, rounding = result["kl"].values, rows.rounding * result["fine"].values
+        if rows.noise is None:
+            floor = np.broadcast_to(right.noise, kl.shape)
+        else:
+            floor = noise_floor(rows.noise, right.noise)
+        attributes = {"long_name": "KL between two runs of one model", "units": "nat/text"}
+        result["noise_floor"] = ("model", "other"), floor, attributes
+        pairs = verdicts(kl, floor, result["num_texts"].values, rows.raw, right.raw, rounding)
+        result["verdict"] = ("model", "other"), pairs, {"long_name": "whether the two can be told apart"}
+    return result
+
+
 def kl_plain(rows: Rows, others: Rows | None = None, *, se: bool = True, tail_share: bool | None = None) -> Dataset:
-    """As `kl_rows`, with the estimates alone, and without coordinates and attributes.
+    """KL divergences between rows, the estimates alone: what `kl_matrix` gives, by the estimator that the rows have.
 
     ``fine``, bool with dims (model, other), says which are from segments: those of two rows that both have them, if the view
     asks for it.

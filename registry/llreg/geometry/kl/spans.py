@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llreg.geometry.kl.contrast import by_subset, text_weights
-from llreg.geometry.kl.distance import kl_plain, marks
+from llreg.geometry.kl.distance import kl_judged
 from llreg.geometry.kl.pairs import records_of
 from llreg.geometry.kl.rows import Rows, view_rows
 from llreg.geometry.view.view import View, view_of
@@ -148,7 +148,7 @@ def find_spans(registry: Contents, models: Sequence[str], *, view: View | None =
     coordinates = (residual * scale[text]).astype(np.float32)
     rows = replace(rows, view=view, fine=coordinates, fine_text=text)
     first, second = rows.take([0]), rows.take([1])
-    kl = kl_plain(first, second, tail_share=False)
+    kl = kl_judged(first, second, tail_share=False)
     subsets = by_subset(rows)
 
     # Now only the texts that both have.
@@ -169,7 +169,7 @@ def find_spans(registry: Contents, models: Sequence[str], *, view: View | None =
         passages=[_passage(registry, int(index)) for index in rows.texts],
         kl=kl["kl_bits_per_byte"].item(),
         kl_se=kl["kl_bits_per_byte_se"].item(),
-        mark=marks(kl, first, second).item(),
+        mark=kl["mark"].item(),
         bits_per_byte=_bits_per_byte(rows, slice(None)),
         subsets=[
             {**subset, "bits_per_byte": _bits_per_byte(rows, rows.subsets == subset["subset"])}

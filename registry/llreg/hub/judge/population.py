@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llreg.geometry.kl.distance import kl_plain, marks
-from llreg.geometry.kl.noise import noise_floor, verdicts
+from llreg.geometry.kl.distance import kl_judged, kl_plain
+from llreg.geometry.kl.noise import noise_floor
 from llreg.geometry.kl.rows import Rows, view_rows
 from llreg.geometry.neighbors import Neighbor, relation
 from llreg.geometry.view.view import view_of
@@ -139,14 +139,7 @@ class Population:
         if not positions:
             return []
         records = self.records
-        row, others = new.take([i]), self.some(positions)
-        divergences = kl_plain(row, others, se=True, tail_share=True)
-        floor = distances.floor[[i]][:, positions]
-        rounding = row.rounding * divergences["fine"].values
-        (pair_verdicts,) = verdicts(
-            divergences["kl"].values, floor, divergences["num_texts"].values, row.raw, others.raw, rounding
-        )
-        (pair_marks,) = marks(divergences, row, others)
+        divergences = kl_judged(new.take([i]), self.some(positions), tail_share=True)
         values = {name: divergences[name].values[0] for name in divergences}  # each (n_positions,)
         # Rank of each row by distance, from 1; NaN sorts last.
         ranks = np.argsort(np.argsort(distances.bits[i], kind="stable"), kind="stable") + 1
@@ -161,8 +154,8 @@ class Population:
                 num_texts=int(values["num_texts"][j]),
                 estimator="fine" if values["fine"][j] else "text",
                 relation=relation(new.records[i], records[k]),
-                verdict=pair_verdicts[j],
-                mark=pair_marks[j],
+                verdict=values["verdict"][j],
+                mark=values["mark"][j],
             )
             for j, k in enumerate(positions)
         ]
